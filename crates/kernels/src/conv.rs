@@ -1,0 +1,421 @@
+//! 2-D convolution: forward, input gradient, weight gradient.
+//!
+//! ```text
+//! y[r, c, o] = Σ over ky, kx, i of  x[s·r + ky − p, s·c + kx − p, i] · w[ky, kx, i, o]
+//! ```
+//!
+//! with kernel side 3 (padding p = 1) or 1 (p = 0) and stride s = 1 or 2. All three products are
+//! sums over *taps*: a fixed offset into the other image and a matrix. A [`Gather`] lists the
+//! pixels to compute, where each finds its centre in the other image, and the taps; one loop
+//! nest then serves every kernel side, stride and direction (see `cpu/conv.rs`). The input
+//! gradient of a strided convolution is one gather for each parity of row and column.
+//!
+//! Weights are packed by blocks of 16 output channels, `[block][tap][input channel][16]`, so that
+//! the innermost loop reads them in order.
+
+use crate::cpu;
+use crate::layout::{BLOCK, Layout, blocks};
+use crate::{Error, Path, Result};
+
+/// What a convolution does, without where its data lies.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Side of the square kernel: 1 or 3.
+    pub kernel: usize,
+    /// Step between output pixels, in input pixels: 1 or 2.
+    pub stride: usize,
+}
+
+impl ConvShape {
+    /// Rows (or columns) of the output for `input` rows (or columns).
+    pub fn output_side(&self, input: usize) -> usize {
+        input.div_ceil(self.stride)
+    }
+
+    /// Taps of the kernel.
+    pub fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+
+    /// Floats of the packed weights.
+    pub fn packed_len(&self) -> usize {
+        blocks(self.out_channels) * self.taps() * self.in_channels * BLOCK
+    }
+
+    /// Floats of the packed transposed weights, which the input gradient reads.
+    pub fn transposed_len(&self) -> usize {
+        blocks(self.in_channels) * self.taps() * self.out_channels * BLOCK
+    }
+
+    /// Packs weights given as (output channel, input channel, row, column).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] if `weights` does not belong to the shape.
+    pub fn pack(&self, weights: &[f32]) -> Result<Vec<f32>> {
+        let expected = self.out_channels * self.in_channels * self.taps();
+        check_len("weights", weights.len(), expected)?;
+        let mut packed = vec![0.0; self.packed_len()];
+        self.for_each(|plain, packed_at, _| packed[packed_at] = weights[plain]);
+        Ok(packed)
+    }
+
+    /// The inverse of [`ConvShape::pack`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] if `packed` does not belong to the shape.
+    pub fn unpack(&self, packed: &[f32]) -> Result<Vec<f32>> {
+        check_len("packed weights", packed.len(), self.packed_len())?;
+        let mut weights = vec![0.0; self.out_channels * self.in_channels * self.taps()];
+        self.for_each(|plain, packed_at, _| weights[plain] = packed[packed_at]);
+        Ok(weights)
+    }
+
+    /// Rewrites packed weights as `[input block][tap][output channel][16]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] if either does not belong to the shape.
+    pub fn transpose(&self, packed: &[f32], transposed: &mut [f32]) -> Result<()> {
+        check_len("packed weights", packed.len(), self.packed_len())?;
+        check_len(
+            "transposed weights",
+            transposed.len(),
+            self.transposed_len(),
+        )?;
+        let (taps, inputs, outputs) = (self.taps(), self.in_channels, self.out_channels);
+        for output in 0..outputs {
+            let (block, lane) = (output / BLOCK, output % BLOCK);
+            for tap in 0..taps {
+                for input in 0..inputs {
+                    let (input_block, input_lane) = (input / BLOCK, input % BLOCK);
+                    transposed
+                        [((input_block * taps + tap) * outputs + output) * BLOCK + input_lane] =
+                        packed[((block * taps + tap) * inputs + input) * BLOCK + lane];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `visit(plain index, packed index, output channel)` for every weight.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(usize, usize, usize)) {
+        let taps = self.taps();
+        for output in 0..self.out_channels {
+            let (block, lane) = (output / BLOCK, output % BLOCK);
+            for input in 0..self.in_channels {
+                for tap in 0..taps {
+                    let plain = (output * self.in_channels + input) * taps + tap;
+                    let packed = ((block * taps + tap) * self.in_channels + input) * BLOCK + lane;
+                    visit(plain, packed, output);
+                }
+            }
+        }
+    }
+
+    fn check(&self, height: usize, width: usize) -> Result<()> {
+        let fits = matches!(self.kernel, 1 | 3) && matches!(self.stride, 1 | 2);
+        if fits && self.in_channels * self.out_channels * height * width > 0 {
+            return Ok(());
+        }
+        Err(self.error(height, width))
+    }
+
+    fn error(&self, height: usize, width: usize) -> Error {
+        Error::Shape {
+            kernel: self.kernel,
+            stride: self.stride,
+            in_channels: self.in_channels,
+            out_channels: self.out_channels,
+            height,
+            width,
+        }
+    }
+}
+
+/// One tap: where it reads, and its matrix.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Tap {
+    /// Floats from a pixel's centre to what the tap reads.
+    pub(crate) source: isize,
+    /// Floats from a block's first weight to the tap's matrix.
+    pub(crate) weights: usize,
+}
+
+/// Pixels to compute, and what each is computed from.
+#[derive(Clone, Debug)]
+pub(crate) struct Gather {
+    pub(crate) taps: Vec<Tap>,
+    /// For each pixel, where its centre lies in the source image.
+    pub(crate) sources: Vec<u32>,
+    /// For each pixel, where it lies in the target image.
+    pub(crate) targets: Vec<u32>,
+    /// Channels of the source that are summed over.
+    pub(crate) source_channels: usize,
+    /// Blocks of target channels.
+    pub(crate) target_blocks: usize,
+    /// Floats of packed weights for one block of target channels.
+    pub(crate) weights_per_block: usize,
+    /// Floats a source, and a target, image must have.
+    pub(crate) source_len: usize,
+    pub(crate) target_len: usize,
+}
+
+/// What a convolution's sum starts from.
+#[derive(Copy, Clone, Debug)]
+pub enum Start<'a> {
+    /// Zero.
+    Zero,
+    /// What the target holds: the result is added to it.
+    Existing,
+    /// A bias for each channel (padded to whole blocks).
+    Bias(&'a [f32]),
+    /// A bias for each channel, and an image of the target's layout.
+    BiasAndResidual(&'a [f32], &'a [f32]),
+}
+
+/// What is done to a convolution's sum before it is stored.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// Nothing.
+    Linear,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// A convolution between images of two layouts, on the CPU.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    shape: ConvShape,
+    gather: Gather,
+}
+
+impl Conv {
+    /// A convolution from images laid out as `input` to images laid out as `output`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] for a kernel, stride or size there is no code for, or layouts that do not
+    /// belong to the shape.
+    pub fn new(shape: ConvShape, input: &Layout, output: &Layout) -> Result<Self> {
+        shape.check(input.height, input.width)?;
+        let padding = shape.kernel / 2;
+        let fits = input.channels == shape.in_channels
+            && output.channels == shape.out_channels
+            && output.height == shape.output_side(input.height)
+            && output.width == shape.output_side(input.width)
+            && output.stride.is_multiple_of(BLOCK)
+            && input.border >= padding;
+        if !fits {
+            return Err(shape.error(input.height, input.width));
+        }
+        let row = input.row_len() as isize;
+        let taps = (0..shape.kernel).flat_map(|ky| (0..shape.kernel).map(move |kx| (ky, kx)));
+        let gather = Gather {
+            taps: taps
+                .map(|(ky, kx)| Tap {
+                    source: (ky as isize - padding as isize) * row
+                        + (kx as isize - padding as isize) * input.stride as isize,
+                    weights: (ky * shape.kernel + kx) * shape.in_channels * BLOCK,
+                })
+                .collect(),
+            sources: pixels(output, |r, c| {
+                input.offset(r * shape.stride, c * shape.stride)
+            }),
+            targets: pixels(output, |r, c| output.offset(r, c)),
+            source_channels: shape.in_channels,
+            target_blocks: blocks(shape.out_channels),
+            weights_per_block: shape.taps() * shape.in_channels * BLOCK,
+            source_len: input.len(),
+            target_len: output.len(),
+        };
+        Ok(Self { shape, gather })
+    }
+
+    /// The shape it was made for.
+    pub fn shape(&self) -> &ConvShape {
+        &self.shape
+    }
+
+    /// `target = finish(start + convolution of source)`, one image.
+    ///
+    /// # Panics
+    ///
+    /// If a slice is shorter than its layout or shape asks for.
+    pub fn forward(
+        &self,
+        path: Path,
+        source: &[f32],
+        packed: &[f32],
+        target: &mut [f32],
+        start: Start<'_>,
+        finish: Finish,
+    ) {
+        cpu::conv::gather(path, &self.gather, source, packed, target, start, finish);
+    }
+
+    /// Adds to `gradient` the weight gradient that `images` images of sources and target
+    /// gradients give, for the blocks of 16 output channels from `first_block` on that
+    /// `gradient` holds (packed).
+    ///
+    /// # Panics
+    ///
+    /// If a slice is shorter than its layout or shape asks for.
+    pub fn weight_gradient(
+        &self,
+        path: Path,
+        images: usize,
+        sources: &[f32],
+        target_gradients: &[f32],
+        first_block: usize,
+        gradient: &mut [f32],
+    ) {
+        cpu::conv::weight_gradient(
+            path,
+            &self.gather,
+            images,
+            sources,
+            target_gradients,
+            first_block,
+            gradient,
+        );
+    }
+
+    /// Floats of packed weights for one block of output channels.
+    pub fn weights_per_block(&self) -> usize {
+        self.gather.weights_per_block
+    }
+}
+
+/// The input gradient of a convolution, on the CPU.
+#[derive(Clone, Debug)]
+pub struct ConvInputGradient {
+    /// One for each parity of row and column that any tap reaches.
+    gathers: Vec<Gather>,
+    /// Whether the gathers reach every pixel of the input.
+    complete: bool,
+}
+
+impl ConvInputGradient {
+    /// From output gradients laid out as `output`, with a border of at least 1 where the kernel
+    /// is 3, to input gradients laid out as `input`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] as for [`Conv::new`].
+    pub fn new(shape: ConvShape, output: &Layout, input: &Layout) -> Result<Self> {
+        shape.check(input.height, input.width)?;
+        let padding = shape.kernel / 2;
+        let mut gathers = Vec::new();
+        for row_parity in 0..shape.stride.min(input.height) {
+            for column_parity in 0..shape.stride.min(input.width) {
+                let taps: Vec<Tap> = parity_taps(&shape, row_parity)
+                    .flat_map(|(ky, dy)| {
+                        parity_taps(&shape, column_parity).map(move |(kx, dx)| (ky, dy, kx, dx))
+                    })
+                    .map(|(ky, dy, kx, dx)| Tap {
+                        source: dy * output.row_len() as isize + dx * output.stride as isize,
+                        weights: (ky * shape.kernel + kx) * shape.out_channels * BLOCK,
+                    })
+                    .collect();
+                if taps.is_empty() {
+                    continue;
+                }
+                let of_parity = Layout {
+                    height: (input.height - row_parity).div_ceil(shape.stride),
+                    width: (input.width - column_parity).div_ceil(shape.stride),
+                    ..*input
+                };
+                gathers.push(Gather {
+                    taps,
+                    sources: pixels(&of_parity, |r, c| output.offset(r, c)),
+                    targets: pixels(&of_parity, |r, c| {
+                        input.offset(
+                            r * shape.stride + row_parity,
+                            c * shape.stride + column_parity,
+                        )
+                    }),
+                    source_channels: shape.out_channels,
+                    target_blocks: blocks(shape.in_channels),
+                    weights_per_block: shape.taps() * shape.out_channels * BLOCK,
+                    source_len: output.len(),
+                    target_len: input.len(),
+                });
+            }
+        }
+        debug_assert!(output.border >= padding, "taps would leave the image");
+        let reached: usize = gathers.iter().map(|gather| gather.targets.len()).sum();
+        Ok(Self {
+            gathers,
+            complete: reached == input.pixel_count(),
+        })
+    }
+
+    /// The gradient of one image; added to `target` if `accumulate`.
+    ///
+    /// # Panics
+    ///
+    /// If a slice is shorter than its layout or shape asks for.
+    pub fn run(
+        &self,
+        path: Path,
+        source: &[f32],
+        transposed: &[f32],
+        target: &mut [f32],
+        accumulate: bool,
+    ) {
+        if !accumulate && !self.complete {
+            target.fill(0.0);
+        }
+        let start = if accumulate {
+            Start::Existing
+        } else {
+            Start::Zero
+        };
+        for gather in &self.gathers {
+            cpu::conv::gather(
+                path,
+                gather,
+                source,
+                transposed,
+                target,
+                start,
+                Finish::Linear,
+            );
+        }
+    }
+}
+
+/// The taps along one axis that reach inputs of a parity: kernel index, and the output's distance
+/// from `input / stride`. An input `i = s·i′ + parity` feeds output `(i + p − k) / s`.
+fn parity_taps(shape: &ConvShape, parity: usize) -> impl Iterator<Item = (usize, isize)> + use<> {
+    let (stride, padding) = (shape.stride as isize, (shape.kernel / 2) as isize);
+    (0..shape.kernel)
+        .map(move |k| (k, parity as isize + padding - k as isize))
+        .filter(move |(_, distance)| distance.rem_euclid(stride) == 0)
+        .map(move |(k, distance)| (k, distance.div_euclid(stride)))
+}
+
+fn pixels(layout: &Layout, at: impl Fn(usize, usize) -> usize) -> Vec<u32> {
+    (0..layout.height)
+        .flat_map(|row| (0..layout.width).map(move |column| (row, column)))
+        .map(|(row, column)| at(row, column) as u32)
+        .collect()
+}
+
+fn check_len(what: &'static str, actual: usize, expected: usize) -> Result<()> {
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(Error::Length {
+            what,
+            actual,
+            expected,
+        })
+    }
+}

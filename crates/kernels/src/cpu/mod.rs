@@ -1,0 +1,5 @@
+//! The kernels on a CPU.
+
+pub(crate) mod batch_norm;
+pub(crate) mod conv;
+pub(crate) mod simd;

@@ -1,0 +1,707 @@
+//! A convolution, its batch norm, the residual sum and the ReLU: what residual networks are made
+//! of, as one unit of a training step.
+//!
+//! Narrow networks wait for memory more than for arithmetic, so the unit goes over the batch in
+//! as few passes as batch statistics allow, and does for each image whatever can be done while
+//! that image is in cache: normalizing is left to the unit that reads the result, and the sums
+//! that batch norm's gradient needs are taken by the unit that computes the last part of it.
+//!
+//! ```text
+//! forward    for each image: normalize the input, add its residual, ReLU; convolve; moments
+//!            moments of the batch
+//! backward   (Σ g and Σ g·(y − mean) are there)
+//!            for each group of images:
+//!              for each image: ∂y; ∂residual; input gradient; sums of what they complete
+//!              weight gradient                        (here if the weights are few)
+//!            for each part of images × output channels: weight gradient    (else)
+//! ```
+//!
+//! Each pass is parallel over images or over parts of the weights. What is summed over images is
+//! summed for each part on its own and then in a fixed order, so figures do not depend on the
+//! number of threads.
+
+use rayon::prelude::*;
+
+use crate::batch_norm::{
+    self, Gradients, Normalization, combine_gradients, combine_moments, input_gradient, moments,
+    normalize, reduce_gradient,
+};
+use crate::conv::{Conv, ConvInputGradient, ConvShape, Finish, Start};
+use crate::layout::{BLOCK, Buffer, Layout};
+use crate::{Path, Result};
+
+/// Parts a weight gradient is computed in: enough for any CPU this is likely to run on.
+const WEIGHT_PARTS: usize = 32;
+
+/// Weights up to this many get their gradient together with the input's, image by image; more
+/// would not stay in cache beside the image.
+const FEW_WEIGHTS: usize = 1 << 14;
+
+/// A unit of a network, planned for one image size; see the module's description.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    conv: Conv,
+    /// The same convolution with output gradients that have a border.
+    bordered: Conv,
+    backward: ConvInputGradient,
+    input: Layout,
+    raw: Layout,
+    output: Layout,
+    relu: bool,
+}
+
+/// What a unit keeps from its forward pass for its backward pass. Grows to the largest batch it
+/// has seen and is reused.
+#[derive(Clone, Debug, Default)]
+pub struct Activations {
+    output: Buffer,
+    raw: Buffer,
+    /// Two rows of channels for each image: its moments, later its gradient's sums.
+    sums: Vec<f32>,
+    norm: Normalization,
+    gradients: Gradients,
+}
+
+/// Where a unit's input, or the residual of that, comes from.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Images with borders.
+    Ready(&'a [f32]),
+    /// The output of another unit, which is still to be normalized.
+    Pending {
+        /// The other unit.
+        unit: &'a Unit,
+        /// What it kept; gets its output.
+        kept: &'a mut Activations,
+        /// What is added to its output before the ReLU.
+        residual: Option<Residual<'a>>,
+    },
+}
+
+/// What is added to a unit's output before the ReLU.
+#[derive(Copy, Clone, Debug)]
+pub enum Residual<'a> {
+    /// Images with borders.
+    Ready(&'a [f32]),
+    /// The output of a unit without ReLU, which is normalized on the way.
+    Raw(&'a Unit, &'a Activations),
+}
+
+/// Learned tensors of a unit.
+#[derive(Copy, Clone, Debug)]
+pub struct UnitWeights<'a> {
+    /// Convolution, packed ([`ConvShape::pack`]).
+    pub conv: &'a [f32],
+    /// Batch norm's scale, one for each channel.
+    pub gamma: &'a [f32],
+    /// Batch norm's shift, one for each channel.
+    pub beta: &'a [f32],
+}
+
+/// Where the gradients of a unit's learned tensors go.
+#[derive(Debug)]
+pub struct UnitGradients<'a> {
+    /// Convolution, packed.
+    pub conv: &'a mut [f32],
+    /// Batch norm's scale.
+    pub gamma: &'a mut [f32],
+    /// Batch norm's shift.
+    pub beta: &'a mut [f32],
+}
+
+/// A gradient that is written, or added to what is there.
+#[derive(Debug)]
+pub struct GradientTarget<'a> {
+    /// `batch` images of the tensor's layout without border.
+    pub values: &'a mut [f32],
+    /// Whether to add to it.
+    pub accumulate: bool,
+    /// The unit whose output's gradient this completes.
+    pub completes: Option<Completed<'a>>,
+}
+
+/// A unit whose output's gradient is complete: its sums can be taken.
+#[derive(Debug)]
+pub struct Completed<'a> {
+    /// The unit.
+    pub unit: &'a Unit,
+    /// What it kept.
+    pub kept: &'a Activations,
+    /// Its [`Activations::take_sums`].
+    pub sums: &'a mut [f32],
+}
+
+/// Mean and unbiased variance of a batch, one for each channel.
+#[derive(Clone, Debug)]
+pub struct BatchMoments {
+    /// Means.
+    pub mean: Vec<f32>,
+    /// Unbiased variances.
+    pub variance: Vec<f32>,
+}
+
+impl Unit {
+    /// A unit on images laid out as `input` (with a border).
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Shape`] for a convolution there is no code for.
+    pub fn new(shape: ConvShape, input: Layout, relu: bool) -> Result<Self> {
+        let (height, width) = (
+            shape.output_side(input.height),
+            shape.output_side(input.width),
+        );
+        let raw = Layout::features(shape.out_channels, height, width, 0);
+        let output = Layout::features(shape.out_channels, height, width, 1);
+        let without_border = Layout::features(shape.in_channels, input.height, input.width, 0);
+        Ok(Self {
+            conv: Conv::new(shape, &input, &raw)?,
+            bordered: Conv::new(shape, &input, &output)?,
+            backward: ConvInputGradient::new(shape, &output, &without_border)?,
+            input,
+            raw,
+            output,
+            relu,
+        })
+    }
+
+    /// The convolution's shape.
+    pub fn shape(&self) -> &ConvShape {
+        self.conv.shape()
+    }
+
+    /// Layout of the output (border 1).
+    pub fn output(&self) -> &Layout {
+        &self.output
+    }
+
+    /// Layout of the output's gradient (no border).
+    pub fn output_gradient(&self) -> &Layout {
+        &self.raw
+    }
+
+    /// Convolves a batch and takes its moments; normalizing is left to what reads the output
+    /// ([`Input::Pending`], [`Residual::Raw`], [`Unit::finish`]).
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not belong to the shapes.
+    pub fn forward(
+        &self,
+        path: Path,
+        batch: usize,
+        input: Input<'_>,
+        weights: UnitWeights<'_>,
+        kept: &mut Activations,
+    ) -> BatchMoments {
+        let stride = self.raw.stride;
+        if kept.raw.len() != batch * self.raw.len() {
+            kept.raw = Buffer::zeros(batch * self.raw.len());
+        }
+        kept.sums.resize(batch * 2 * stride, 0.0);
+        kept.raw
+            .par_chunks_mut(self.raw.len())
+            .zip(kept.sums.par_chunks_mut(2 * stride))
+            .zip(input.images(batch, &self.input))
+            .for_each(|((raw, sums), input)| {
+                let input = input.ready(path);
+                self.conv
+                    .forward(path, input, weights.conv, raw, Start::Zero, Finish::Linear);
+                let (mean, square) = sums.split_at_mut(stride);
+                moments(path, &self.raw, raw, mean, square);
+            });
+        let (mean, variance) = combine_moments(
+            &self.raw,
+            &kept.sums,
+            weights.gamma,
+            weights.beta,
+            &mut kept.norm,
+        );
+        BatchMoments { mean, variance }
+    }
+
+    /// Normalizes the output of the last unit of a network, which no other unit reads.
+    ///
+    /// # Panics
+    ///
+    /// If no [`Unit::forward`] went before.
+    pub fn finish(
+        &self,
+        path: Path,
+        batch: usize,
+        kept: &mut Activations,
+        residual: Option<Residual<'_>>,
+    ) {
+        Input::Pending {
+            unit: self,
+            kept,
+            residual,
+        }
+        .images(batch, &self.output)
+        .for_each(|image| {
+            image.ready(path);
+        });
+    }
+
+    /// The sums that [`Unit::backward`] needs, for a unit whose output's gradient no other unit
+    /// has completed.
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not belong to the shapes, or no [`Unit::forward`] went before.
+    pub fn reduce(&self, path: Path, kept: &mut Activations, gradient: &[f32]) {
+        let mut sums = kept.take_sums();
+        let images = Completed {
+            unit: self,
+            kept,
+            sums: &mut sums,
+        }
+        .images();
+        gradient
+            .par_chunks(self.raw.len())
+            .zip(images)
+            .for_each(|(gradient, mut image)| image.reduce(path, gradient));
+        kept.give_sums(sums);
+    }
+
+    /// The gradients of a unit whose output has the gradient `gradient` (images without border),
+    /// which is overwritten. `transposed` are the convolution's weights by
+    /// [`ConvShape::transpose`], read only if the input's gradient is asked for. `scratch` grows
+    /// as needed and can serve all units.
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not belong to the shapes, or no [`Unit::forward`] went before, or nobody
+    /// took the unit's sums.
+    #[expect(clippy::too_many_arguments, reason = "each is one edge of the graph")]
+    pub fn backward(
+        &self,
+        path: Path,
+        input: &[f32],
+        transposed: &[f32],
+        kept: &mut Activations,
+        gradient: &mut [f32],
+        residual: Option<GradientTarget<'_>>,
+        input_target: Option<GradientTarget<'_>>,
+        targets: &mut UnitGradients<'_>,
+        scratch: &mut Buffer,
+    ) {
+        combine_gradients(
+            &self.raw,
+            &kept.sums,
+            &kept.norm,
+            &mut kept.gradients,
+            targets.gamma,
+            targets.beta,
+        );
+        let batch = gradient.len() / self.raw.len();
+        let few = targets.conv.len() <= FEW_WEIGHTS;
+        let in_group = batch.div_ceil(WEIGHT_PARTS);
+        let groups = batch.div_ceil(in_group);
+        let part_len = if few { targets.conv.len() } else { 0 };
+        let parts = at_least(scratch, groups * part_len);
+        let mut images = self.images(batch, input, kept, gradient, residual, input_target);
+        let mut part_list: Vec<&mut [f32]> = parts.chunks_mut(part_len.max(1)).collect();
+        part_list.resize_with(groups, || &mut []);
+        images
+            .par_chunks_mut(in_group)
+            .zip(part_list)
+            .for_each_init(
+                || Buffer::zeros(self.output.len()),
+                |bordered, (images, part)| {
+                    part.fill(0.0);
+                    for image in images {
+                        self.propagate(path, transposed, kept, image, bordered, !few);
+                        if few {
+                            self.bordered
+                                .weight_gradient(path, 1, image.input, bordered, 0, part);
+                        }
+                    }
+                },
+            );
+        drop(images);
+        if few {
+            add_up(parts, targets.conv);
+        } else {
+            self.weight_gradient(path, input, gradient, scratch, targets.conv);
+        }
+    }
+
+    /// `∂y`, with a border and, for a weight gradient that comes later, in place; the residual's
+    /// gradient, the input's, and the sums of what they complete.
+    fn propagate(
+        &self,
+        path: Path,
+        transposed: &[f32],
+        kept: &Activations,
+        image: &mut BackwardImage<'_>,
+        bordered: &mut Buffer,
+        in_place: bool,
+    ) {
+        input_gradient(
+            path,
+            (&self.raw, &self.output),
+            &kept.gradients,
+            &kept.norm.mean,
+            image.raw,
+            image.output,
+            image.gradient,
+            image
+                .residual
+                .as_mut()
+                .map(|target| (&mut *target.values, target.accumulate)),
+            bordered,
+            in_place,
+        );
+        if let Some(TargetImage {
+            values,
+            completes: Some(completes),
+            ..
+        }) = &mut image.residual
+        {
+            completes.reduce(path, values);
+        }
+        if let Some(target) = &mut image.input_target {
+            self.backward
+                .run(path, bordered, transposed, target.values, target.accumulate);
+            if let Some(completes) = &mut target.completes {
+                completes.reduce(path, target.values);
+            }
+        }
+    }
+
+    /// `∂w` of many weights, in [`WEIGHT_PARTS`] parts: ranges of output channels first, then of
+    /// images, whose sums are added in order.
+    fn weight_gradient(
+        &self,
+        path: Path,
+        input: &[f32],
+        gradient: &[f32],
+        scratch: &mut Buffer,
+        target: &mut [f32],
+    ) {
+        let batch = gradient.len() / self.raw.len();
+        let per_block = self.conv.weights_per_block();
+        let blocks = target.len() / per_block;
+        let channel_part = if blocks.is_multiple_of(2) { 2 } else { 1 };
+        let channel_parts = blocks / channel_part;
+        let images_in_part = batch.div_ceil((WEIGHT_PARTS / channel_parts).max(1));
+        let parts = at_least(scratch, batch.div_ceil(images_in_part) * target.len());
+        parts
+            .par_chunks_mut(channel_part * per_block)
+            .enumerate()
+            .for_each(|(part, sum)| {
+                sum.fill(0.0);
+                let first_image = part / channel_parts * images_in_part;
+                self.conv.weight_gradient(
+                    path,
+                    images_in_part.min(batch - first_image),
+                    &input[first_image * self.input.len()..],
+                    &gradient[first_image * self.raw.len()..],
+                    part % channel_parts * channel_part,
+                    sum,
+                );
+            });
+        add_up(parts, target);
+    }
+
+    /// What belongs to each image of a backward pass.
+    fn images<'a>(
+        &self,
+        batch: usize,
+        input: &'a [f32],
+        kept: &'a Activations,
+        gradient: &'a mut [f32],
+        residual: Option<GradientTarget<'a>>,
+        input_target: Option<GradientTarget<'a>>,
+    ) -> Vec<BackwardImage<'a>> {
+        let input_len = self.input.pixel_count() * self.input.stride;
+        let residuals = target_images(residual, self.raw.len(), batch);
+        let targets = target_images(input_target, input_len, batch);
+        let outputs = kept
+            .output
+            .chunks(self.output.len())
+            .map(Some)
+            .chain(std::iter::repeat(None));
+        gradient
+            .chunks_mut(self.raw.len())
+            .zip(kept.raw.chunks(self.raw.len()))
+            .zip(outputs)
+            .zip(input.chunks(self.input.len()))
+            .zip(residuals.into_iter().zip(targets))
+            .map(
+                |((((gradient, raw), output), input), (residual, input_target))| BackwardImage {
+                    gradient,
+                    raw,
+                    output: output.filter(|_| self.relu),
+                    input,
+                    residual,
+                    input_target,
+                },
+            )
+            .collect()
+    }
+}
+
+impl Activations {
+    /// The normalized output, with borders.
+    pub fn output(&self) -> &[f32] {
+        &self.output
+    }
+
+    /// Takes the room for the sums out, so that they can be written while the rest is read.
+    pub fn take_sums(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.sums)
+    }
+
+    /// Gives the sums back.
+    pub fn give_sums(&mut self, sums: Vec<f32>) {
+        self.sums = sums;
+    }
+}
+
+impl<'a> Input<'a> {
+    /// The images, each with what it takes to make it ready.
+    fn images(
+        self,
+        batch: usize,
+        layout: &Layout,
+    ) -> impl IndexedParallelIterator<Item = InputImage<'a>> + use<'a> {
+        let images: Vec<InputImage<'a>> = match self {
+            Self::Ready(images) => images.chunks(layout.len()).map(InputImage::Ready).collect(),
+            Self::Pending {
+                unit,
+                kept,
+                residual,
+            } => {
+                if kept.output.len() != batch * unit.output.len() {
+                    kept.output = Buffer::zeros(batch * unit.output.len());
+                }
+                let norm = &kept.norm;
+                kept.raw
+                    .chunks(unit.raw.len())
+                    .zip(kept.output.chunks_mut(unit.output.len()))
+                    .enumerate()
+                    .map(|(image, (raw, output))| InputImage::Pending {
+                        unit,
+                        norm,
+                        raw,
+                        output,
+                        residual: residual.map(|residual| residual.image(unit, image)),
+                    })
+                    .collect()
+            }
+        };
+        assert_eq!(images.len(), batch, "an input of another batch size");
+        images.into_par_iter()
+    }
+}
+
+impl<'a> Residual<'a> {
+    fn image(self, unit: &Unit, image: usize) -> batch_norm::Residual<'a> {
+        match self {
+            Self::Ready(images) => {
+                let len = unit.output.len();
+                batch_norm::Residual::Ready(&images[image * len..][..len])
+            }
+            Self::Raw(unit, kept) => {
+                let len = unit.raw.len();
+                batch_norm::Residual::Raw(&kept.raw[image * len..][..len], &kept.norm)
+            }
+        }
+    }
+}
+
+/// One image of an [`Input`].
+enum InputImage<'a> {
+    Ready(&'a [f32]),
+    Pending {
+        unit: &'a Unit,
+        norm: &'a Normalization,
+        raw: &'a [f32],
+        output: &'a mut [f32],
+        residual: Option<batch_norm::Residual<'a>>,
+    },
+}
+
+impl<'a> InputImage<'a> {
+    fn ready(self, path: Path) -> &'a [f32] {
+        match self {
+            Self::Ready(image) => image,
+            Self::Pending {
+                unit,
+                norm,
+                raw,
+                output,
+                residual,
+            } => {
+                normalize(
+                    path,
+                    (&unit.raw, &unit.output),
+                    raw,
+                    norm,
+                    residual,
+                    unit.relu,
+                    output,
+                );
+                output
+            }
+        }
+    }
+}
+
+/// What belongs to one image of a backward pass.
+struct BackwardImage<'a> {
+    gradient: &'a mut [f32],
+    raw: &'a [f32],
+    /// The unit's output, where it has a ReLU.
+    output: Option<&'a [f32]>,
+    input: &'a [f32],
+    residual: Option<TargetImage<'a>>,
+    input_target: Option<TargetImage<'a>>,
+}
+
+/// One image of a [`GradientTarget`].
+struct TargetImage<'a> {
+    values: &'a mut [f32],
+    accumulate: bool,
+    completes: Option<CompletedImage<'a>>,
+}
+
+/// One image of a [`Completed`].
+struct CompletedImage<'a> {
+    unit: &'a Unit,
+    mean: &'a [f32],
+    raw: &'a [f32],
+    output: Option<&'a [f32]>,
+    sums: &'a mut [f32],
+}
+
+impl<'a> Completed<'a> {
+    fn images(self) -> Vec<CompletedImage<'a>> {
+        let Self { unit, kept, sums } = self;
+        let outputs = kept
+            .output
+            .chunks(unit.output.len())
+            .map(Some)
+            .chain(std::iter::repeat(None));
+        sums.chunks_mut(2 * unit.raw.stride)
+            .zip(kept.raw.chunks(unit.raw.len()))
+            .zip(outputs)
+            .map(|((sums, raw), output)| CompletedImage {
+                unit,
+                mean: &kept.norm.mean,
+                raw,
+                output: output.filter(|_| unit.relu),
+                sums,
+            })
+            .collect()
+    }
+}
+
+impl CompletedImage<'_> {
+    fn reduce(&mut self, path: Path, gradient: &[f32]) {
+        reduce_gradient(
+            path,
+            (&self.unit.raw, &self.unit.output),
+            gradient,
+            self.raw,
+            self.output,
+            self.mean,
+            self.sums.split_at_mut(self.unit.raw.stride),
+        );
+    }
+}
+
+/// The images of an optional gradient, one for each of the batch.
+fn target_images(
+    target: Option<GradientTarget<'_>>,
+    len: usize,
+    batch: usize,
+) -> Vec<Option<TargetImage<'_>>> {
+    let Some(GradientTarget {
+        values,
+        accumulate,
+        completes,
+    }) = target
+    else {
+        return (0..batch).map(|_| None).collect();
+    };
+    assert_eq!(
+        values.len(),
+        batch * len,
+        "a gradient of another batch size"
+    );
+    let completed = completes.map_or_else(Vec::new, Completed::images);
+    let completed = completed
+        .into_iter()
+        .map(Some)
+        .chain(std::iter::repeat_with(|| None));
+    values
+        .chunks_mut(len)
+        .zip(completed)
+        .map(|(values, completes)| {
+            Some(TargetImage {
+                values,
+                accumulate,
+                completes,
+            })
+        })
+        .collect()
+}
+
+/// The first `len` floats of a buffer that grows as needed.
+fn at_least(buffer: &mut Buffer, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        *buffer = Buffer::zeros(len);
+    }
+    &mut buffer[..len]
+}
+
+/// The sum of parts of the target's length, in their order.
+fn add_up(parts: &[f32], target: &mut [f32]) {
+    const CHUNK: usize = 4096;
+    let len = target.len();
+    target
+        .par_chunks_mut(CHUNK)
+        .enumerate()
+        .for_each(|(chunk, target)| {
+            target.fill(0.0);
+            for part in parts.chunks(len) {
+                for (target, value) in target.iter_mut().zip(&part[chunk * CHUNK..]) {
+                    *target += value;
+                }
+            }
+        });
+}
+
+/// Folds batch norm with fixed statistics into the convolution before it: returns the scaled
+/// weights (packed) and a bias, padded to whole blocks.
+///
+/// ```text
+/// w′ = w · γ/√(var + ε)        b′ = β − mean · γ/√(var + ε)
+/// ```
+///
+/// # Panics
+///
+/// If a slice does not belong to the shape.
+pub fn fold(
+    shape: &ConvShape,
+    weights: UnitWeights<'_>,
+    running_mean: &[f32],
+    running_variance: &[f32],
+) -> (Buffer, Buffer) {
+    let mut conv = Buffer::from_slice(weights.conv);
+    let mut bias = Buffer::zeros(shape.out_channels.div_ceil(BLOCK) * BLOCK);
+    let scale = |channel: usize| {
+        let deviation = (f64::from(running_variance[channel]) + batch_norm::EPSILON).sqrt();
+        f64::from(weights.gamma[channel]) / deviation
+    };
+    let scales: Vec<f64> = (0..shape.out_channels).map(scale).collect();
+    shape.for_each(|_, at, channel| conv[at] = (f64::from(conv[at]) * scales[channel]) as f32);
+    for channel in 0..shape.out_channels {
+        let shift = f64::from(running_mean[channel]) * scales[channel];
+        bias[channel] = (f64::from(weights.beta[channel]) - shift) as f32;
+    }
+    (conv, bias)
+}
