@@ -1,0 +1,119 @@
+//! A data set: training and test images, and where they came from.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Images, Result};
+
+/// The data sets this crate knows.
+///
+/// # Examples
+///
+/// ```
+/// use mesa_datasets::DatasetName;
+///
+/// let name: DatasetName = "cifar100".parse()?;
+/// assert_eq!(name.num_classes(), 100);
+/// assert_eq!(name.to_string(), "cifar100");
+/// # Ok::<(), mesa_datasets::Error>(())
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatasetName {
+    /// Ten classes, 50,000 + 10,000 photographs.
+    Cifar10,
+    /// A hundred classes, 50,000 + 10,000 photographs.
+    Cifar100,
+    /// Ten built-in, procedurally drawn classes.
+    Synthetic,
+}
+
+impl DatasetName {
+    /// How many classes it has.
+    pub fn num_classes(self) -> usize {
+        match self {
+            Self::Cifar10 | Self::Synthetic => 10,
+            Self::Cifar100 => 100,
+        }
+    }
+}
+
+impl fmt::Display for DatasetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cifar10 => "cifar10",
+            Self::Cifar100 => "cifar100",
+            Self::Synthetic => "synthetic",
+        })
+    }
+}
+
+impl FromStr for DatasetName {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        [Self::Cifar10, Self::Cifar100, Self::Synthetic]
+            .into_iter()
+            .find(|candidate| candidate.to_string() == name)
+            .ok_or_else(|| Error::UnknownDataset {
+                name: name.to_owned(),
+            })
+    }
+}
+
+/// Where images came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The folder with the binary files.
+    Folder(PathBuf),
+    /// Drawn by this program.
+    BuiltIn,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::BuiltIn => f.pad("built-in"),
+        }
+    }
+}
+
+/// Training and test images with what identifies them.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// Which data set it is.
+    pub name: DatasetName,
+    /// Training images.
+    pub train: Images,
+    /// Test images.
+    pub test: Images,
+    /// A name for every class.
+    pub class_names: Vec<String>,
+    /// SHA-256 in hex: of the files' digests in their order, or of the built-in images.
+    pub digest: String,
+    /// Where the images came from.
+    pub source: Source,
+}
+
+impl Dataset {
+    /// How many classes there are.
+    pub fn num_classes(&self) -> usize {
+        self.class_names.len()
+    }
+}
+
+/// Bytes as lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("a string takes everything");
+            text
+        })
+}
