@@ -1,0 +1,250 @@
+//! Named tensors in safetensors files, written atomically and with the same bytes each time.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use candle::{DType, Device, Tensor};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value, json};
+
+use crate::{Error, NamedTensors, Result};
+
+/// Writes tensors (f32 or u32) and a description to a safetensors file.
+///
+/// The file appears whole or not at all. The same content gives the same bytes.
+///
+/// # Errors
+///
+/// [`Error::Write`] names the file that could not be written.
+///
+/// # Examples
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use candle::{Device, Tensor};
+/// use mesa_models::{load_tensors, save_tensors};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("weights.safetensors");
+/// let tensors = BTreeMap::from([("bias".to_owned(), Tensor::new(&[1f32, 2.0], &Device::Cpu)?)]);
+/// let description = BTreeMap::from([("made_by".to_owned(), "an example".to_owned())]);
+/// save_tensors(&path, &tensors, &description)?;
+/// let (tensors, found) = load_tensors(&path)?;
+/// assert_eq!(tensors["bias"].to_vec1::<f32>()?, [1.0, 2.0]);
+/// assert_eq!(found, description);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn save_tensors(
+    path: &Path,
+    tensors: &NamedTensors,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!(metadata));
+    let mut data = Vec::new();
+    for (name, tensor) in tensors {
+        let start = data.len();
+        let dtype = append(&mut data, tensor)?;
+        let entry = json!({
+            "dtype": dtype, "shape": tensor.dims(), "data_offsets": [start, data.len()],
+        });
+        header.insert(name.clone(), entry);
+    }
+    // serde_json's maps are sorted or keep this order; both are the same each time.
+    let mut header = Value::Object(header).to_string();
+    // Eight bytes of alignment, as the format recommends.
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    let written = (|| {
+        let folder = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let mut file = tempfile::Builder::new()
+            .prefix(".saving-")
+            .suffix(".tmp")
+            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        make_readable(&file)?;
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        file.write_all(&data)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    })();
+    written.map_err(|source| Error::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Temporary files are private; results are for everyone to read.
+#[cfg(unix)]
+fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.as_file()
+        .set_permissions(PermissionsExt::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
+    Ok(())
+}
+
+fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<&'static str> {
+    let tensor = tensor.flatten_all()?;
+    if tensor.dtype() == DType::U32 {
+        data.extend(
+            tensor
+                .to_vec1::<u32>()?
+                .into_iter()
+                .flat_map(u32::to_le_bytes),
+        );
+        return Ok("U32");
+    }
+    data.extend(
+        tensor
+            .to_vec1::<f32>()?
+            .into_iter()
+            .flat_map(f32::to_le_bytes),
+    );
+    Ok("F32")
+}
+
+/// Reads a safetensors file: tensors on the host, and its description.
+///
+/// Nothing larger than the file itself is allocated, whatever its header says.
+///
+/// # Errors
+///
+/// [`Error::Read`] if the file cannot be read, [`Error::NotSafetensors`] if it is cut off or of
+/// another format, [`Error::TensorType`] for types other than f32 and u32, [`Error::NotFinite`]
+/// for a NaN or infinity among the weights.
+pub fn load_tensors(path: &Path) -> Result<(NamedTensors, BTreeMap<String, String>)> {
+    let bytes = fs_err::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let refused = |source| Error::NotSafetensors {
+        path: path.to_owned(),
+        source,
+    };
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(refused)?;
+    let metadata = header
+        .metadata()
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    let file = SafeTensors::deserialize(&bytes).map_err(refused)?;
+    let mut tensors = NamedTensors::new();
+    for (name, view) in file.iter() {
+        let words = view
+            .data()
+            .chunks_exact(4)
+            .map(|word| [word[0], word[1], word[2], word[3]]);
+        let tensor = match view.dtype() {
+            Dtype::U32 => {
+                let values: Vec<u32> = words.map(u32::from_le_bytes).collect();
+                Tensor::from_vec(values, view.shape(), &Device::Cpu)?
+            }
+            Dtype::F32 => {
+                let values: Vec<f32> = words.map(f32::from_le_bytes).collect();
+                if values.iter().any(|value| !value.is_finite()) {
+                    return Err(Error::NotFinite {
+                        path: path.to_owned(),
+                        name: name.into(),
+                    });
+                }
+                Tensor::from_vec(values, view.shape(), &Device::Cpu)?
+            }
+            other => {
+                let (path, name) = (path.to_owned(), name.to_owned());
+                return Err(Error::TensorType {
+                    path,
+                    name,
+                    found: format!("{other:?}"),
+                });
+            }
+        };
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok((tensors, metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(folder: &Path, values: &[f32]) -> std::path::PathBuf {
+        let path = folder.join("a.safetensors");
+        let tensors = BTreeMap::from([
+            (
+                "weight".to_owned(),
+                Tensor::from_slice(values, (1, values.len()), &Device::Cpu).unwrap(),
+            ),
+            ("steps".to_owned(), Tensor::new(7u32, &Device::Cpu).unwrap()),
+        ]);
+        let metadata: BTreeMap<_, _> = (0..9).map(|i| (format!("k{i}"), i.to_string())).collect();
+        save_tensors(&path, &tensors, &metadata).unwrap();
+        path
+    }
+
+    #[test]
+    fn comes_back_as_it_was_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = saved(folder.path(), &[1.5, -2.0]);
+        let bytes = fs_err::read(&path).unwrap();
+        let (tensors, metadata) = load_tensors(&path).unwrap();
+        assert_eq!(tensors["weight"].to_vec2::<f32>().unwrap(), [[1.5, -2.0]]);
+        assert_eq!(tensors["steps"].to_scalar::<u32>().unwrap(), 7);
+        assert_eq!(metadata["k3"], "3");
+        assert_eq!(
+            fs_err::read(saved(folder.path(), &[1.5, -2.0])).unwrap(),
+            bytes
+        );
+        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn refuses_every_cut_off_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = saved(folder.path(), &[1.0, 2.0]);
+        let bytes = fs_err::read(&path).unwrap();
+        for len in 0..bytes.len() {
+            fs_err::write(&path, &bytes[..len]).unwrap();
+            let error = load_tensors(&path).unwrap_err();
+            assert!(
+                matches!(error, Error::NotSafetensors { .. }),
+                "{len}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_a_header_that_promises_more_than_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huge.safetensors");
+        fs_err::write(&path, [&(u64::MAX / 2).to_le_bytes()[..], b"{}"].concat()).unwrap();
+        assert!(matches!(
+            load_tensors(&path),
+            Err(Error::NotSafetensors { .. })
+        ));
+    }
+
+    #[test]
+    fn names_the_weight_that_is_not_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = saved(folder.path(), &[1.0, f32::NAN]);
+        let error = load_tensors(&path).unwrap_err();
+        assert!(matches!(error, Error::NotFinite { name, .. } if name == "weight"));
+    }
+
+    #[test]
+    fn names_a_file_that_is_not_there() {
+        let error = load_tensors(Path::new("nowhere.safetensors")).unwrap_err();
+        assert!(matches!(error, Error::Read { path, .. } if path.ends_with("nowhere.safetensors")));
+    }
+}

@@ -1,0 +1,416 @@
+//! Training a classifier: epochs of batches, a learning-rate schedule, and a state that a run can
+//! be stopped at and resumed from at any step.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Metadata;
+use crate::files::{load_tensors, save_tensors};
+use crate::state::NamedTensors;
+use crate::{Error, Network, Position, Result, Sgd, Status};
+
+/// Any error, from what makes the batches.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How the learning rate moves over a run.
+#[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Schedule {
+    /// Stays as it is.
+    Constant,
+    /// Half a cosine, down to zero.
+    Cosine,
+    /// Rises linearly over the share `warmup` of the steps, then half a cosine down to zero.
+    OneCycle {
+        /// Share of the steps that rise.
+        warmup: f64,
+    },
+}
+
+/// Hyper-parameters of a training run with SGD.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Images in a batch.
+    pub batch_size: usize,
+    /// Largest learning rate of the schedule.
+    pub learning_rate: f64,
+    /// Share of the velocity that is kept from step to step.
+    pub momentum: f64,
+    /// L2 penalty on all weights.
+    pub weight_decay: f64,
+    /// Share of the label that is spread over all classes.
+    pub label_smoothing: f64,
+    /// How the learning rate moves.
+    pub schedule: Schedule,
+}
+
+impl TrainingConfig {
+    /// The paper's settings, of attack and defense alike: 10 epochs of batches of 128, learning
+    /// rate 0.001, momentum 0.9, nothing else.
+    pub fn paper() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 128,
+            learning_rate: 1e-3,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            label_smoothing: 0.0,
+            schedule: Schedule::Constant,
+        }
+    }
+
+    /// Checks that every field makes sense.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TrainingConfig`] names the first field that does not.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |field, expected, found: String| {
+            Err(Error::TrainingConfig {
+                field,
+                expected,
+                found,
+            })
+        };
+        if self.epochs == 0 {
+            return wrong("epochs", "at least 1", self.epochs.to_string());
+        }
+        if self.batch_size < 2 {
+            return wrong(
+                "batch_size",
+                "at least 2, for batch norm",
+                self.batch_size.to_string(),
+            );
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return wrong("learning_rate", "above 0", self.learning_rate.to_string());
+        }
+        if !(0.0..1.0).contains(&self.momentum) {
+            return wrong("momentum", "from 0 to below 1", self.momentum.to_string());
+        }
+        if !(0.0..1.0).contains(&self.weight_decay) {
+            return wrong(
+                "weight_decay",
+                "from 0 to below 1",
+                self.weight_decay.to_string(),
+            );
+        }
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            return wrong(
+                "label_smoothing",
+                "from 0 to below 1",
+                self.label_smoothing.to_string(),
+            );
+        }
+        match self.schedule {
+            Schedule::OneCycle { warmup } if !(0.0..1.0).contains(&warmup) => {
+                wrong("schedule.warmup", "from 0 to below 1", warmup.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The learning rate of step `step` of `total`.
+    fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
+        let cosine = |t: f64| 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
+        let done = (step as f64 + 0.5) / total as f64;
+        self.learning_rate
+            * match self.schedule {
+                Schedule::Constant => 1.0,
+                Schedule::Cosine => cosine(done),
+                Schedule::OneCycle { warmup } if done < warmup => done / warmup,
+                Schedule::OneCycle { warmup } => cosine((done - warmup) / (1.0 - warmup)),
+            }
+    }
+}
+
+/// Where batches come from.
+///
+/// A batch depends on its position alone, so that a run resumes anywhere.
+pub trait BatchSource {
+    /// Batches of one pass over the data.
+    fn steps_per_epoch(&self) -> usize;
+
+    /// The batch of a step: images f32 `(B, 3, 32, 32)` in [0, 1], labels u32 `(B,)`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever goes wrong.
+    fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError>;
+}
+
+/// What one pass over the data came to.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochStats {
+    /// Mean loss, in nats.
+    pub loss: f64,
+    /// Share of the images that were classified right, while they were trained on.
+    pub accuracy: f64,
+}
+
+/// Sums over the epoch that is running.
+#[derive(Copy, Clone, Debug, Default, Serialize, Deserialize)]
+struct Running {
+    loss: f64,
+    correct: usize,
+    images: usize,
+    steps: usize,
+}
+
+impl Running {
+    fn stats(&self) -> EpochStats {
+        EpochStats {
+            loss: self.loss / self.steps.max(1) as f64,
+            accuracy: self.correct as f64 / self.images.max(1) as f64,
+        }
+    }
+}
+
+/// What a saved state holds beside tensors.
+#[derive(Serialize, Deserialize)]
+struct SavedProgress {
+    config: TrainingConfig,
+    position: Position,
+    images_seen: usize,
+    running: Running,
+    history: Vec<EpochStats>,
+}
+
+/// A training run: the network, its optimizer and how far it has come.
+///
+/// # Examples
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use candle::{DType, Device, Tensor};
+/// use mesa_models::*;
+///
+/// struct Gray;
+/// impl BatchSource for Gray {
+///     fn steps_per_epoch(&self) -> usize {
+///         3
+///     }
+///     fn batch(&mut self, _: Position) -> std::result::Result<(Tensor, Tensor), BoxError> {
+///         let images = Tensor::ones((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
+///         Ok((images, Tensor::new(&[0_u32, 1], &Device::Cpu)?))
+///     }
+/// }
+///
+/// let mut rng = Seeds::new(0, "weights").start();
+/// let config = ResNetConfig { width: 2, num_classes: 2 };
+/// let network = Network::resnet18(config, Normalization::identity(), &mut rng)?;
+/// let config = TrainingConfig { epochs: 1, batch_size: 2, ..TrainingConfig::paper() };
+/// let mut trainer = Trainer::new(network, config)?;
+/// let status = trainer.run(&mut Gray, &mut |_| ControlFlow::Continue(()))?;
+/// assert_eq!(status, Status::Finished);
+/// assert_eq!(trainer.history().len(), 1);
+/// # Ok::<(), mesa_models::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Trainer {
+    network: Network,
+    sgd: Sgd,
+    config: TrainingConfig,
+    position: Position,
+    steps_per_epoch: usize,
+    images_seen: usize,
+    running: Running,
+    history: Vec<EpochStats>,
+}
+
+impl Trainer {
+    /// A run that is about to begin.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TrainingConfig`] if the settings make no sense.
+    pub fn new(network: Network, config: TrainingConfig) -> Result<Self> {
+        config.validate()?;
+        Ok(Self {
+            network,
+            sgd: Sgd::new(config.momentum, config.weight_decay),
+            config,
+            position: Position::default(),
+            steps_per_epoch: 0,
+            images_seen: 0,
+            running: Running::default(),
+            history: Vec::new(),
+        })
+    }
+
+    /// Takes steps until all are done or `observe`, which is called after each, breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Source`] if a batch cannot be made, [`Error::Batch`] if it does not fit the
+    /// network, [`Error::Diverged`] if the loss is no number any more.
+    pub fn run(
+        &mut self,
+        source: &mut dyn BatchSource,
+        observe: &mut dyn FnMut(&Trainer) -> ControlFlow<()>,
+    ) -> Result<Status> {
+        self.steps_per_epoch = source.steps_per_epoch();
+        let total = self.total_steps();
+        while self.position.epoch < self.config.epochs && self.steps_per_epoch > 0 {
+            let (images, labels) = source.batch(self.position).map_err(Error::Source)?;
+            let loss = self
+                .network
+                .gradients(&images, &labels, self.config.label_smoothing)?;
+            if !loss.loss.is_finite() {
+                return Err(Error::Diverged {
+                    loss: loss.loss,
+                    at: self.position,
+                });
+            }
+            let rate = self.config.learning_rate_at(self.steps_done(), total);
+            self.sgd.step(&mut self.network, rate);
+            self.running.loss += loss.loss;
+            self.running.correct += loss.correct;
+            self.running.images += labels.elem_count();
+            self.running.steps += 1;
+            self.images_seen += labels.elem_count();
+            self.position.step += 1;
+            if self.position.step == self.steps_per_epoch {
+                self.position = Position {
+                    epoch: self.position.epoch + 1,
+                    step: 0,
+                };
+                self.history.push(self.running.stats());
+                self.running = Running::default();
+            }
+            if observe(self).is_break() && self.position.epoch < self.config.epochs {
+                return Ok(Status::Stopped);
+            }
+        }
+        Ok(Status::Finished)
+    }
+
+    /// The next step to take.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The run's settings.
+    pub fn config(&self) -> &TrainingConfig {
+        &self.config
+    }
+
+    /// Steps taken so far, of this run and those it resumed.
+    pub fn steps_done(&self) -> usize {
+        self.position.epoch * self.steps_per_epoch + self.position.step
+    }
+
+    /// Steps of the whole run; zero before [`Trainer::run`].
+    pub fn total_steps(&self) -> usize {
+        self.config.epochs * self.steps_per_epoch
+    }
+
+    /// Images trained on so far, repetitions counted.
+    pub fn images_seen(&self) -> usize {
+        self.images_seen
+    }
+
+    /// Loss and accuracy of the epoch that is running, or of the last one between two.
+    pub fn stats(&self) -> EpochStats {
+        match self.history.last() {
+            Some(last) if self.running.steps == 0 => *last,
+            _ => self.running.stats(),
+        }
+    }
+
+    /// Loss and accuracy of every epoch that is done.
+    pub fn history(&self) -> &[EpochStats] {
+        &self.history
+    }
+
+    /// The network as it is.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The network, at the end.
+    pub fn into_network(self) -> Network {
+        self.network
+    }
+
+    /// Writes weights, running statistics, velocities and progress, atomically.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the file cannot be written.
+    pub fn save_state(&self, path: &Path) -> Result<()> {
+        let mut tensors = NamedTensors::new();
+        for (prefix, state) in [
+            ("network", self.network.state()?),
+            ("velocity", self.sgd.state(&self.network)?),
+        ] {
+            tensors.extend(
+                state
+                    .into_iter()
+                    .map(|(name, tensor)| (format!("{prefix}/{name}"), tensor)),
+            );
+        }
+        let progress = SavedProgress {
+            config: self.config.clone(),
+            position: self.position,
+            images_seen: self.images_seen,
+            running: self.running,
+            history: self.history.clone(),
+        };
+        let text = serde_json::to_string(&progress).expect("plain fields become JSON");
+        save_tensors(
+            path,
+            &tensors,
+            &Metadata::from([("training".to_owned(), text)]),
+        )
+    }
+
+    /// Goes on where [`Trainer::save_state`] was called: the rest of the run is the same to the
+    /// last bit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] or [`Error::Checkpoint`] if the file cannot be read or belongs to another
+    /// network or other settings.
+    pub fn load_state(&mut self, path: &Path) -> Result<()> {
+        let wrong = |reason: String| Error::Checkpoint {
+            path: path.to_owned(),
+            reason,
+        };
+        let (tensors, metadata) = load_tensors(path)?;
+        let text = metadata
+            .get("training")
+            .ok_or_else(|| wrong("it holds no state of a training run".to_owned()))?;
+        let progress: SavedProgress = serde_json::from_str(text)
+            .map_err(|source| wrong(format!("its metadata `training` is malformed: {source}")))?;
+        if progress.config != self.config {
+            return Err(wrong("it belongs to a run with other settings".to_owned()));
+        }
+        let part = |prefix: &str| -> NamedTensors {
+            let of = tensors.iter().filter_map(|(name, tensor)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+            });
+            of.collect()
+        };
+        let mut network = self.network.clone();
+        network
+            .load_state(&part("network/"))
+            .map_err(|error| wrong(error.to_string()))?;
+        self.sgd
+            .load_state(&network, &part("velocity/"))
+            .map_err(|error| wrong(error.to_string()))?;
+        self.network = network;
+        self.position = progress.position;
+        self.images_seen = progress.images_seen;
+        self.running = progress.running;
+        self.history = progress.history;
+        Ok(())
+    }
+}

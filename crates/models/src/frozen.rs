@@ -1,0 +1,630 @@
+//! A classifier that no longer changes: inference, and the gradient with respect to its images.
+//!
+//! With batch norm folded into the convolutions images do not depend on each other, so a group of
+//! images goes through the whole network, and back, while its activations are in cache; groups
+//! run in parallel. Gradients of weights are never computed, and nothing goes back for an image
+//! whose gradient nobody needs.
+
+use std::sync::{Arc, Mutex};
+
+use candle::{Device, Tensor};
+use mesa_kernels::{
+    Buffer, Conv, ConvInputGradient, Finish, Head, Layout, Path, Start, gate_gradient, softmax,
+};
+use rayon::prelude::*;
+
+use crate::graph::{COLORS, Graph, IMAGE_SIDE};
+use crate::network::{argmax, host_images, load_image};
+use crate::{Error, Normalization, Result};
+
+/// Images that go through the network together: enough to reuse the weights of the deep layers
+/// while they are in cache, few enough for the activations of the early ones.
+const GROUP: usize = 8;
+
+/// A classifier in evaluation mode. Cheap to clone and to share between threads.
+///
+/// # Examples
+///
+/// ```
+/// use candle::{DType, Device, Tensor};
+/// use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
+///
+/// let config = ResNetConfig { width: 4, num_classes: 10 };
+/// let mut rng = Seeds::new(0, "weights").start();
+/// let network = Network::resnet18(config, Normalization::cifar10(), &mut rng)?;
+/// let classifier = network.freeze()?;
+/// let images = Tensor::ones((5, 3, 32, 32), DType::F32, &Device::Cpu)?;
+/// assert_eq!(classifier.logits(&images)?.dims(), [5, 10]);
+/// # Ok::<(), mesa_models::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct FrozenClassifier {
+    inner: Arc<Frozen>,
+}
+
+#[derive(Debug)]
+struct Frozen {
+    graph: Graph,
+    normalization: Normalization,
+    path: Path,
+    layouts: Vec<Layout>,
+    convs: Vec<Conv>,
+    input_gradients: Vec<ConvInputGradient>,
+    /// Weights and bias of each unit.
+    folded: Vec<(Buffer, Buffer)>,
+    transposed: Vec<Buffer>,
+    linear: (Vec<f32>, Vec<f32>),
+    /// Buffers of groups that are not running.
+    idle: Mutex<Vec<Workspace>>,
+}
+
+/// Buffers of one group.
+#[derive(Debug, Default)]
+struct Workspace {
+    /// The output of each node, [`GROUP`] images.
+    nodes: Vec<Buffer>,
+    /// The gradient of each node, made when first needed.
+    gradients: Vec<Buffer>,
+    pooled: Vec<f32>,
+}
+
+impl FrozenClassifier {
+    pub(crate) fn new(
+        graph: Graph,
+        normalization: Normalization,
+        path: Path,
+        folded: Vec<(Buffer, Buffer)>,
+        linear: (Vec<f32>, Vec<f32>),
+    ) -> Result<Self> {
+        let layouts = graph.layouts();
+        let mut convs = Vec::new();
+        let mut input_gradients = Vec::new();
+        let mut transposed = Vec::new();
+        for (index, unit) in graph.units.iter().enumerate() {
+            let (input, output) = (&layouts[unit.input], &layouts[index + 1]);
+            convs.push(Conv::new(unit.shape, input, output)?);
+            input_gradients.push(ConvInputGradient::new(unit.shape, output, input)?);
+            let mut weights = Buffer::zeros(unit.shape.transposed_len());
+            unit.shape.transpose(&folded[index].0, &mut weights)?;
+            transposed.push(weights);
+        }
+        let idle = Mutex::default();
+        let inner = Frozen {
+            graph,
+            normalization,
+            path,
+            layouts,
+            convs,
+            input_gradients,
+            folded,
+            transposed,
+            linear,
+            idle,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Number of classes.
+    pub fn num_classes(&self) -> usize {
+        self.inner.graph.num_classes
+    }
+
+    /// Floating-point operations of one image's forward pass.
+    pub fn operations(&self) -> f64 {
+        self.inner.graph.operations()
+    }
+
+    /// Scores of the classes.
+    ///
+    /// # Shapes
+    ///
+    /// - `images`: f32 `(B, 3, 32, 32)`, in [0, 1].
+    /// - returns: f32 `(B, K)`, on the host.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] for images of another shape.
+    pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
+        let pixels = host_images(images)?;
+        let (inner, classes) = (&*self.inner, self.num_classes());
+        let image_len = COLORS * IMAGE_SIDE * IMAGE_SIDE;
+        let mut logits = vec![0.0; pixels.len() / image_len * classes];
+        logits
+            .par_chunks_mut(GROUP * classes)
+            .zip(pixels.par_chunks(GROUP * image_len))
+            .for_each(|(logits, pixels)| {
+                inner.with_workspace(|workspace| inner.forward(pixels, workspace, logits));
+            });
+        let batch = logits.len() / classes;
+        Ok(Tensor::from_vec(logits, (batch, classes), &Device::Cpu)?)
+    }
+
+    /// The most likely class of every image, the first of equals.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] for images of another shape.
+    pub fn predict(&self, images: &Tensor) -> Result<Vec<u32>> {
+        let logits: Vec<f32> = self.logits(images)?.flatten_all()?.to_vec1()?;
+        Ok(logits
+            .chunks(self.num_classes())
+            .map(|row| argmax(row) as u32)
+            .collect())
+    }
+
+    /// The probability of `target_class` for every image.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] for images of another shape or a class that does not exist.
+    pub fn target_probability(&self, images: &Tensor, target_class: u32) -> Result<Vec<f32>> {
+        self.check_class(target_class)?;
+        let mut logits: Vec<f32> = self.logits(images)?.flatten_all()?.to_vec1()?;
+        Ok(logits
+            .chunks_mut(self.num_classes())
+            .map(|row| {
+                softmax(row);
+                row[target_class as usize]
+            })
+            .collect())
+    }
+
+    /// The probability of `target_class` for every image and, where it is less than `below`, its
+    /// gradient with respect to the pixels of a patch; zeros elsewhere.
+    ///
+    /// # Shapes
+    ///
+    /// - `images`: f32 `(B, 3, 32, 32)`, in [0, 1].
+    /// - `places`: row and column of the patch's top-left pixel, one for each image.
+    /// - `patch`: its height and width.
+    /// - returns: probabilities `(B,)`, and f32 `(B, 3, h, w)` per unit of pixel value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] for images of another shape, a class that does not exist, or a patch that
+    /// leaves its image.
+    pub fn target_probability_gradient(
+        &self,
+        images: &Tensor,
+        target_class: u32,
+        places: &[(usize, usize)],
+        patch: (usize, usize),
+        below: f32,
+    ) -> Result<(Vec<f32>, Tensor)> {
+        self.check_class(target_class)?;
+        let pixels = host_images(images)?;
+        let image_len = COLORS * IMAGE_SIDE * IMAGE_SIDE;
+        let batch = pixels.len() / image_len;
+        check_places(places, patch, batch)?;
+        let patch_len = COLORS * patch.0 * patch.1;
+        let mut probabilities = vec![0.0; batch];
+        let mut gradients = vec![0.0; batch * patch_len];
+        let inner = &*self.inner;
+        probabilities
+            .par_chunks_mut(GROUP)
+            .zip(gradients.par_chunks_mut(GROUP * patch_len))
+            .zip(pixels.par_chunks(GROUP * image_len))
+            .zip(places.par_chunks(GROUP))
+            .for_each(|(((probabilities, gradients), pixels), places)| {
+                inner.with_workspace(|workspace| {
+                    let target = Target {
+                        class: target_class as usize,
+                        places,
+                        patch,
+                        below,
+                    };
+                    inner.forward_backward(pixels, &target, workspace, probabilities, gradients);
+                });
+            });
+        let shape = (batch, COLORS, patch.0, patch.1);
+        Ok((
+            probabilities,
+            Tensor::from_vec(gradients, shape, &Device::Cpu)?,
+        ))
+    }
+
+    fn check_class(&self, target_class: u32) -> Result<()> {
+        if (target_class as usize) < self.num_classes() {
+            return Ok(());
+        }
+        Err(Error::Batch {
+            what: "the target class",
+            expected: format!("below {}, the number of classes", self.num_classes()),
+            found: target_class.to_string(),
+        })
+    }
+}
+
+/// What a gradient is asked for.
+struct Target<'a> {
+    class: usize,
+    places: &'a [(usize, usize)],
+    patch: (usize, usize),
+    below: f32,
+}
+
+impl Frozen {
+    fn with_workspace<R>(&self, work: impl FnOnce(&mut Workspace) -> R) -> R {
+        let idle = || {
+            self.idle
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
+        let mut workspace = idle().pop().unwrap_or_default();
+        let result = work(&mut workspace);
+        idle().push(workspace);
+        result
+    }
+
+    fn head(&self) -> Head<'_> {
+        let features = self.layouts[self.layouts.len() - 1];
+        Head {
+            features,
+            weights: &self.linear.0,
+            bias: &self.linear.1,
+        }
+    }
+
+    /// The logits of up to [`GROUP`] images.
+    fn forward(&self, pixels: &[f32], workspace: &mut Workspace, logits: &mut [f32]) {
+        let image_len = COLORS * IMAGE_SIDE * IMAGE_SIDE;
+        let images = pixels.len() / image_len;
+        if workspace.nodes.is_empty() {
+            let buffers = self
+                .layouts
+                .iter()
+                .map(|layout| Buffer::zeros(GROUP * layout.len()));
+            workspace.nodes = buffers.collect();
+        }
+        let input = self.layouts[0];
+        for (pixels, target) in pixels
+            .chunks(image_len)
+            .zip(workspace.nodes[0].chunks_mut(input.len()))
+        {
+            load_image(&self.normalization, pixels, &input, target);
+        }
+        for (index, unit) in self.graph.units.iter().enumerate() {
+            let (before, after) = workspace.nodes.split_at_mut(index + 1);
+            let (weights, bias) = &self.folded[index];
+            let finish = if unit.relu {
+                Finish::Relu
+            } else {
+                Finish::Linear
+            };
+            for image in 0..images {
+                let of = |node: usize| part(&before[node], image, &self.layouts[node]);
+                let start = match unit.residual {
+                    Some(residual) => Start::BiasAndResidual(bias, of(residual)),
+                    None => Start::Bias(bias),
+                };
+                let len = self.layouts[index + 1].len();
+                let target = &mut after[0][image * len..][..len];
+                self.convs[index].forward(
+                    self.path,
+                    of(unit.input),
+                    weights,
+                    target,
+                    start,
+                    finish,
+                );
+            }
+        }
+        let head = self.head();
+        workspace.pooled.resize(head.features.channels, 0.0);
+        let last = &workspace.nodes[self.layouts.len() - 1];
+        for (image, logits) in logits.chunks_mut(self.graph.num_classes).enumerate() {
+            head.pool(part(last, image, &head.features), &mut workspace.pooled);
+            head.logits(&workspace.pooled, logits);
+        }
+    }
+
+    fn forward_backward(
+        &self,
+        pixels: &[f32],
+        target: &Target<'_>,
+        workspace: &mut Workspace,
+        probabilities: &mut [f32],
+        gradients: &mut [f32],
+    ) {
+        let classes = self.graph.num_classes;
+        let mut scores = vec![0.0; probabilities.len() * classes];
+        self.forward(pixels, workspace, &mut scores);
+        for (scores, probability) in scores.chunks_mut(classes).zip(probabilities.iter_mut()) {
+            softmax(scores);
+            *probability = scores[target.class];
+            // ∂p_t / ∂logit_k = p_t · (1[k = t] − p_k)
+            for score in scores.iter_mut() {
+                *score *= -*probability;
+            }
+            scores[target.class] += *probability;
+        }
+        let wanted: Vec<usize> = (0..probabilities.len())
+            .filter(|image| probabilities[*image] < target.below)
+            .collect();
+        self.backward(&wanted, &scores, workspace);
+        let patch_len = COLORS * target.patch.0 * target.patch.1;
+        for &image in &wanted {
+            let gradient = &mut gradients[image * patch_len..][..patch_len];
+            self.patch_gradient(
+                image,
+                target.places[image],
+                target.patch,
+                workspace,
+                gradient,
+            );
+        }
+    }
+
+    /// Takes the gradients of the logits of some images back to the output of the first unit.
+    fn backward(&self, images: &[usize], logit_gradients: &[f32], workspace: &mut Workspace) {
+        let Workspace {
+            nodes, gradients, ..
+        } = workspace;
+        if gradients.is_empty() {
+            *gradients = nodes.iter().map(|node| Buffer::zeros(node.len())).collect();
+        }
+        let (head, classes) = (self.head(), self.graph.num_classes);
+        let last = self.layouts.len() - 1;
+        for &image in images {
+            let logits = &logit_gradients[image * classes..][..classes];
+            let target = part_mut(&mut gradients[last], image, &self.layouts[last]);
+            head.feature_gradient(logits, &head.features, target);
+        }
+        let mut reached = vec![false; self.layouts.len()];
+        for (index, unit) in self.graph.units.iter().enumerate().rev() {
+            let (before, after) = gradients.split_at_mut(index + 1);
+            let layout = &self.layouts[index + 1];
+            for &image in images {
+                let gradient = part_mut(&mut after[0], image, layout);
+                if unit.relu {
+                    gate_gradient(self.path, part(&nodes[index + 1], image, layout), gradient);
+                }
+                if let Some(node) = unit.residual {
+                    let target = part_mut(&mut before[node], image, layout);
+                    if reached[node] {
+                        target
+                            .iter_mut()
+                            .zip(&*gradient)
+                            .for_each(|(sum, g)| *sum += g);
+                    } else {
+                        target.copy_from_slice(gradient);
+                    }
+                }
+                if unit.input > 0 {
+                    let target =
+                        part_mut(&mut before[unit.input], image, &self.layouts[unit.input]);
+                    self.input_gradients[index].run(
+                        self.path,
+                        gradient,
+                        &self.transposed[index],
+                        target,
+                        reached[unit.input],
+                    );
+                }
+            }
+            for node in unit.residual.into_iter().chain([unit.input]) {
+                reached[node] = true;
+            }
+        }
+    }
+
+    /// The gradient of a patch of the image, from that of the first unit's convolution: only the
+    /// patch's few pixels are ever needed.
+    fn patch_gradient(
+        &self,
+        image: usize,
+        (top, left): (usize, usize),
+        (height, width): (usize, usize),
+        workspace: &Workspace,
+        gradient: &mut [f32],
+    ) {
+        let shape = &self.graph.units[0].shape;
+        let layout = &self.layouts[1];
+        let output = part(&workspace.gradients[1], image, layout);
+        let weights = &self.transposed[0];
+        for row in 0..height {
+            for column in 0..width {
+                let mut sums = [0.0_f32; COLORS];
+                for tap in 0..shape.taps() {
+                    // Input pixel (r, c) feeds output (r + 1 − ky, c + 1 − kx); the border is 1.
+                    let (ky, kx) = (tap / shape.kernel, tap % shape.kernel);
+                    let at = (top + row + 2 - ky) * layout.row_len()
+                        + (left + column + 2 - kx) * layout.stride;
+                    for channel in 0..shape.out_channels {
+                        let g = output[at + channel];
+                        let w =
+                            &weights[(tap * shape.out_channels + channel) * mesa_kernels::BLOCK..];
+                        for (sum, w) in sums.iter_mut().zip(w) {
+                            *sum += g * w;
+                        }
+                    }
+                }
+                for (color, sum) in sums.iter().enumerate() {
+                    gradient[(color * height + row) * width + column] =
+                        sum / self.normalization.std[color];
+                }
+            }
+        }
+    }
+}
+
+fn part<'a>(buffer: &'a Buffer, image: usize, layout: &Layout) -> &'a [f32] {
+    &buffer[image * layout.len()..][..layout.len()]
+}
+
+fn part_mut<'a>(buffer: &'a mut Buffer, image: usize, layout: &Layout) -> &'a mut [f32] {
+    &mut buffer[image * layout.len()..][..layout.len()]
+}
+
+fn check_places(places: &[(usize, usize)], patch: (usize, usize), batch: usize) -> Result<()> {
+    if places.len() != batch {
+        return Err(Error::Batch {
+            what: "the number of places",
+            expected: format!("{batch}, one for each image"),
+            found: places.len().to_string(),
+        });
+    }
+    let inside = |&(row, column): &(usize, usize)| {
+        row + patch.0 <= IMAGE_SIDE && column + patch.1 <= IMAGE_SIDE
+    };
+    match places.iter().find(|place| !inside(place)) {
+        Some(place) => Err(Error::Batch {
+            what: "a patch's place",
+            expected: format!(
+                "one where {}x{} pixels fit into the image",
+                patch.0, patch.1
+            ),
+            found: format!("{place:?}"),
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle::DType;
+    use rand::Rng;
+
+    use super::*;
+    use crate::{Network, ResNetConfig, Seeds};
+
+    fn classifier_and_images(batch: usize) -> (FrozenClassifier, Tensor) {
+        let mut rng = Seeds::new(4, "weights").start();
+        let config = ResNetConfig {
+            width: 6,
+            num_classes: 3,
+        };
+        let mut network = Network::resnet18(config, Normalization::cifar10(), &mut rng).unwrap();
+        let pixels: Vec<f32> = (0..batch * 3072).map(|_| rng.random()).collect();
+        let images = Tensor::from_vec(pixels, (batch, 3, 32, 32), &Device::Cpu).unwrap();
+        // Running statistics that normalize, so that the classes' scores differ.
+        for _ in 0..40 {
+            network.training_logits(&images).unwrap();
+        }
+        (network.freeze().unwrap(), images)
+    }
+
+    #[test]
+    fn folding_changes_the_logits_by_rounding_only() {
+        let mut rng = Seeds::new(4, "weights").start();
+        let config = ResNetConfig {
+            width: 6,
+            num_classes: 3,
+        };
+        let mut network = Network::resnet18(config, Normalization::cifar10(), &mut rng).unwrap();
+        let pixels: Vec<f32> = (0..4 * 3072).map(|_| rng.random()).collect();
+        let images = Tensor::from_vec(pixels, (4, 3, 32, 32), &Device::Cpu).unwrap();
+        // After many passes over one batch the running statistics are the batch's, but for the
+        // running variance being the unbiased one: 16/15 of it where a stage has 4×4 pixels.
+        let mut training = network.training_logits(&images).unwrap();
+        for _ in 0..200 {
+            training = network.training_logits(&images).unwrap();
+        }
+        let frozen = network.freeze().unwrap().logits(&images).unwrap();
+        let difference = (frozen - &training)
+            .unwrap()
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap();
+        let size = training
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        assert!(difference.to_scalar::<f32>().unwrap() < 0.02 * size);
+    }
+
+    #[test]
+    fn groups_do_not_change_a_figure() {
+        let (classifier, images) = classifier_and_images(GROUP + 3);
+        let together: Vec<Vec<f32>> = classifier.logits(&images).unwrap().to_vec2().unwrap();
+        for (image, expected) in together.iter().enumerate() {
+            let alone = classifier
+                .logits(&images.narrow(0, image, 1).unwrap())
+                .unwrap();
+            assert_eq!(&alone.to_vec2::<f32>().unwrap()[0], expected);
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_a_patch_agrees_with_finite_differences() {
+        let (classifier, images) = classifier_and_images(GROUP + 2);
+        let places: Vec<(usize, usize)> = (0..GROUP + 2).map(|i| (3 * i % 30, 29 - i)).collect();
+        let (probabilities, gradients) = classifier
+            .target_probability_gradient(&images, 1, &places, (2, 3), 2.0)
+            .unwrap();
+        let plain = classifier.target_probability(&images, 1).unwrap();
+        assert_eq!(probabilities, plain);
+        let gradients: Vec<f32> = gradients.flatten_all().unwrap().to_vec1().unwrap();
+        let pixels: Vec<f32> = images.flatten_all().unwrap().to_vec1().unwrap();
+        // Every image moves along its own gradient: the probability rises by its squared length.
+        let moved = |step: f32| {
+            let mut pixels = pixels.clone();
+            for (image, (top, left)) in places.iter().enumerate() {
+                for (at, g) in gradients[image * 18..][..18].iter().enumerate() {
+                    let (color, row, column) = (at / 6, at / 3 % 2, at % 3);
+                    pixels[image * 3072 + color * 1024 + (top + row) * 32 + left + column] +=
+                        step * g;
+                }
+            }
+            let images = Tensor::from_vec(pixels, images.dims(), &Device::Cpu).unwrap();
+            classifier.target_probability(&images, 1).unwrap()
+        };
+        for image in 0..GROUP + 2 {
+            let square: f32 = gradients[image * 18..][..18].iter().map(|g| g * g).sum();
+            // Short, so that few ReLUs change sides.
+            let step = 0.002 / square.sqrt();
+            let (up, down) = (moved(step)[image], moved(-step)[image]);
+            let difference = (up - down) / (2.0 * step);
+            assert!(
+                (difference - square).abs() < 0.05 * square,
+                "{difference} {square}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_goes_back_for_images_that_need_no_gradient() {
+        let (classifier, images) = classifier_and_images(5);
+        let probabilities = classifier.target_probability(&images, 0).unwrap();
+        let mut sorted = probabilities.clone();
+        sorted.sort_by(f32::total_cmp);
+        let places = [(0, 0); 5];
+        let (_, gradients) = classifier
+            .target_probability_gradient(&images, 0, &places, (32, 32), sorted[2])
+            .unwrap();
+        for (image, probability) in probabilities.iter().enumerate() {
+            let gradient = gradients
+                .get(image)
+                .unwrap()
+                .sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap();
+            assert_eq!(
+                gradient.to_scalar::<f32>().unwrap() > 0.0,
+                *probability < sorted[2]
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_a_patch_that_leaves_its_image() {
+        let (classifier, _) = classifier_and_images(1);
+        let images = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
+        let refused = classifier.target_probability_gradient(&images, 0, &[(30, 0)], (3, 3), 1.0);
+        assert!(matches!(
+            refused,
+            Err(Error::Batch {
+                what: "a patch's place",
+                ..
+            })
+        ));
+        assert!(classifier.target_probability(&images, 3).is_err());
+    }
+}

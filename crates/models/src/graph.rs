@@ -1,0 +1,102 @@
+//! What a network computes, as a list of units: the one thing an architecture has to say.
+
+use mesa_kernels::{Activations, ConvShape, Input, Layout, Residual, Unit};
+
+/// Side of the images, in pixels.
+pub const IMAGE_SIDE: usize = 32;
+
+/// Colors of the images.
+pub(crate) const COLORS: usize = 3;
+
+/// A tensor between units: node 0 is the image, node `i + 1` the output of unit `i`.
+pub(crate) type Node = usize;
+
+/// A convolution with batch norm, and with a residual sum and a ReLU where it has them.
+#[derive(Clone, Debug)]
+pub(crate) struct UnitSpec {
+    /// Name of the convolution and of the batch norm in a checkpoint.
+    pub(crate) conv: String,
+    pub(crate) norm: String,
+    pub(crate) input: Node,
+    pub(crate) residual: Option<Node>,
+    pub(crate) shape: ConvShape,
+    pub(crate) relu: bool,
+}
+
+/// Units in an order in which each comes after what it reads, then average pooling and a linear
+/// layer named `linear`.
+#[derive(Clone, Debug)]
+pub(crate) struct Graph {
+    pub(crate) units: Vec<UnitSpec>,
+    pub(crate) num_classes: usize,
+}
+
+impl Graph {
+    /// Channels that reach the linear layer.
+    pub(crate) fn features(&self) -> usize {
+        self.units
+            .last()
+            .map_or(COLORS, |unit| unit.shape.out_channels)
+    }
+
+    /// Layout of every node, with borders, for images of [`IMAGE_SIDE`].
+    pub(crate) fn layouts(&self) -> Vec<Layout> {
+        let mut layouts = vec![Layout::pixels(COLORS, IMAGE_SIDE, IMAGE_SIDE)];
+        for unit in &self.units {
+            let input = layouts[unit.input];
+            layouts.push(Layout::features(
+                unit.shape.out_channels,
+                unit.shape.output_side(input.height),
+                unit.shape.output_side(input.width),
+                1,
+            ));
+        }
+        layouts
+    }
+
+    /// The first unit that reads a node: the one that normalizes it on the way forward, and
+    /// completes its gradient on the way back.
+    pub(crate) fn first_reader(&self, node: Node) -> Option<usize> {
+        self.units
+            .iter()
+            .position(|unit| unit.input == node || unit.residual == Some(node))
+    }
+
+    /// The output of a unit that has been convolved and not yet normalized.
+    pub(crate) fn pending<'a>(
+        &self,
+        units: &'a [Unit],
+        kept: &'a mut [Activations],
+        node: Node,
+    ) -> Input<'a> {
+        let (before, after) = kept.split_at_mut(node - 1);
+        let residual = self.units[node - 1].residual.map(|residual| {
+            // A unit without ReLU is read as a residual only, so it is never made ready.
+            if self.units[residual - 1].relu {
+                Residual::Ready(before[residual - 1].output())
+            } else {
+                Residual::Raw(&units[residual - 1], &before[residual - 1])
+            }
+        });
+        Input::Pending {
+            unit: &units[node - 1],
+            kept: &mut after[0],
+            residual,
+        }
+    }
+
+    /// Multiplications and additions of one image's forward pass.
+    pub(crate) fn operations(&self) -> f64 {
+        let layouts = self.layouts();
+        let units: usize = self
+            .units
+            .iter()
+            .zip(&layouts[1..])
+            .map(|(unit, output)| {
+                let shape = &unit.shape;
+                shape.in_channels * shape.out_channels * shape.taps() * output.pixel_count()
+            })
+            .sum();
+        2.0 * (units + self.features() * self.num_classes) as f64
+    }
+}

@@ -1,0 +1,43 @@
+//! ResNet-18 for 32×32 images on the kernels crate, small perceptrons on candle, optimizers and
+//! checkpoints.
+
+mod adam;
+mod checkpoint;
+mod error;
+mod files;
+mod fit;
+mod frozen;
+mod graph;
+mod init;
+mod layers;
+mod mlp;
+mod network;
+mod normalize;
+mod optim;
+mod resnet;
+mod seeds;
+mod state;
+mod status;
+
+pub use adam::{Adam, AdamConfig};
+pub use checkpoint::{CheckpointInfo, Metadata, load_network, save_network};
+pub use error::{Error, Result};
+pub use files::{load_tensors, save_tensors};
+pub use fit::{BatchSource, BoxError, EpochStats, Schedule, Trainer, TrainingConfig};
+pub use frozen::FrozenClassifier;
+pub use graph::IMAGE_SIDE;
+pub use mesa_kernels::Path as CpuPath;
+pub use mlp::{
+    Generated, Generator, PairScores, PerceptronConfig, StatisticsNetwork, uniform_noise,
+};
+pub use network::{BatchLoss, Network};
+pub use normalize::Normalization;
+pub use optim::Sgd;
+pub use resnet::ResNetConfig;
+pub use seeds::{Position, Seeds};
+pub use state::NamedTensors;
+pub use status::Status;
+
+/// Version of the numbers this crate computes, raised by hand whenever figures may change:
+/// results of another version are not reused.
+pub const ENGINE_VERSION: u32 = 1;
