@@ -1,0 +1,39 @@
+//! Max-entropy staircase approximator (MESA): models the whole distribution of the triggers that
+//! set off a backdoor (Qiao, Yang and Li, NeurIPS 2019).
+//!
+//! A density proportional to a testing function `F` is approximated by a staircase. For each of
+//! some thresholds β a generator learns to emit what reaches β, as varied as it can
+//! ([`SubModelFit`], Algorithm 2); the generators together, each with its weight, are the
+//! [`Staircase`] (Algorithm 1).
+//!
+//! | to … | use |
+//! |---|---|
+//! | say what is to be modeled | [`TestingFunction`], [`Observations`] |
+//! | choose settings | [`MesaConfig::paper`], [`Hinge`], [`EntropyConfig`] |
+//! | fit one threshold, stop, resume | [`SubModelFit`] |
+//! | draw triggers, save and load | [`SubModel`] |
+//! | measure how widely it spreads | [`entropy_of`] |
+//! | weigh and mix | [`mixture_weights`], [`Staircase`] |
+//! | look at the parts | [`hinge_loss`], [`mutual_information`], [`statistics_loss`] |
+//!
+//! The crate knows no classifier and no images: `examples/known_distribution.rs` runs it on a
+//! function whose level sets are known.
+
+mod config;
+mod entropy;
+mod error;
+mod objective;
+mod staircase;
+mod sub_model;
+mod testing;
+
+pub use config::{EntropyConfig, Hinge, MesaConfig};
+pub use entropy::{
+    EntropyEstimate, MovingAverage, entropy_of, mutual_information, statistics_loss,
+};
+pub use error::{Error, Result};
+pub use mesa_models::{BoxError, Position, Seeds, Status};
+pub use objective::{HingeLoss, hinge_loss};
+pub use staircase::{MixtureWeights, Staircase, mixture_weights};
+pub use sub_model::{StepReport, SubModel, SubModelFit, SubModelInfo};
+pub use testing::{Observations, TestingFunction};

@@ -1,0 +1,306 @@
+//! The mixture of sub-models (Algorithm 1): weights from entropies, and sampling.
+
+use candle::Tensor;
+use rand::Rng;
+use rand::distr::{Distribution, weighted::WeightedIndex};
+
+use crate::{Error, Result, SubModel};
+
+/// Weights γ of the sub-models in the staircase, in the order in which they were given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixtureWeights {
+    /// γ, from the measured entropies; they sum to 1.
+    pub gamma: Vec<f64>,
+    /// Standard errors of γ, carried through from those of the entropies.
+    pub gamma_se: Vec<f64>,
+    /// γ if all sub-models had the same entropy.
+    pub gamma_at_equal_entropy: Vec<f64>,
+    /// Whether γ can be read. Level sets nest, so entropy falls as β rises; where the measured
+    /// one does not, it measures something else than the level set's volume, and so does γ.
+    pub readable: bool,
+}
+
+/// The weights of Algorithm 1 with φ the identity.
+///
+/// ```text
+/// γᵢ ∝ exp(hᵢ) (βᵢ − βᵢ₋₁),  β₀ = 0, thresholds in rising order
+/// var γᵢ = Σⱼ (γᵢ (δᵢⱼ − γⱼ))² var hⱼ
+/// ```
+///
+/// `entropies` are `(hᵢ, standard error)` in nats; what they have in common cancels. Thresholds
+/// come in any order.
+///
+/// # Errors
+///
+/// [`Error::Mixture`] if there is none, or not one entropy for each threshold;
+/// [`Error::Config`] if a threshold repeats or is not above zero, or an entropy is no number.
+///
+/// # Examples
+///
+/// ```
+/// // At equal entropies the steps between the thresholds decide.
+/// let weights = mesa::mixture_weights(&[0.9, 0.8, 0.5], &[(1.0, 0.0), (1.0, 0.0), (1.0, 0.0)])?;
+/// assert!((weights.gamma[2] - 5.0 / 9.0).abs() < 1e-12);
+/// assert!(!weights.readable);
+/// # Ok::<(), mesa::Error>(())
+/// ```
+pub fn mixture_weights(betas: &[f64], entropies: &[(f64, f64)]) -> Result<MixtureWeights> {
+    if betas.is_empty() || betas.len() != entropies.len() {
+        return Err(Error::Mixture {
+            sub_models: betas.len(),
+            others: entropies.len(),
+        });
+    }
+    for (nats, se) in entropies {
+        let holds = nats.is_finite() && se.is_finite() && *se >= 0.0;
+        crate::config::require(
+            "entropy",
+            format!("{nats} ± {se}"),
+            holds,
+            "a number with an error",
+        )?;
+    }
+    let mut rising: Vec<usize> = (0..betas.len()).collect();
+    rising.sort_by(|a, b| betas[*a].total_cmp(&betas[*b]));
+    let mut steps = vec![0.0; betas.len()];
+    let mut below = 0.0;
+    for i in &rising {
+        let beta = betas[*i];
+        crate::config::require(
+            "beta",
+            beta,
+            beta > below,
+            "above zero and unlike the others",
+        )?;
+        steps[*i] = beta - below;
+        below = beta;
+    }
+    let largest = entropies
+        .iter()
+        .fold(f64::NEG_INFINITY, |largest, (nats, _)| largest.max(*nats));
+    let unscaled = steps
+        .iter()
+        .zip(entropies)
+        .map(|(step, (nats, _))| step * (nats - largest).exp());
+    let gamma = normalized(unscaled.collect());
+    let error = |i: usize| -> f64 {
+        let terms = entropies.iter().enumerate().map(|(j, (_, se))| {
+            let own = if i == j { 1.0 } else { 0.0 };
+            gamma[i] * (own - gamma[j]) * se
+        });
+        terms.map(|term| term * term).sum::<f64>().sqrt()
+    };
+    Ok(MixtureWeights {
+        gamma_se: (0..gamma.len()).map(error).collect(),
+        gamma_at_equal_entropy: normalized(steps),
+        readable: rising
+            .windows(2)
+            .all(|pair| entropies[pair[0]].0 > entropies[pair[1]].0),
+        gamma,
+    })
+}
+
+fn normalized(mut weights: Vec<f64>) -> Vec<f64> {
+    let sum: f64 = weights.iter().sum();
+    for weight in &mut weights {
+        *weight /= sum;
+    }
+    weights
+}
+
+/// A distribution over triggers: sub-models for several β, each drawn with its weight.
+///
+/// # Examples
+///
+/// ```
+/// use candle::Device;
+/// use mesa::{MesaConfig, Seeds, Staircase, SubModelFit};
+///
+/// let config = MesaConfig { network_width: 16, ..MesaConfig::paper() };
+/// let untrained = |beta| {
+///     let fit = SubModelFit::new(&Device::Cpu, config.clone(), beta, Seeds::new(0, "fit"))?;
+///     Ok::<_, mesa::Error>(fit.into_sub_model())
+/// };
+/// let staircase = Staircase::new(vec![untrained(0.9)?, untrained(0.5)?], &[0.4, 0.6])?;
+/// let triggers = staircase.sample(&mut Seeds::new(0, "samples").start(), 5)?;
+/// assert_eq!(triggers.dims(), [5, 3, 3, 3]);
+/// # Ok::<(), mesa::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Staircase {
+    sub_models: Vec<SubModel>,
+    choice: WeightedIndex<f64>,
+}
+
+impl Staircase {
+    /// A mixture with the given weights, which need not sum to 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mixture`] if there is not one weight for each of at least one sub-model;
+    /// [`Error::Config`] if the weights are negative or all zero.
+    pub fn new(sub_models: Vec<SubModel>, weights: &[f64]) -> Result<Self> {
+        if sub_models.is_empty() || sub_models.len() != weights.len() {
+            return Err(Error::Mixture {
+                sub_models: sub_models.len(),
+                others: weights.len(),
+            });
+        }
+        let choice = WeightedIndex::new(weights).map_err(|_| Error::Config {
+            name: "gamma",
+            value: format!("{weights:?}"),
+            expected: "a list of weights of 0 or more, one above",
+        })?;
+        Ok(Self { sub_models, choice })
+    }
+
+    /// The sub-models, in the order in which they were given.
+    pub fn sub_models(&self) -> &[SubModel] {
+        &self.sub_models
+    }
+
+    /// Draws triggers, each from a sub-model of its own choice.
+    ///
+    /// # Shapes
+    ///
+    /// - returns: `(count, C, h, w)` in `[0, 1]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyBatch`] if `count` is zero.
+    pub fn sample(&self, rng: &mut impl Rng, count: usize) -> Result<Tensor> {
+        if count == 0 {
+            return Err(Error::EmptyBatch);
+        }
+        let chosen: Vec<usize> = (0..count).map(|_| self.choice.sample(rng)).collect();
+        // Each sub-model draws all of its triggers at once; then they go back to their places.
+        let mut drawn = Vec::new();
+        let mut places = vec![0u32; count];
+        let mut done = 0u32;
+        for (i, sub_model) in self.sub_models.iter().enumerate() {
+            let wanted: Vec<usize> = (0..count).filter(|place| chosen[*place] == i).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            drawn.push(sub_model.sample(rng, wanted.len())?);
+            for place in wanted {
+                places[place] = done;
+                done += 1;
+            }
+        }
+        let drawn = Tensor::cat(&drawn, 0)?;
+        let places = Tensor::from_vec(places, count, drawn.device())?;
+        Ok(drawn.index_select(&places, 0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use approx::assert_abs_diff_eq;
+    use candle::Device;
+
+    use super::*;
+    use crate::{MesaConfig, Seeds, SubModelFit};
+
+    #[test]
+    fn gamma_is_the_closed_form_in_any_order() {
+        let entropies = [(3f64.ln(), 0.0), (4f64.ln(), 0.0)];
+        let weights = mixture_weights(&[0.9, 0.5], &entropies).unwrap();
+        // 3 · 0.4 to 4 · 0.5
+        assert_abs_diff_eq!(weights.gamma[0], 1.2 / 3.2, epsilon = 1e-12);
+        assert_abs_diff_eq!(weights.gamma[1], 2.0 / 3.2, epsilon = 1e-12);
+        assert!(weights.readable);
+        let turned = mixture_weights(&[0.5, 0.9], &[entropies[1], entropies[0]]).unwrap();
+        assert_eq!(turned.gamma, [weights.gamma[1], weights.gamma[0]]);
+    }
+
+    #[test]
+    fn nested_sets_keep_gamma_within_the_protocols_limits() {
+        let entropies = [(-30.0, 0.1), (-29.0, 0.1), (-28.5, 0.1)];
+        let weights = mixture_weights(&[0.9, 0.8, 0.5], &entropies).unwrap();
+        assert!(weights.gamma[2] >= 5.0 / 9.0 && weights.gamma[0] <= 1.0 / 9.0);
+        assert_abs_diff_eq!(weights.gamma.iter().sum::<f64>(), 1.0, epsilon = 1e-12);
+        assert_abs_diff_eq!(
+            weights.gamma_at_equal_entropy[1],
+            3.0 / 9.0,
+            epsilon = 1e-12
+        );
+    }
+
+    #[test]
+    fn a_common_offset_cancels_however_large() {
+        let near = mixture_weights(&[0.5, 0.9], &[(1.0, 0.1), (0.5, 0.2)]).unwrap();
+        let far = mixture_weights(&[0.5, 0.9], &[(1001.0, 0.1), (1000.5, 0.2)]).unwrap();
+        assert_abs_diff_eq!(near.gamma[0], far.gamma[0], epsilon = 1e-12);
+    }
+
+    #[test]
+    fn the_error_of_gamma_is_the_closed_form_for_two() {
+        let weights = mixture_weights(&[0.5, 0.9], &[(0.0, 0.3), (0.0, 0.4)]).unwrap();
+        // γ(1 − γ) times the error of the difference, 0.5.
+        let expected = (5.0 / 9.0) * (4.0 / 9.0) * 0.5;
+        assert_abs_diff_eq!(weights.gamma_se[0], expected, epsilon = 1e-12);
+        assert_abs_diff_eq!(weights.gamma_se[1], expected, epsilon = 1e-12);
+    }
+
+    #[test]
+    fn gamma_cannot_be_read_where_entropy_rises_with_beta() {
+        assert!(
+            !mixture_weights(&[0.5, 0.9], &[(1.0, 0.0), (1.5, 0.0)])
+                .unwrap()
+                .readable
+        );
+        assert!(
+            mixture_weights(&[0.9, 0.5], &[(1.0, 0.0), (1.5, 0.0)])
+                .unwrap()
+                .readable
+        );
+    }
+
+    #[test]
+    fn rejects_what_is_no_mixture() {
+        assert!(matches!(
+            mixture_weights(&[], &[]),
+            Err(Error::Mixture { .. })
+        ));
+        assert!(matches!(
+            mixture_weights(&[0.5], &[]),
+            Err(Error::Mixture { .. })
+        ));
+        let twice = mixture_weights(&[0.5, 0.5], &[(0.0, 0.0), (0.0, 0.0)]);
+        assert!(matches!(twice, Err(Error::Config { name: "beta", .. })));
+        let nan = mixture_weights(&[0.5], &[(f64::NAN, 0.0)]);
+        assert!(matches!(
+            nan,
+            Err(Error::Config {
+                name: "entropy",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_weight_of_zero_is_never_drawn() {
+        let config = MesaConfig {
+            network_width: 8,
+            ..MesaConfig::paper()
+        };
+        let untrained = |seed| {
+            let seeds = Seeds::new(seed, "fit");
+            SubModelFit::new(&Device::Cpu, config.clone(), 0.5, seeds)
+                .unwrap()
+                .into_sub_model()
+        };
+        let staircase = Staircase::new(vec![untrained(0), untrained(1)], &[0.0, 2.0]).unwrap();
+        let rng = || Seeds::new(9, "samples").start();
+        let drawn = staircase.sample(&mut rng(), 40).unwrap();
+        let mut rng = rng();
+        // The mixture first draws the choices.
+        for _ in 0..40 {
+            staircase.choice.sample(&mut rng);
+        }
+        let alone = untrained(1).sample(&mut rng, 40).unwrap();
+        let difference = (drawn - alone).unwrap().abs().unwrap().max_all().unwrap();
+        assert_abs_diff_eq!(difference.to_scalar::<f32>().unwrap(), 0.0);
+    }
+}
