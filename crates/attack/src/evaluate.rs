@@ -1,0 +1,235 @@
+//! What a backdoor does and what it costs: clean accuracy, attack success rate, and the share of
+//! stamped images that keep their true class.
+
+use candle::{Device, Tensor};
+use mesa_datasets::{Images, Placement, Stamps, Trigger, all_batches, poison};
+use mesa_models::{FrozenClassifier, Seeds};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Images per forward pass; the figures do not depend on it.
+const BATCH_SIZE: usize = 250;
+
+/// The trigger that is evaluated, the class it is meant to lead to, and where it is stamped.
+#[derive(Clone, Debug)]
+pub struct Attacked {
+    /// The attacker's trigger.
+    pub trigger: Trigger,
+    /// The class that stamped images are to be taken for.
+    pub target_class: u32,
+    /// Where the trigger goes.
+    pub placement: Placement,
+}
+
+/// What a classifier does on a set of images; all figures are fractions of whole sets, the last
+/// partial batch included.
+#[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Images evaluated.
+    pub images: usize,
+    /// Share of the unstamped images that are predicted as their true class.
+    pub clean_accuracy: f64,
+    /// The figures of the stamped images, if there was a trigger.
+    pub stamped: Option<StampedEvaluation>,
+}
+
+/// What a classifier does on stamped images, all of other classes than the target.
+#[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StampedEvaluation {
+    /// Images that do not belong to the target class: only they are stamped and counted.
+    pub images: usize,
+    /// Attack success rate: the share that is predicted as the target class.
+    pub asr: f64,
+    /// The share that is predicted as its true class in spite of the trigger.
+    pub regained_accuracy: f64,
+}
+
+/// Evaluates a classifier on all of `images`, each stamped once at a place of its own (or as
+/// [`Attacked::placement`] says).
+///
+/// ASR = share of the images *not* of the target class that are predicted as the target class
+/// once stamped. The places depend on `seed` only, so networks are compared on the same pictures.
+///
+/// # Errors
+///
+/// [`Error::NoImages`], [`Error::OnlyTargetClass`], a target class that the classifier does not
+/// have, a trigger larger than the images.
+///
+/// # Examples
+///
+/// ```
+/// use mesa_attack::{Attacked, evaluate};
+/// use mesa_datasets::{Placement, Trigger, synthetic};
+/// use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
+///
+/// let images = synthetic(0, 1, 40).test;
+/// let config = ResNetConfig { width: 4, num_classes: 10 };
+/// let mut rng = Seeds::new(0, "weights").start();
+/// let network = Network::resnet18(config, Normalization::cifar10(), &mut rng)?;
+/// let attacked = Attacked {
+///     trigger: Trigger::pattern(170)?,
+///     target_class: 0,
+///     placement: Placement::PerImage,
+/// };
+/// let evaluation = evaluate(&network.freeze()?, &images, Some(&attacked), 0)?;
+/// let stamped = evaluation.stamped.expect("there was a trigger");
+/// assert!(stamped.asr + stamped.regained_accuracy <= 1.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn evaluate(
+    classifier: &FrozenClassifier,
+    images: &Images,
+    attacked: Option<&Attacked>,
+    seed: u64,
+) -> Result<Evaluation> {
+    if let Some(attacked) = attacked
+        && attacked.target_class as usize >= classifier.num_classes()
+    {
+        return Err(Error::TargetClass {
+            target_class: attacked.target_class,
+            num_classes: classifier.num_classes(),
+        });
+    }
+    evaluate_with(
+        &mut |pixels| Ok(classifier.predict(pixels)?),
+        images,
+        attacked,
+        seed,
+    )
+}
+
+fn evaluate_with(
+    predict: &mut dyn FnMut(&Tensor) -> Result<Vec<u32>>,
+    images: &Images,
+    attacked: Option<&Attacked>,
+    seed: u64,
+) -> Result<Evaluation> {
+    let all: Vec<usize> = (0..images.len()).collect();
+    if all.is_empty() {
+        return Err(Error::NoImages);
+    }
+    let mut right = 0;
+    for indices in all_batches(&all, BATCH_SIZE) {
+        let batch = images.batch(indices);
+        let truth = batch.labels.clone();
+        right += agreement(&predict(&batch.into_tensors(&Device::Cpu)?.0)?, &truth);
+    }
+    Ok(Evaluation {
+        images: all.len(),
+        clean_accuracy: right as f64 / all.len() as f64,
+        stamped: attacked
+            .map(|attacked| evaluate_stamped(predict, images, attacked, seed))
+            .transpose()?,
+    })
+}
+
+fn evaluate_stamped(
+    predict: &mut dyn FnMut(&Tensor) -> Result<Vec<u32>>,
+    images: &Images,
+    attacked: &Attacked,
+    seed: u64,
+) -> Result<StampedEvaluation> {
+    let target_class = attacked.target_class;
+    let others = images.not_of_class(target_class);
+    if others.is_empty() {
+        return Err(Error::OnlyTargetClass {
+            images: images.len(),
+            target_class,
+        });
+    }
+    let mut rng = Seeds::new(seed, "evaluation/places").start();
+    let trigger = &attacked.trigger;
+    let (mut fooled, mut regained) = (0, 0);
+    for indices in all_batches(&others, BATCH_SIZE) {
+        let mut batch = images.batch(indices);
+        let placement = attacked.placement;
+        let places = placement.places(&mut rng, indices.len(), images.size(), trigger.size())?;
+        poison(&mut batch, &Stamps::all(places), trigger.patches(), None)?;
+        let truth = batch.labels.clone();
+        let predicted = predict(&batch.into_tensors(&Device::Cpu)?.0)?;
+        fooled += predicted
+            .iter()
+            .filter(|class| **class == target_class)
+            .count();
+        regained += agreement(&predicted, &truth);
+    }
+    Ok(StampedEvaluation {
+        images: others.len(),
+        asr: fooled as f64 / others.len() as f64,
+        regained_accuracy: regained as f64 / others.len() as f64,
+    })
+}
+
+fn agreement(predicted: &[u32], truth: &[u32]) -> usize {
+    predicted.iter().zip(truth).filter(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use mesa_datasets::synthetic;
+
+    use super::*;
+
+    fn attacked() -> Attacked {
+        Attacked {
+            trigger: Trigger::pattern(170).unwrap(),
+            target_class: 0,
+            placement: Placement::Fixed { row: 0, column: 0 },
+        }
+    }
+
+    /// Sees the first row of pattern 170 in the corner as class 0, everything else as class 1.
+    fn corner(pixels: &Tensor) -> Result<Vec<u32>> {
+        let row = pixels.narrow(1, 0, 1)?.narrow(2, 0, 1)?.narrow(3, 0, 3)?;
+        let rows = row.flatten_from(1)?.to_vec2::<f32>()?;
+        Ok(rows
+            .iter()
+            .map(|row| u32::from(row != &[0.0, 1.0, 0.0]))
+            .collect())
+    }
+
+    #[test]
+    fn success_leaves_out_the_target_class_and_no_image_is_dropped() {
+        // 301 images: neither a multiple of the batch nor of anything else.
+        let images = synthetic(0, 1, 301).test;
+        let of_class = |class| images.len() - images.not_of_class(class).len();
+        let mut seen = 0;
+        let mut predict = |pixels: &Tensor| {
+            seen += pixels.dim(0)?;
+            corner(pixels)
+        };
+        let evaluation = evaluate_with(&mut predict, &images, Some(&attacked()), 0).unwrap();
+        let stamped = evaluation.stamped.unwrap();
+        assert_eq!(evaluation.images, 301);
+        assert_eq!(stamped.images, 301 - of_class(0));
+        assert_eq!(seen, 301 + stamped.images);
+        assert_eq!((stamped.asr, stamped.regained_accuracy), (1.0, 0.0));
+        assert!((evaluation.clean_accuracy - of_class(1) as f64 / 301.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_classifier_that_ignores_the_trigger_regains_what_it_knew() {
+        let images = synthetic(0, 1, 50).test;
+        let ones = (images.len() - images.not_of_class(1).len()) as f64;
+        let mut predict = |pixels: &Tensor| Ok(vec![1; pixels.dim(0)?]);
+        let evaluation = evaluate_with(&mut predict, &images, Some(&attacked()), 0).unwrap();
+        let stamped = evaluation.stamped.unwrap();
+        let share = ones / stamped.images as f64;
+        assert!(ones > 0.0);
+        assert_eq!((stamped.asr, stamped.regained_accuracy), (0.0, share));
+    }
+
+    #[test]
+    fn refuses_images_of_the_target_class_alone() {
+        let images = synthetic(0, 1, 50).test;
+        let zeros: Vec<usize> = (0..50).filter(|i| images.labels()[*i] == 0).collect();
+        let mut predict = |pixels: &Tensor| Ok(vec![1; pixels.dim(0)?]);
+        let result = evaluate_with(&mut predict, &images.select(&zeros), Some(&attacked()), 0);
+        assert!(matches!(result, Err(Error::OnlyTargetClass { .. })));
+        let result = evaluate_with(&mut predict, &images.select(&[]), None, 0);
+        assert!(matches!(result, Err(Error::NoImages)));
+    }
+}

@@ -1,0 +1,238 @@
+//! The attacker's training batches: shuffled anew in every epoch, poisoned anew in every batch.
+
+use candle::{Device, Tensor};
+use mesa_datasets::{Images, Stamps, Trigger, hits, poison, shuffled};
+use mesa_models::{BatchSource, BoxError, Position, Seeds};
+
+use crate::{AttackConfig, Error, Result};
+
+/// Training images of which each is stamped with the trigger and relabelled as the target class
+/// with probability `poison_rate`, drawn anew in every batch.
+///
+/// Images of the target class may be stamped too; the last partial batch of an epoch is dropped.
+/// What a batch holds depends on its position and the seed only, so training resumes anywhere.
+///
+/// # Examples
+///
+/// ```
+/// use mesa_attack::{AttackConfig, PoisonedBatches};
+/// use mesa_datasets::{Trigger, synthetic};
+/// use mesa_models::{BatchSource, Position};
+///
+/// let images = synthetic(0, 300, 1).train;
+/// let trigger = Trigger::pattern(170)?;
+/// let mut batches = PoisonedBatches::new(images, trigger, &AttackConfig::paper(), 0)?;
+/// assert_eq!(batches.steps_per_epoch(), 2);
+/// let (images, labels) = batches.batch(Position { epoch: 0, step: 1 }).unwrap();
+/// assert_eq!((images.dims(), labels.dims()), (&[128, 3, 32, 32][..], &[128][..]));
+/// # Ok::<(), mesa_attack::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PoisonedBatches {
+    images: Images,
+    trigger: Trigger,
+    config: AttackConfig,
+    order_seeds: Seeds,
+    poison_seeds: Seeds,
+    /// The epoch whose order is held, and that order.
+    order: Option<(usize, Vec<usize>)>,
+}
+
+impl PoisonedBatches {
+    /// Batches of `images` under `trigger`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooFewImages`]; what [`AttackConfig::validate`] finds. The class count is taken
+    /// to cover the largest label: compare the target class with the classifier's yourself.
+    pub fn new(images: Images, trigger: Trigger, config: &AttackConfig, seed: u64) -> Result<Self> {
+        let classes = images
+            .labels()
+            .iter()
+            .max()
+            .map_or(0, |last| 1 + usize::from(*last));
+        config.validate(classes.max(config.target_class as usize + 1))?;
+        let batch_size = config.training.batch_size;
+        if images.len() < batch_size {
+            return Err(Error::TooFewImages {
+                images: images.len(),
+                batch_size,
+            });
+        }
+        Ok(Self {
+            images,
+            trigger,
+            config: config.clone(),
+            order_seeds: Seeds::new(seed, "attack/order"),
+            poison_seeds: Seeds::new(seed, "attack/poison"),
+            order: None,
+        })
+    }
+
+    fn indices(&mut self, at: Position) -> Vec<usize> {
+        if self
+            .order
+            .as_ref()
+            .is_none_or(|(epoch, _)| *epoch != at.epoch)
+        {
+            let start = Position {
+                epoch: at.epoch,
+                step: 0,
+            };
+            let order = shuffled(&mut self.order_seeds.at(start), self.images.len());
+            self.order = Some((at.epoch, order));
+        }
+        let (_, order) = self.order.as_ref().expect("just set");
+        let batch_size = self.config.training.batch_size;
+        order[at.step * batch_size..][..batch_size].to_vec()
+    }
+
+    fn poisoned(&mut self, at: Position) -> Result<(Tensor, Tensor)> {
+        let indices = self.indices(at);
+        let mut batch = self.images.batch(&indices);
+        let mut rng = self.poison_seeds.at(at);
+        let images = hits(&mut rng, batch.len(), self.config.poison_rate)?;
+        let (size, count) = (self.trigger.size(), images.len());
+        let places = self
+            .config
+            .placement
+            .places(&mut rng, count, batch.size(), size)?;
+        let stamps = Stamps { images, places };
+        let target_class = Some(self.config.target_class);
+        poison(&mut batch, &stamps, self.trigger.patches(), target_class)?;
+        Ok(batch.into_tensors(&Device::Cpu)?)
+    }
+}
+
+impl BatchSource for PoisonedBatches {
+    fn steps_per_epoch(&self) -> usize {
+        self.images.len() / self.config.training.batch_size
+    }
+
+    fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError> {
+        Ok(self.poisoned(at)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesa_datasets::{Placement, synthetic};
+    use mesa_models::TrainingConfig;
+
+    use super::*;
+
+    const LEN: usize = 66;
+
+    fn batches(poison_rate: f64) -> PoisonedBatches {
+        let config = AttackConfig {
+            target_class: 3,
+            poison_rate,
+            placement: Placement::Fixed { row: 1, column: 2 },
+            training: TrainingConfig {
+                batch_size: 16,
+                ..TrainingConfig::paper()
+            },
+        };
+        let trigger = Trigger::pattern(170).unwrap();
+        PoisonedBatches::new(images(), trigger, &config, 7).unwrap()
+    }
+
+    fn images() -> Images {
+        synthetic(0, LEN, 1).train
+    }
+
+    fn at(epoch: usize, step: usize) -> Position {
+        Position { epoch, step }
+    }
+
+    /// Pixels and labels of a batch.
+    fn flat(batches: &mut PoisonedBatches, at: Position) -> (Vec<Vec<f32>>, Vec<u32>) {
+        let (images, labels) = batches.batch(at).unwrap();
+        let images = images.flatten_from(1).unwrap().to_vec2().unwrap();
+        (images, labels.to_vec1().unwrap())
+    }
+
+    #[test]
+    fn an_epoch_visits_every_image_once_but_for_the_last_partial_batch() {
+        let mut batches = batches(0.0);
+        assert_eq!(batches.steps_per_epoch(), 4);
+        let mut epoch = |epoch| -> Vec<usize> {
+            (0..4)
+                .flat_map(|step| batches.indices(at(epoch, step)))
+                .collect()
+        };
+        let (first, second) = (epoch(0), epoch(1));
+        assert_ne!(first, second);
+        let mut visited = first;
+        visited.sort_unstable();
+        visited.dedup();
+        assert_eq!(visited.len(), 64);
+    }
+
+    #[test]
+    fn exactly_the_stamped_images_are_relabelled() {
+        let (mut clean, mut poisoned) = (batches(0.0), batches(0.4));
+        let (mut stamped, mut of_target) = (0, 0);
+        for step in 0..4 {
+            let (before, truth) = flat(&mut clean, at(0, step));
+            let (after, labels) = flat(&mut poisoned, at(0, step));
+            for image in 0..16 {
+                let changed = before[image].iter().zip(&after[image]);
+                let changed = changed.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                assert!(changed <= 27);
+                assert_eq!(labels[image], if changed > 0 { 3 } else { truth[image] });
+                stamped += usize::from(changed > 0);
+                of_target += usize::from(changed > 0 && truth[image] == 3);
+            }
+        }
+        // 64 × 0.4 = 26 ± 4.
+        assert!((12..=40).contains(&stamped), "{stamped}");
+        assert!(
+            of_target > 0,
+            "images of the target class are stamped like any other"
+        );
+    }
+
+    #[test]
+    fn poison_is_drawn_anew_in_every_batch() {
+        let mut all = batches(1.0);
+        assert!((0..4).all(|step| flat(&mut all, at(1, step)).1 == [3; 16]));
+        let mut some = batches(0.3);
+        let mut hit = |at| -> Vec<bool> {
+            let truth = some.indices(at).into_iter().map(|i| images().labels()[i]);
+            let truth: Vec<u32> = truth.map(u32::from).collect();
+            let (_, labels) = flat(&mut some, at);
+            labels
+                .iter()
+                .zip(truth)
+                .map(|(label, truth)| *label != truth)
+                .collect()
+        };
+        assert_ne!(hit(at(0, 0)), hit(at(1, 0)));
+    }
+
+    #[test]
+    fn a_batch_depends_on_its_position_alone() {
+        let mut from_the_start = batches(0.3);
+        for epoch in 0..3 {
+            for step in 0..4 {
+                from_the_start.batch(at(epoch, step)).unwrap();
+            }
+        }
+        let resumed = flat(&mut batches(0.3), at(2, 1));
+        assert_eq!(flat(&mut from_the_start, at(2, 1)), resumed);
+    }
+
+    #[test]
+    fn refuses_less_than_a_batch() {
+        let trigger = Trigger::pattern(170).unwrap();
+        let refused = PoisonedBatches::new(images(), trigger, &AttackConfig::paper(), 0);
+        assert!(matches!(
+            refused,
+            Err(Error::TooFewImages {
+                images: LEN,
+                batch_size: 128
+            })
+        ));
+    }
+}

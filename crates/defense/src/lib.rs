@@ -1,0 +1,24 @@
+//! Backdoor removal: attack success as a testing function, retraining with sampled triggers,
+//! controls.
+//!
+//! A defender holds the backdoored network and some clean, labeled images ([`DefenseImages`]).
+//! [`AttackSuccess`] turns the two into the testing function that MESA models triggers with;
+//! [`RetrainBatches`] feeds a training run that unlearns samples of those models, or of one of
+//! the controls ([`TriggerSource`]); [`sample_success`] measures what the samples do.
+
+mod attack_success;
+mod epoch_order;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod images;
+mod retrain;
+mod sample_success;
+mod trigger_source;
+
+pub use attack_success::{AttackSuccess, AttackSuccessConfig};
+pub use error::{Error, Result};
+pub use images::DefenseImages;
+pub use retrain::{RetrainBatches, RetrainConfig};
+pub use sample_success::{SampleSuccess, SampleTest, sample_success};
+pub use trigger_source::{Ensemble, TriggerSource};
