@@ -1,0 +1,34 @@
+//! What a run measured, and where it keeps it.
+//!
+//! Nothing here knows tensors: `xtask` links this crate and must build in
+//! seconds.
+//!
+//! - [`Summary`] and its [`Row`]s are `summary.json`, the result of a run.
+//! - [`StepRecord`] is the JSON file of one finished step; [`Step`] says what
+//!   decides its [`Key`], by which a later run knows whether to reuse it.
+//! - [`RunDir`] is the folder of a run, [`Lock`] the claim of one process on it.
+//! - [`write_json`] and [`write_text`] replace a file whole or not at all.
+
+mod atomic;
+mod error;
+mod file_digest;
+mod key;
+mod lock;
+mod machine;
+mod plan;
+mod run_dir;
+mod step_record;
+mod summary;
+mod trigger_name;
+
+pub use atomic::{read_json, write_json, write_text};
+pub use error::{Error, Result};
+pub use file_digest::file_digest;
+pub use key::{Key, Step};
+pub use lock::{Holder, Lock};
+pub use machine::{host_name, peak_rss_mb, utc};
+pub use plan::{Plan, PlannedChain, PlannedStage};
+pub use run_dir::{RunDir, StepFiles};
+pub use step_record::{DataRecord, StepRecord};
+pub use summary::{ATTACK_TOOK, Difference, Mixture, MixtureWeight, NetworkRecord, Row, Summary};
+pub use trigger_name::TriggerName;

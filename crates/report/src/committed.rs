@@ -1,0 +1,434 @@
+//! Committed records → README's result table and `docs/results.md`.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use mesa_record::{Row, Summary, TriggerName, read_json, write_text};
+
+use crate::{
+    Error, Report, Result,
+    format::{data_words, hardware, memory, percent, seconds},
+    means::{kinds, means, worst_words},
+    paper::paper_figure,
+    report::{network_table, networks},
+};
+
+/// The line above README's generated block.
+pub const README_BEGIN: &str = "<!-- results:begin -->";
+/// The line below it.
+pub const README_END: &str = "<!-- results:end -->";
+
+/// Networks that `docs/results.md` lists one by one at most; beyond, the table
+/// of their ASR has to do.
+const MOST_NETWORKS: usize = 12;
+
+/// A file that is made from the committed records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedFile {
+    /// Where it belongs.
+    pub path: PathBuf,
+    /// What it shall hold.
+    pub text: String,
+}
+
+impl GeneratedFile {
+    /// Whether the file on disk holds just that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it exists and cannot be read.
+    pub fn is_current(&self) -> Result<bool> {
+        Ok(self.path.exists() && fs_err::read_to_string(&self.path)? == self.text)
+    }
+
+    /// Writes it where it is not current; returns whether it had to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Record`] if it cannot be written.
+    pub fn write(&self) -> Result<bool> {
+        let stale = !self.is_current()?;
+        if stale {
+            write_text(&self.path, &self.text)?;
+        }
+        Ok(stale)
+    }
+}
+
+/// Every `summary.json` below `docs/records`, by path.
+///
+/// # Errors
+///
+/// If one cannot be read or is no summary.
+pub fn read_committed(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
+    let mut paths = Vec::new();
+    find(&root.join("docs/records"), &mut paths)?;
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| Ok((path.clone(), read_json(&path)?)))
+        .collect()
+}
+
+/// `README.md` with its result table and `docs/results.md`, as the committed
+/// records below `root` say they shall be.
+///
+/// # Errors
+///
+/// [`Error::MissingMarker`] if README lacks a mark, else if a file cannot be read.
+///
+/// # Examples
+///
+/// ```no_run
+/// for file in mesa_report::committed_files(std::path::Path::new("."))? {
+///     file.write()?;
+/// }
+/// # Ok::<(), mesa_report::Error>(())
+/// ```
+pub fn committed_files(root: &Path) -> Result<Vec<GeneratedFile>> {
+    let records = read_committed(root)?
+        .into_iter()
+        .map(|(_, summary)| summary)
+        .collect();
+    let runs = merged(records);
+    let readme = root.join("README.md");
+    let text = with_block(
+        &readme,
+        &fs_err::read_to_string(&readme)?,
+        &readme_block(&runs),
+    )?;
+    let results = GeneratedFile {
+        path: root.join("docs/results.md"),
+        text: results_page(&runs),
+    };
+    Ok(vec![GeneratedFile { path: readme, text }, results])
+}
+
+fn find(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find(&path, found)?;
+        } else if path.file_name().is_some_and(|name| name == "summary.json") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// One summary for each preset, data set, device and engine: sweeps are run in
+/// parts. A row that occurs twice is taken from the run that computed it, else
+/// from the first.
+fn merged(records: Vec<Summary>) -> Vec<Summary> {
+    let mut runs: BTreeMap<_, Summary> = BTreeMap::new();
+    for record in records {
+        let order = match record.preset.as_str() {
+            "paper" => 0,
+            "cpu" => 1,
+            "quick" => 2,
+            _ => 3,
+        };
+        let key = (
+            record.data == "synthetic",
+            order,
+            record.preset.clone(),
+            record.data.clone(),
+            record.device.clone(),
+            record.engine_version,
+        );
+        match runs.get_mut(&key) {
+            None => drop(runs.insert(key, record)),
+            Some(run) => merge(run, record),
+        }
+    }
+    runs.into_values().collect()
+}
+
+fn merge(run: &mut Summary, more: Summary) {
+    run.wall_s += more.wall_s;
+    run.peak_rss_mb = match (run.peak_rss_mb, more.peak_rss_mb) {
+        (Some(one), Some(other)) => Some(one.max(other)),
+        (one, other) => one.or(other),
+    };
+    for difference in more.differences {
+        if !run.differences.contains(&difference) {
+            run.differences.push(difference);
+        }
+    }
+    for row in more.rows {
+        let same = |known: &&mut Row| {
+            (&known.trigger, known.seed, &known.method) == (&row.trigger, row.seed, &row.method)
+        };
+        match run.rows.iter_mut().find(same) {
+            None => run.rows.push(row),
+            Some(known) if known.committed && !row.committed => *known = row,
+            Some(_) => {}
+        }
+    }
+}
+
+/// The text with everything between the marks replaced.
+fn with_block(path: &Path, text: &str, block: &str) -> Result<String> {
+    let missing = |marker| Error::MissingMarker {
+        path: path.to_owned(),
+        marker,
+    };
+    let (before, rest) = text
+        .split_once(README_BEGIN)
+        .ok_or_else(|| missing(README_BEGIN))?;
+    let (_, after) = rest
+        .split_once(README_END)
+        .ok_or_else(|| missing(README_END))?;
+    Ok(format!(
+        "{before}{README_BEGIN}\n\n{block}\n{README_END}{after}"
+    ))
+}
+
+/// README's table: the paper and ours; what made it, in which time, on what.
+fn readme_block(runs: &[Summary]) -> String {
+    if runs.is_empty() {
+        return "No run is committed yet.\n".to_owned();
+    }
+    let blocks: Vec<String> = runs.iter().map(readme_run).collect();
+    blocks.join("\n")
+}
+
+fn readme_run(run: &Summary) -> String {
+    let mut text = String::new();
+    for kind in kinds(run) {
+        let _ = write!(
+            text,
+            "**{}, preset `{}`, {}**: ASR of the attacker's trigger in percent, mean (worst) over networks\n\n\
+             | method | paper | ours | networks | our clean accuracy |\n\
+             | --- | ---: | ---: | ---: | ---: |\n",
+            data_words(&run.data),
+            run.preset,
+            kind.words(),
+        );
+        for means in means(run, kind) {
+            let worst = |figure: &str| format!(" ({})", worst_words(&means.method, figure));
+            let paper = paper_figure(&run.data, kind, &means.method).map(|paper| {
+                let lowest_or_highest = paper.worst.map(|figure| worst(&format!("{figure:.1}")));
+                format!("{}{}", paper.mean, lowest_or_highest.unwrap_or_default())
+            });
+            let _ = writeln!(
+                text,
+                "| {} | {} | {}{} | {} | {} |",
+                means.method,
+                paper.unwrap_or_default(),
+                percent(means.asr),
+                worst(&percent(means.worst)),
+                means.count,
+                percent(means.clean_accuracy),
+            );
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(
+        text,
+        "`{}` · {} · peak memory {} · {}",
+        commands(run).join("` and `"),
+        seconds(run.wall_s),
+        memory(run.peak_rss_mb),
+        hardware(run),
+    );
+    text
+}
+
+/// `docs/results.md`.
+fn results_page(runs: &[Summary]) -> String {
+    let mut text = "# Results\n\n\
+        Generated by `cargo xtask report` from `docs/records/**/summary.json`; do not edit.\n\n\
+        ASR: share of stamped images, not of the target class, that are given the target class. \
+        Regained: share of those images that are given their true class. Sample ASR: that of the \
+        sub-model's own samples. In level set: share of samples whose mean target probability is β \
+        or more. Entropy: lower bound on the information between noise and noisy samples, which \
+        ranks spread and is no volume. The paper's figures: width 64, mean and worst over 51 \
+        black/white triggers or mean over 10 color triggers.\n"
+        .to_owned();
+    if runs.is_empty() {
+        text.push_str("\nNo run is committed yet.\n");
+    }
+    for run in runs {
+        let _ = write!(
+            text,
+            "\n## {} on {}, {}\n\n```text\n{}\n```\n\n",
+            run.preset,
+            data_words(&run.data),
+            run.device,
+            commands(run).join("\n")
+        );
+        text.push_str(&Report::of(run).to_markdown());
+        text.push_str(&each_network(run));
+    }
+    text
+}
+
+/// The full table of every network, where a sweep is small enough.
+fn each_network(run: &Summary) -> String {
+    let networks = networks(run);
+    if !(2..=MOST_NETWORKS).contains(&networks.len()) {
+        return String::new();
+    }
+    let mut text = "\n### Every network\n".to_owned();
+    for (trigger, seed) in networks {
+        let table = network_table(run, (trigger, seed)).to_markdown();
+        let _ = write!(text, "\nTrigger {trigger}, seed {seed}:\n\n{table}");
+    }
+    text
+}
+
+/// The commands that make a run, one for each set of triggers with the same seeds.
+fn commands(run: &Summary) -> Vec<String> {
+    let mut seeds_of: BTreeMap<&TriggerName, Vec<u64>> = BTreeMap::new();
+    for (trigger, seed) in networks(run) {
+        seeds_of.entry(trigger).or_default().push(seed);
+    }
+    let mut triggers_of: BTreeMap<Vec<u64>, Vec<&TriggerName>> = BTreeMap::new();
+    for (trigger, seeds) in seeds_of {
+        triggers_of.entry(seeds).or_default().push(trigger);
+    }
+    let mut commands = Vec::new();
+    for (seeds, triggers) in triggers_of {
+        commands.extend(
+            ranges(&seeds)
+                .iter()
+                .map(|seeds| command(run, &triggers, seeds)),
+        );
+    }
+    commands
+}
+
+fn command(run: &Summary, triggers: &[&TriggerName], seeds: &Range<u64>) -> String {
+    let mut command = format!("cargo xtask reproduce --preset {}", run.preset);
+    if run.data == "synthetic" {
+        command.push_str(" --data synthetic");
+    }
+    let are_patterns = triggers
+        .iter()
+        .all(|trigger| matches!(trigger, TriggerName::Pattern(_)));
+    let names: Vec<String> = triggers.iter().map(ToString::to_string).collect();
+    // There are 51 classes of patterns.
+    let all = are_patterns && triggers.len() == 51;
+    let list = if all {
+        "all".to_owned()
+    } else {
+        names.join(",")
+    };
+    let _ = write!(command, " --triggers {list}");
+    if *seeds != (0..1) {
+        let _ = write!(command, " --seeds {}..{}", seeds.start, seeds.end);
+    }
+    command
+}
+
+/// Sorted seeds as half-open ranges.
+fn ranges(seeds: &[u64]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for &seed in seeds {
+        match ranges.last_mut() {
+            Some(range) if range.end == seed => range.end += 1,
+            _ => ranges.push(seed..seed + 1),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up;
+
+    fn repository(summaries: &[(&str, Summary)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let readme = format!("# Title\n\n{README_BEGIN}\nold\n{README_END}\n\nrest\n");
+        fs_err::write(root.path().join("README.md"), readme).unwrap();
+        for (place, summary) in summaries {
+            let path = root
+                .path()
+                .join("docs/records")
+                .join(place)
+                .join("summary.json");
+            mesa_record::write_json(&path, summary).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn files_are_current_once_written() {
+        let root = repository(&[("one", made_up::sweep())]);
+        let files = committed_files(root.path()).unwrap();
+        assert!(files.iter().all(|file| file.write().unwrap()));
+        let again = committed_files(root.path()).unwrap();
+        assert!(again.iter().all(|file| file.is_current().unwrap()));
+        let readme = fs_err::read_to_string(root.path().join("README.md")).unwrap();
+        assert!(readme.starts_with("# Title\n") && readme.ends_with("\n\nrest\n"));
+        assert!(!readme.contains("old"));
+    }
+
+    #[test]
+    fn pages_look_as_they_did() {
+        let mut other = made_up::single();
+        other.preset = "quick".into();
+        let runs = merged(vec![other, made_up::sweep()]);
+        insta::assert_snapshot!("readme_block", readme_block(&runs));
+        insta::assert_snapshot!("results_page", results_page(&runs));
+    }
+
+    #[test]
+    fn parts_of_a_sweep_become_one_run() {
+        let (mut one, mut two) = (made_up::sweep(), made_up::sweep());
+        one.rows.truncate(4);
+        for row in &mut one.rows {
+            row.committed = true;
+            row.asr = 0.5;
+        }
+        two.wall_s = 100.0;
+        let runs = merged(vec![one, two]);
+        assert_eq!(runs.len(), 1);
+        assert_eq!(runs[0].rows, made_up::sweep().rows);
+        assert!((runs[0].wall_s - 300.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn commands_say_no_more_than_was_run() {
+        let expected = [
+            "cargo xtask reproduce --preset made-up --triggers 0,color:3",
+            "cargo xtask reproduce --preset made-up --triggers 170 --seeds 0..2",
+        ];
+        assert_eq!(commands(&made_up::sweep()), expected);
+        assert_eq!(ranges(&[0, 1, 4]), [0..2, 4..5]);
+    }
+
+    #[test]
+    fn nothing_committed_is_said() {
+        let root = repository(&[]);
+        let files = committed_files(root.path()).unwrap();
+        assert!(
+            files
+                .iter()
+                .all(|file| file.text.contains("No run is committed yet"))
+        );
+    }
+
+    #[test]
+    fn a_readme_without_marks_is_refused() {
+        let root = repository(&[]);
+        fs_err::write(root.path().join("README.md"), "no marks").unwrap();
+        let error = committed_files(root.path()).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::MissingMarker {
+                marker: README_BEGIN,
+                ..
+            }
+        ));
+    }
+}

@@ -1,0 +1,80 @@
+//! Rows for spreadsheets and scripts.
+
+use mesa_record::Summary;
+
+use crate::paper::rank;
+
+const COLUMNS: &str = "preset,data,device,trigger,seed,method,asr,clean_accuracy,regained_accuracy,\
+    wall_s,sample_asr,in_level_set,entropy_nats,entropy_se,sample_std,attack_took,committed";
+
+/// Every row as comma-separated values: fractions in [0, 1] as in
+/// `summary.json`, not the percent of the printed tables; empty where a method
+/// has no such figure.
+///
+/// # Examples
+///
+/// ```
+/// let summary: mesa_record::Summary = serde_json::from_str(
+///     r#"{"preset": "quick", "data": "cifar10", "device": "cpu", "wall_s": 1.0,
+///         "peak_rss_mb": null, "rows": []}"#,
+/// )?;
+/// assert_eq!(mesa_report::csv(&summary).lines().count(), 1);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+pub fn csv(summary: &Summary) -> String {
+    let mut rows: Vec<_> = summary.rows.iter().collect();
+    rows.sort_by_key(|row| (&row.trigger, row.seed, rank(&row.method)));
+    let optional =
+        |figure: Option<f64>| figure.map(|figure| figure.to_string()).unwrap_or_default();
+    let mut text = format!("{COLUMNS}\n");
+    for row in rows {
+        let took = summary.attack_took(&row.trigger, row.seed);
+        let cells = [
+            quoted(&summary.preset),
+            quoted(&summary.data),
+            quoted(&summary.device),
+            quoted(&row.trigger.to_string()),
+            row.seed.to_string(),
+            quoted(&row.method),
+            row.asr.to_string(),
+            row.clean_accuracy.to_string(),
+            row.regained_accuracy.to_string(),
+            row.wall_s.to_string(),
+            optional(row.sample_asr),
+            optional(row.in_level_set),
+            optional(row.entropy_nats),
+            optional(row.entropy_se),
+            optional(row.sample_std),
+            took.map(|took| took.to_string()).unwrap_or_default(),
+            row.committed.to_string(),
+        ];
+        text.push_str(&cells.join(","));
+        text.push('\n');
+    }
+    text
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up;
+
+    #[test]
+    fn keeps_fractions_and_leaves_gaps() {
+        insta::assert_snapshot!(csv(&made_up::single()));
+    }
+
+    #[test]
+    fn quotes_what_would_end_a_cell() {
+        assert_eq!(quoted("a,\"b\""), "\"a,\"\"b\"\"\"");
+        assert_eq!(quoted("mesa:0.9"), "mesa:0.9");
+    }
+}

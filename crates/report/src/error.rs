@@ -1,0 +1,36 @@
+//! What can go wrong when tables and figures are made.
+
+use std::path::PathBuf;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong when tables and figures are made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A record could not be read or a file not be written.
+    #[error(transparent)]
+    Record(#[from] mesa_record::Error),
+    /// A file or folder could not be read; the source names it.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The marks between which a generated block stands are not there.
+    #[error("{} has no line {marker}", path.display())]
+    MissingMarker {
+        /// The file.
+        path: PathBuf,
+        /// The line that was looked for.
+        marker: &'static str,
+    },
+    /// Pixels that are no whole number of patches.
+    #[error("{pixels} numbers are no whole number of {height}x{width} patches in three channels")]
+    PatchShape {
+        /// How many numbers were given.
+        pixels: usize,
+        /// Height of a patch.
+        height: usize,
+        /// Width of a patch.
+        width: usize,
+    },
+}

@@ -1,0 +1,70 @@
+//! Numbers as people read them.
+
+use mesa_record::Summary;
+
+/// A fraction as percent with one decimal, the sign left to the heading.
+pub(crate) fn percent(fraction: f64) -> String {
+    format!("{:.1}", fraction * 100.0)
+}
+
+/// The same where there may be none.
+pub(crate) fn percent_or_blank(fraction: Option<f64>) -> String {
+    fraction.map(percent).unwrap_or_default()
+}
+
+/// A time in the unit that suits it.
+pub(crate) fn seconds(seconds: f64) -> String {
+    if seconds < 99.5 {
+        format!("{seconds:.0} s")
+    } else if seconds < 99.5 * 60.0 {
+        format!("{:.1} min", seconds / 60.0)
+    } else {
+        format!("{:.1} h", seconds / 3600.0)
+    }
+}
+
+/// The data set, in words nobody can mistake.
+pub(crate) fn data_words(data: &str) -> &str {
+    match data {
+        "cifar10" => "CIFAR-10",
+        "cifar100" => "CIFAR-100",
+        "synthetic" => "SYNTHETIC data (ten built-in classes, not CIFAR-10)",
+        other => other,
+    }
+}
+
+/// Where a run was made: device, kernels, threads, processor.
+pub(crate) fn hardware(summary: &Summary) -> String {
+    let mut parts = vec![summary.device.clone()];
+    if !summary.kernel_path.is_empty() {
+        parts.push(format!("{} kernels", summary.kernel_path));
+    }
+    if summary.threads > 0 {
+        parts.push(format!("{} threads", summary.threads));
+    }
+    if !summary.processor.is_empty() {
+        parts.push(summary.processor.clone());
+    }
+    parts.join(", ")
+}
+
+/// Peak memory, or that nobody measured it.
+pub(crate) fn memory(peak_rss_mb: Option<f64>) -> String {
+    peak_rss_mb.map_or_else(
+        || "not measured".to_owned(),
+        |peak| format!("{peak:.0} MiB"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_suit_their_size() {
+        assert_eq!(seconds(4.4), "4 s");
+        assert_eq!(seconds(200.0), "3.3 min");
+        assert_eq!(seconds(9000.0), "2.5 h");
+        assert_eq!(percent(0.034), "3.4");
+    }
+}

@@ -1,0 +1,28 @@
+//! Records of runs as tables and figures.
+//!
+//! - [`Report`] turns a [`mesa_record::Summary`] into [`Table`]s with notes, for a
+//!   terminal or a document; [`csv`] gives the rows to scripts.
+//! - [`paper_figure`] is what the paper says, to stand beside ours.
+//! - [`SamplesPicture`] draws sampled triggers as little patches.
+//! - [`committed_files`] makes `docs/results.md` and README's result table from the
+//!   committed records.
+
+mod committed;
+mod csv;
+mod error;
+mod format;
+#[cfg(test)]
+mod made_up;
+mod means;
+mod paper;
+mod picture;
+mod report;
+mod table;
+
+pub use committed::{GeneratedFile, README_BEGIN, README_END, committed_files, read_committed};
+pub use csv::csv;
+pub use error::{Error, Result};
+pub use paper::{PaperFigure, TriggerKind, paper_figure};
+pub use picture::{SampleGroup, SamplesPicture};
+pub use report::Report;
+pub use table::Table;

@@ -1,0 +1,80 @@
+//! Made-up figures for tests: nobody measured them.
+
+use mesa_record::{Difference, Mixture, MixtureWeight, NetworkRecord, Row, Summary};
+
+fn summary(rows: Vec<Row>) -> Summary {
+    Summary {
+        preset: "made-up".into(),
+        data: "cifar10".into(),
+        device: "cpu".into(),
+        wall_s: 200.0,
+        peak_rss_mb: Some(512.4),
+        rows,
+        version: "0.0.0".into(),
+        engine_version: 1,
+        kernel_path: "portable".into(),
+        threads: 2,
+        processor: "a processor".into(),
+        data_digest: String::new(),
+        clean_network: Some(NetworkRecord {
+            source: "made-up.safetensors".into(),
+            sha256: String::new(),
+            test_accuracy: 0.915,
+        }),
+        differences: vec![Difference {
+            name: "backdoor.training.epochs".into(),
+            paper: "10".into(),
+            here: "2".into(),
+        }],
+    }
+}
+
+fn network(trigger: &str, seed: u64, before: f64, after: f64) -> Vec<Row> {
+    let row = |method: &str, asr: f64| {
+        let mut row = Row::new(trigger.into(), seed, method, [asr, 0.91, 0.9 * (1.0 - asr)]);
+        row.wall_s = 12.0;
+        row
+    };
+    let mut mesa = row("mesa:0.9", after);
+    mesa.sample_asr = Some(0.931);
+    mesa.in_level_set = Some(0.875);
+    mesa.entropy_nats = Some(3.456);
+    mesa.entropy_se = Some(0.021);
+    mesa.sample_std = Some(0.21);
+    vec![
+        row("ideal", 0.021),
+        mesa,
+        row("backdoored", before),
+        row("clean", 0.009),
+    ]
+}
+
+/// One network, one row of which was taken over.
+pub(crate) fn single() -> Summary {
+    let mut rows = network("170", 0, 0.963, 0.034);
+    rows[0].committed = true;
+    let mut weighted = Row::new("170".into(), 0, "ensemble:weighted", [0.03, 0.91, 0.87]);
+    let weight = |beta, gamma, gamma_equal_entropy| MixtureWeight {
+        beta,
+        gamma,
+        gamma_se: 0.01,
+        gamma_equal_entropy,
+    };
+    weighted.mixture = Some(Mixture {
+        weights: vec![weight(0.9, 0.05, 0.111), weight(0.5, 0.95, 0.889)],
+        readable: false,
+    });
+    rows.push(weighted);
+    summary(rows)
+}
+
+/// Three networks, of which one was not taken, and one with a color trigger.
+pub(crate) fn sweep() -> Summary {
+    let networks = [
+        network("170", 0, 0.96, 0.03),
+        network("170", 1, 0.94, 0.05),
+        network("0", 0, 0.20, 0.08),
+        network("color:3", 0, 0.99, 0.02),
+    ];
+    summary(networks.concat())
+}

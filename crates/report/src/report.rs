@@ -1,0 +1,330 @@
+//! What a run measured, as tables with notes.
+
+use std::fmt::Write as _;
+
+use mesa_record::{ATTACK_TOOK, Row, Summary, TriggerName};
+
+use crate::{
+    Table,
+    format::{data_words, hardware, memory, percent, percent_or_blank, seconds},
+    means,
+    paper::rank,
+};
+
+/// What a run measured, as tables with notes below: for one network a row for
+/// each method, for a sweep means, worst cases and the ASR of every network.
+///
+/// # Examples
+///
+/// ```
+/// use mesa_record::{Row, Summary};
+/// use mesa_report::Report;
+///
+/// // Made-up figures.
+/// let summary: Summary = serde_json::from_str(
+///     r#"{"preset": "quick", "data": "synthetic", "device": "cpu", "wall_s": 200.0,
+///         "peak_rss_mb": 500.0, "rows": [{"trigger": 170, "seed": 0, "method": "ideal",
+///         "asr": 0.021, "clean_accuracy": 0.91, "regained_accuracy": 0.9, "wall_s": 40.0}]}"#,
+/// )?;
+/// let text = Report::of(&summary).to_terminal();
+/// assert!(text.contains("SYNTHETIC") && text.contains("2.1"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The tables, the main one first.
+    pub tables: Vec<Table>,
+    /// What a reader has to know beside them, one line each.
+    pub notes: Vec<String>,
+}
+
+/// One attacked network: a trigger and a seed.
+pub(crate) type Network<'a> = (&'a TriggerName, u64);
+
+impl Report {
+    /// The report of a run.
+    pub fn of(summary: &Summary) -> Self {
+        let networks = networks(summary);
+        let tables = match networks[..] {
+            [network] => vec![network_table(summary, network)],
+            _ => means::tables(summary)
+                .into_iter()
+                .chain([asr_table(summary)])
+                .collect(),
+        };
+        Self {
+            tables,
+            notes: notes(summary),
+        }
+    }
+
+    /// For a terminal.
+    pub fn to_terminal(&self) -> String {
+        let tables: Vec<String> = self.tables.iter().map(Table::to_terminal).collect();
+        let mut text = tables.join("\n");
+        for note in &self.notes {
+            text.push_str(note);
+            text.push('\n');
+        }
+        text
+    }
+
+    /// For a document: titles in bold, notes as a list.
+    pub fn to_markdown(&self) -> String {
+        let mut text = String::new();
+        for table in &self.tables {
+            let _ = write!(text, "**{}**\n\n{}\n", table.title, table.to_markdown());
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "- {note}");
+        }
+        text
+    }
+}
+
+/// One row for each method on one network.
+pub(crate) fn network_table(summary: &Summary, network: Network<'_>) -> Table {
+    let (trigger, seed) = network;
+    let title = format!("{} · trigger {trigger}, seed {seed}", run_words(summary));
+    let columns = [
+        "method",
+        "ASR %",
+        "clean\nacc. %",
+        "regained\n%",
+        "sample\nASR %",
+        "in level\nset %",
+        "entropy,\nnats",
+        "time",
+        "remark",
+    ];
+    let mut table = Table::new(title, &columns);
+    let mut rows: Vec<&Row> = rows_of(summary, network).collect();
+    rows.sort_by_key(|row| rank(&row.method));
+    table.rows = rows.into_iter().map(|row| cells(summary, row)).collect();
+    table.without_blank_columns()
+}
+
+/// The ASR of every network, a row for each and a column for each method.
+fn asr_table(summary: &Summary) -> Table {
+    let methods = methods(summary);
+    let mut columns = vec!["trigger", "seed"];
+    columns.extend(methods.iter().copied());
+    columns.push("remark");
+    let mut table = Table::new(
+        format!("{} · ASR % of every network", run_words(summary)),
+        &columns,
+    );
+    for (trigger, seed) in networks(summary) {
+        let mut cells = vec![trigger.to_string(), seed.to_string()];
+        let figure = |method: &&str| summary.row(trigger, seed, method).map(|row| row.asr);
+        cells.extend(
+            methods
+                .iter()
+                .map(|method| percent_or_blank(figure(method))),
+        );
+        let committed = rows_of(summary, (trigger, seed)).any(|row| row.committed);
+        cells.push(remark(takes(summary, (trigger, seed)), committed));
+        table.rows.push(cells);
+    }
+    table.without_blank_columns()
+}
+
+/// The preset, the data and the device, for titles.
+pub(crate) fn run_words(summary: &Summary) -> String {
+    format!(
+        "{} · {} · {}",
+        summary.preset,
+        data_words(&summary.data),
+        summary.device
+    )
+}
+
+/// Every network, by trigger and seed.
+pub(crate) fn networks(summary: &Summary) -> Vec<Network<'_>> {
+    let mut networks: Vec<_> = summary
+        .rows
+        .iter()
+        .map(|row| (&row.trigger, row.seed))
+        .collect();
+    networks.sort();
+    networks.dedup();
+    networks
+}
+
+/// Every method, in the order of all tables.
+pub(crate) fn methods(summary: &Summary) -> Vec<&str> {
+    let mut methods: Vec<_> = summary.rows.iter().map(|row| row.method.as_str()).collect();
+    methods.sort_by_key(|method| rank(method));
+    methods.dedup();
+    methods
+}
+
+/// Whether the attack on a network took, as far as anybody knows.
+pub(crate) fn takes(summary: &Summary, (trigger, seed): Network<'_>) -> bool {
+    summary.attack_took(trigger, seed).unwrap_or(true)
+}
+
+fn rows_of<'a>(summary: &'a Summary, network: Network<'a>) -> impl Iterator<Item = &'a Row> {
+    summary
+        .rows
+        .iter()
+        .filter(move |row| (&row.trigger, row.seed) == network)
+}
+
+fn cells(summary: &Summary, row: &Row) -> Vec<String> {
+    let entropy = match (row.entropy_nats, row.entropy_se) {
+        (Some(nats), Some(error)) => format!("{nats:.2} ± {error:.2}"),
+        (Some(nats), None) => format!("{nats:.2}"),
+        _ => String::new(),
+    };
+    vec![
+        row.method.clone(),
+        percent(row.asr),
+        percent(row.clean_accuracy),
+        percent(row.regained_accuracy),
+        percent_or_blank(row.sample_asr),
+        percent_or_blank(row.in_level_set),
+        entropy,
+        seconds(row.wall_s),
+        // The clean network was attacked by nobody.
+        remark(
+            row.method == "clean" || takes(summary, (&row.trigger, row.seed)),
+            row.committed,
+        ),
+    ]
+}
+
+fn remark(takes: bool, committed: bool) -> String {
+    let remarks = [
+        (!takes, "attack did not take"),
+        (committed, "committed record"),
+    ];
+    let said: Vec<&str> = remarks
+        .into_iter()
+        .filter(|(say, _)| *say)
+        .map(|(_, what)| what)
+        .collect();
+    said.join("; ")
+}
+
+fn notes(summary: &Summary) -> Vec<String> {
+    let mut notes = Vec::new();
+    for difference in &summary.differences {
+        let (name, paper, here) = (&difference.name, &difference.paper, &difference.here);
+        notes.push(format!("differs from the paper: {name}: {paper} → {here}"));
+    }
+    notes.extend(attack_note(summary));
+    notes.extend(
+        summary
+            .rows
+            .iter()
+            .filter_map(|row| mixture_note(summary, row)),
+    );
+    let committed = summary.rows.iter().filter(|row| row.committed).count();
+    if committed > 0 {
+        notes.push(format!(
+            "{committed} of {} rows come from committed records, not from this run",
+            summary.rows.len()
+        ));
+    }
+    if let Some(network) = &summary.clean_network {
+        let (source, accuracy) = (&network.source, percent(network.test_accuracy));
+        notes.push(format!(
+            "clean network: {source}, {accuracy} % of all test images"
+        ));
+    }
+    notes.push("ASR and regained: of stamped images that are not of the target class".to_owned());
+    let (time, peak) = (seconds(summary.wall_s), memory(summary.peak_rss_mb));
+    notes.push(format!(
+        "wall time {time}; peak memory {peak}; {}",
+        hardware(summary)
+    ));
+    notes
+}
+
+fn attack_note(summary: &Summary) -> Option<String> {
+    let networks = networks(summary);
+    let missed: Vec<String> = networks
+        .iter()
+        .filter(|&&network| !takes(summary, network))
+        .map(|(trigger, seed)| format!("{trigger} (seed {seed})"))
+        .collect();
+    (!missed.is_empty()).then(|| {
+        format!(
+            "attack did not take (ASR below {:.0} %) on {} of {} networks, which stay out of means: {}",
+            ATTACK_TOOK * 100.0,
+            missed.len(),
+            networks.len(),
+            missed.join(", ")
+        )
+    })
+}
+
+fn mixture_note(summary: &Summary, row: &Row) -> Option<String> {
+    let mixture = row.mixture.as_ref()?;
+    let weights: Vec<String> = mixture
+        .weights
+        .iter()
+        .map(|weight| {
+            format!(
+                "β {}: {:.3} ± {:.3} ({:.3} at equal h)",
+                weight.beta, weight.gamma, weight.gamma_se, weight.gamma_equal_entropy
+            )
+        })
+        .collect();
+    let place = match networks(summary)[..] {
+        [_] => String::new(),
+        _ => format!(" of trigger {}, seed {}", row.trigger, row.seed),
+    };
+    let verdict = if mixture.readable {
+        ""
+    } else {
+        "; γ cannot be read: h does not fall as β rises"
+    };
+    Some(format!("γ{place}: {}{verdict}", weights.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up;
+
+    #[test]
+    fn one_network_is_one_table_of_methods() {
+        insta::assert_snapshot!(Report::of(&made_up::single()).to_terminal());
+    }
+
+    #[test]
+    fn a_sweep_has_means_and_every_network() {
+        insta::assert_snapshot!(Report::of(&made_up::sweep()).to_terminal());
+    }
+
+    #[test]
+    fn documents_get_markdown() {
+        insta::assert_snapshot!(Report::of(&made_up::sweep()).to_markdown());
+    }
+
+    #[test]
+    fn synthetic_data_is_said_in_every_title() {
+        let summary = Summary {
+            data: "synthetic".into(),
+            ..made_up::sweep()
+        };
+        let report = Report::of(&summary);
+        assert!(
+            report
+                .tables
+                .iter()
+                .all(|table| table.title.contains("SYNTHETIC"))
+        );
+    }
+
+    #[test]
+    fn a_summary_without_rows_is_no_problem() {
+        let summary = Summary {
+            rows: Vec::new(),
+            ..made_up::single()
+        };
+        assert!(Report::of(&summary).to_terminal().contains("peak memory"));
+    }
+}
