@@ -1,0 +1,136 @@
+//! What can be said on the command line: clap types, nothing else.
+
+mod runs;
+mod steps;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use runs::{Plan, Report, Run, Selection};
+pub(crate) use steps::{
+    Attack, Control, DataCommand, Defend, Evaluate, Fit, Pretrain, Sample, ScheduleName, SplitName,
+};
+
+/// Finds and removes neural backdoors by modeling the whole distribution of their triggers (MESA).
+#[derive(Debug, Parser)]
+#[command(name = "mesa", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Number of threads [default: all processors]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Print the result as JSON on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// End when the process with this number, which started this one, ends
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "PID",
+        env = "MESA_PARENT_PID"
+    )]
+    pub(crate) parent: Option<u32>,
+}
+
+const AFTER_HELP: &str = "\
+The whole chain at once:
+  mesa run                                the preset `quick`: minutes on a CPU
+  mesa run --preset cpu --triggers 170    the paper's schedule at width 16
+
+The same by hand:
+  mesa pretrain -o clean.safetensors
+  mesa attack clean.safetensors --trigger 170 --target 0 -o bad.safetensors
+  mesa fit bad.safetensors --target 0 --beta 0.9 -o g90.safetensors
+  mesa defend bad.safetensors --with g90.safetensors -o good.safetensors
+  mesa evaluate good.safetensors --trigger 170 --target 0
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Data(DataCommand),
+    Pretrain(Pretrain),
+    Attack(Attack),
+    Fit(Fit),
+    Sample(Sample),
+    Defend(Defend),
+    Evaluate(Evaluate),
+    Run(Run),
+    Plan(Plan),
+    Report(Report),
+}
+
+/// Where the images come from
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DataArgs {
+    /// Folder with the data set's `.bin` files or its parent, or `synthetic`
+    /// for the built-in classes [default: `$MESA_DATA`, then ~/.cache/mesa]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// Where and how often
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Running {
+    /// Device to compute on
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) device: DeviceName,
+    /// How often unfinished work is saved: `epoch`, or a number of seconds
+    #[arg(long, value_name = "epoch|SECONDS", default_value = "15", value_parser = save_every)]
+    pub(crate) save_every: SaveEvery,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceName {
+    /// A GPU if this build and this machine have one, else the processor
+    Auto,
+    /// The processor
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+}
+
+/// How often unfinished work is saved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum SaveEvery {
+    Epoch,
+    Seconds(f64),
+}
+
+/// Which settings to start from
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PresetArgs {
+    /// Built-in settings: `quick`, `cpu` or `paper`
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub(crate) preset: Option<String>,
+    /// A file of settings, like those in assets/presets
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+fn save_every(text: &str) -> Result<SaveEvery, String> {
+    if text == "epoch" {
+        return Ok(SaveEvery::Epoch);
+    }
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(SaveEvery::Seconds(seconds)),
+        _ => Err(format!(
+            "`{text}` is neither `epoch` nor a number of seconds"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_interface_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,156 @@
+//! The commands that do, or plan, a whole run.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{DataArgs, PresetArgs, Running};
+
+/// What a run shall do
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Selection {
+    #[command(flatten)]
+    pub(crate) preset: PresetArgs,
+    /// Triggers: numbers, `color:0` … `color:9`, `all` for
+    /// the 51 patterns, separated by commas [default: the preset's]
+    #[arg(long, value_name = "LIST")]
+    pub(crate) triggers: Option<String>,
+    /// Seeds, half-open: `0..3` is 0, 1 and 2 [default: the preset's]
+    #[arg(long, value_name = "RANGE", value_parser = seeds)]
+    pub(crate) seeds: Option<Range<u64>>,
+    /// Methods, separated by commas: `mesa:0.9`, `ensemble:turns`,
+    /// `ensemble:weighted`, `ideal`, `no-trigger`, `random`; `mesa` is every β
+    /// of the preset [default: the preset's]
+    #[arg(long, value_name = "LIST")]
+    pub(crate) methods: Option<String>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Clean network to attack [default: the one in assets/weights if it fits,
+    /// else one is trained once and kept in the run folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) clean: Option<PathBuf>,
+    /// Run folder [default: runs/PRESET]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Do only every n-th chain, the i-th of them: `1/4` … `4/4`
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub(crate) shard: Option<(usize, usize)>,
+    /// Take rows of committed records (docs/records) as done
+    #[arg(long = "continue")]
+    pub(crate) go_on: bool,
+}
+
+/// Attack, model, defend and measure: one preset's whole chain
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa run                                      trigger 170 in minutes
+  mesa run --data synthetic                     the same on the built-in classes
+  mesa run --preset cpu --triggers 170,16,0 --seeds 0..3
+  mesa run --preset cpu --methods ideal,no-trigger
+  mesa run --preset paper --triggers all --shard 1/4 --out runs/paper-1
+
+Writes summary.json, records, checkpoints, the resolved config.toml, a log and
+a picture of sampled triggers to the run folder, and prints the table. Stopped
+or killed, the same command goes on where it was; finished steps are done again
+only if their configuration, data or engine changed.")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) running: Running,
+    /// Show what would be done, and do nothing
+    #[arg(long = "dry-run")]
+    pub(crate) only_plan: bool,
+}
+
+/// Show what a run would do, and what it would take
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa plan --preset cpu --triggers all
+  mesa plan --preset paper --measure -o estimate.json
+
+With --measure 20 batches of each stage are run first, so that the estimate of
+time and the peak memory are this machine's.")]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) running: Running,
+    /// Run 20 batches of each stage and estimate from them
+    #[arg(long)]
+    pub(crate) measure: bool,
+    /// Batches of each stage to measure
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "measure")]
+    pub(crate) batches: usize,
+    /// File to write what was measured to (JSON)
+    #[arg(short, long, value_name = "FILE", requires = "measure")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Write the tables of the committed records
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa report
+  mesa report --check
+
+To be started in the repository's root: reads docs/records/**/summary.json and
+writes docs/results.md and the result table in README.md.")]
+pub(crate) struct Report {
+    /// Write nothing; exit code 1 where a file is not what the records say
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let wrong = || format!("`{text}` is no range of seeds; write 0..3 for the seeds 0, 1 and 2");
+    let (start, end) = if let Some((start, end)) = text.split_once("..") {
+        (
+            start.parse().map_err(|_| wrong())?,
+            end.parse().map_err(|_| wrong())?,
+        )
+    } else {
+        let seed: u64 = text.parse().map_err(|_| wrong())?;
+        (seed, seed.checked_add(1).ok_or_else(wrong)?)
+    };
+    if start < end {
+        Ok(start..end)
+    } else {
+        Err(wrong())
+    }
+}
+
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let wrong = || format!("`{text}` is no part of a sweep; write 1/4 … 4/4");
+    let (part, parts) = text.split_once('/').ok_or_else(wrong)?;
+    let (part, parts) = (
+        part.parse().map_err(|_| wrong())?,
+        parts.parse().map_err(|_| wrong())?,
+    );
+    if 1 <= part && part <= parts {
+        Ok((part, parts))
+    } else {
+        Err(wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_half_open_seeds() {
+        assert_eq!(seeds("0..3"), Ok(0..3));
+        assert_eq!(seeds("7"), Ok(7..8));
+        assert!(seeds("3..3").is_err() && seeds("a..b").is_err() && seeds("-1..2").is_err());
+    }
+
+    #[test]
+    fn reads_shards() {
+        assert_eq!(shard("2/4"), Ok((2, 4)));
+        assert!(shard("0/4").is_err() && shard("5/4").is_err() && shard("4").is_err());
+    }
+}

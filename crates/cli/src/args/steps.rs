@@ -1,0 +1,303 @@
+//! The commands that do one step on files.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{DataArgs, DeviceName, PresetArgs, Running};
+
+/// Show which data sets are found where, and check them
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa data                   what $MESA_DATA or ~/.cache/mesa holds
+  mesa data --data DIR        the same for a folder
+  mesa data --data synthetic  the built-in classes
+
+A folder holds data if it, or a folder in it, has the official binary files:
+  CIFAR-10   data_batch_1.bin … data_batch_5.bin, test_batch.bin
+  CIFAR-100  train.bin, test.bin
+Every record and the digest of every official file are checked.
+Exit code 1 if nothing is found or a file is damaged.")]
+pub(crate) struct DataCommand {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+}
+
+/// Train a clean network
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa pretrain -o clean.safetensors
+  mesa pretrain -o wide.safetensors --width 64 --epochs 60
+  mesa pretrain -o toy.safetensors --data synthetic --epochs 4 --images 6000
+
+ResNet-18 for 32×32 images, every image flipped and shifted at random anew in
+each epoch. Stopped or killed, the same command goes on from FILE.state.")]
+pub(crate) struct Pretrain {
+    /// File to write the network to (safetensors)
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) running: Running,
+    #[command(flatten)]
+    pub(crate) preset: PresetArgs,
+    /// Channels of the first layer [default: 16, or the preset's]
+    #[arg(long, value_name = "CHANNELS")]
+    pub(crate) width: Option<usize>,
+    /// Passes over the images
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
+    /// Images in a batch
+    #[arg(long)]
+    pub(crate) batch_size: Option<usize>,
+    /// Highest learning rate
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f64>,
+    /// How the learning rate moves over the whole training
+    #[arg(long, value_enum)]
+    pub(crate) schedule: Option<ScheduleName>,
+    /// L2 penalty of the weights
+    #[arg(long)]
+    pub(crate) weight_decay: Option<f64>,
+    /// Share of each label spread over all classes
+    #[arg(long)]
+    pub(crate) label_smoothing: Option<f64>,
+    /// Train on the first N images only
+    #[arg(long, value_name = "N")]
+    pub(crate) images: Option<usize>,
+    /// Seed of the weights, the order and the augmentation
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScheduleName {
+    /// Always the same
+    Constant,
+    /// Down to zero along a half cosine
+    Cosine,
+    /// Up in the first part, then down to zero
+    OneCycle,
+}
+
+/// Plant a backdoor in a clean network
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa attack clean.safetensors --trigger 170 --target 0 -o bad.safetensors
+  mesa attack clean.safetensors --trigger color:3 --target 0 -o bad.safetensors --epochs 3
+
+A trigger is the number of a black/white 3×3 pattern (0 to 511; bit 8 is the
+top-left pixel, row by row, 1 is white) or `color:0` … `color:9`.
+The settings are those of the preset `cpu` unless --preset or --config says
+otherwise. Stopped or killed, the same command goes on from FILE.state.")]
+pub(crate) struct Attack {
+    /// The clean network
+    #[arg(value_name = "CLEAN")]
+    pub(crate) model: PathBuf,
+    /// The attacker's trigger
+    #[arg(long)]
+    pub(crate) trigger: String,
+    /// Class that stamped images shall be given
+    #[arg(long, default_value_t = 0)]
+    pub(crate) target: u32,
+    /// File to write the backdoored network to
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) running: Running,
+    #[command(flatten)]
+    pub(crate) preset: PresetArgs,
+    /// Passes over the images
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
+    /// Learning rate
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Share of images that are stamped and relabeled
+    #[arg(long)]
+    pub(crate) poison_rate: Option<f64>,
+    /// Seed of the order, the stamped images and the places
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+/// Model the triggers that a network answers to (MESA)
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa fit bad.safetensors --target 0 --beta 0.9 -o g90.safetensors
+  mesa fit bad.safetensors --target 0 --beta 0.5 -o g50.safetensors --preset quick
+
+Fits a generator of triggers that give images the target class with a
+probability of at least β, as many different ones as possible. It sees only
+the network and the 8,000 images of the modeling split, never the trigger.
+The settings are those of the preset `cpu` unless --preset or --config says
+otherwise. Stopped or killed, the same command goes on from FILE.state.")]
+pub(crate) struct Fit {
+    /// The backdoored network
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// The attacked class
+    #[arg(long, default_value_t = 0)]
+    pub(crate) target: u32,
+    /// The threshold β of the level set, in (0, 1)
+    #[arg(long)]
+    pub(crate) beta: f64,
+    /// File to write the sub-model to
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) running: Running,
+    #[command(flatten)]
+    pub(crate) preset: PresetArgs,
+    /// Passes over the modeling split
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
+    /// Learning rate of the generator and the statistics network
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Weight α of the entropy
+    #[arg(long)]
+    pub(crate) alpha: Option<f64>,
+    /// Seed of the initial weights, the noise and the places
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+/// Draw triggers from a fitted sub-model
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa sample g90.safetensors -n 64 -o triggers.svg           a picture
+  mesa sample g90.safetensors -n 512 -o triggers.safetensors  a tensor (n, 3, 3, 3) in [0, 1]")]
+pub(crate) struct Sample {
+    /// The sub-model, as `mesa fit` writes it
+    #[arg(value_name = "SUB_MODEL")]
+    pub(crate) sub_model: PathBuf,
+    /// How many triggers
+    #[arg(short = 'n', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// File to write: `.svg` for a picture, `.safetensors` for the tensor `triggers`
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// The true trigger, shown beside the samples in a picture
+    #[arg(long)]
+    pub(crate) trigger: Option<String>,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+/// Remove a backdoor: retrain with sampled triggers under true labels
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa defend bad.safetensors --with g90.safetensors -o good.safetensors
+  mesa defend bad.safetensors --with g90.safetensors g80.safetensors g50.safetensors -o good.safetensors
+  mesa defend bad.safetensors --control no-trigger -o control.safetensors
+  mesa defend bad.safetensors --control ideal --trigger 170 -o ideal.safetensors
+
+Several sub-models take turns, one in each epoch; with --weighted each image's
+trigger is drawn from one of them with its weight γ, which is measured first.
+The settings are those of the preset `cpu` unless --preset or --config says
+otherwise. Stopped or killed, the same command goes on from FILE.state.")]
+pub(crate) struct Defend {
+    /// The backdoored network
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Sub-models to draw triggers from, as `mesa fit` writes them
+    #[arg(long, value_name = "SUB_MODEL", num_args = 1.., required_unless_present = "control")]
+    pub(crate) with: Vec<PathBuf>,
+    /// Mix several sub-models by their weights γ
+    #[arg(long, requires = "with")]
+    pub(crate) weighted: bool,
+    /// Retrain with something other than a model of the triggers
+    #[arg(long, value_enum, conflicts_with = "with")]
+    pub(crate) control: Option<Control>,
+    /// The attacker's own trigger, for `--control ideal`
+    #[arg(long, required_if_eq("control", "ideal"))]
+    pub(crate) trigger: Option<String>,
+    /// File to write the repaired network to
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) running: Running,
+    #[command(flatten)]
+    pub(crate) preset: PresetArgs,
+    /// Passes over the modeling split
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
+    /// Learning rate
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Share of images that are stamped
+    #[arg(long)]
+    pub(crate) poison_rate: Option<f64>,
+    /// Seed of the order, the stamped images, the places and the samples
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Control {
+    /// The attacker's own trigger: the best that can be hoped for
+    Ideal,
+    /// The same retraining with nothing stamped
+    NoTrigger,
+    /// The same retraining with uniform random patches
+    Random,
+}
+
+/// Measure a network's accuracy and how far a trigger works
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa evaluate good.safetensors --trigger 170 --target 0
+  mesa evaluate clean.safetensors --split test --json
+
+clean_accuracy     share of images given their true class
+asr                share of stamped images, not of the target class, given the target class
+regained_accuracy  share of those images given their true class all the same
+
+`evaluation` is the 2,000 test images that neither modeling nor retraining
+sees, `test` all 10,000. Without --trigger the last two are null in the JSON.")]
+pub(crate) struct Evaluate {
+    /// The network
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// The trigger to stamp
+    #[arg(long)]
+    pub(crate) trigger: Option<String>,
+    /// The attacked class
+    #[arg(long, default_value_t = 0)]
+    pub(crate) target: u32,
+    /// Which images
+    #[arg(long, value_enum, default_value = "evaluation")]
+    pub(crate) split: SplitName,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Device to compute on
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) device: DeviceName,
+    /// Seed of the places
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitName {
+    /// The 2,000 images kept for evaluation
+    Evaluation,
+    /// All 10,000 test images
+    Test,
+}

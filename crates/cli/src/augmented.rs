@@ -1,0 +1,99 @@
+//! The clean network's training batches: shuffled, shifted and flipped anew in every epoch.
+
+use anyhow::{Result, ensure};
+use candle::{Device, Tensor};
+use mesa_datasets::{CHANNELS, Images, augment, shuffled};
+use mesa_models::{BatchSource, BoxError, Position, Seeds};
+
+/// Training images, each shifted by up to four pixels and flipped at random.
+/// What a batch holds depends on its position and the seed only.
+#[derive(Clone, Debug)]
+pub(crate) struct AugmentedBatches {
+    images: Images,
+    batch_size: usize,
+    fill: [f32; CHANNELS],
+    order_seeds: Seeds,
+    augment_seeds: Seeds,
+    /// The epoch whose order is held, and that order.
+    order: Option<(usize, Vec<usize>)>,
+}
+
+impl AugmentedBatches {
+    /// Batches of `images`; the last partial batch of an epoch is dropped.
+    pub(crate) fn new(images: Images, batch_size: usize, seed: u64) -> Result<Self> {
+        ensure!(
+            batch_size > 0 && images.len() >= batch_size,
+            "{} training images do not fill a batch of {batch_size}",
+            images.len()
+        );
+        Ok(Self {
+            fill: images.mean_color(),
+            images,
+            batch_size,
+            order_seeds: Seeds::new(seed, "pretrain/order"),
+            augment_seeds: Seeds::new(seed, "pretrain/augment"),
+            order: None,
+        })
+    }
+
+    fn indices(&mut self, at: Position) -> Vec<usize> {
+        if self
+            .order
+            .as_ref()
+            .is_none_or(|(epoch, _)| *epoch != at.epoch)
+        {
+            let start = Position {
+                epoch: at.epoch,
+                step: 0,
+            };
+            let order = shuffled(&mut self.order_seeds.at(start), self.images.len());
+            self.order = Some((at.epoch, order));
+        }
+        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        order[at.step * self.batch_size..][..self.batch_size].to_vec()
+    }
+}
+
+impl BatchSource for AugmentedBatches {
+    fn steps_per_epoch(&self) -> usize {
+        self.images.len() / self.batch_size
+    }
+
+    fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError> {
+        let indices = self.indices(at);
+        let mut batch = self.images.batch(&indices);
+        augment(&mut self.augment_seeds.at(at), &mut batch, self.fill);
+        Ok(batch.into_tensors(&Device::Cpu)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesa_datasets::synthetic;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_depends_on_its_position_alone() {
+        let images = synthetic(0, 64, 1).train;
+        let at = |epoch, step| Position { epoch, step };
+        let batches = || AugmentedBatches::new(images.clone(), 16, 3).unwrap();
+        let pixels = |batches: &mut AugmentedBatches, at| {
+            batches
+                .batch(at)
+                .unwrap()
+                .0
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        let mut walked = batches();
+        for step in 0..4 {
+            pixels(&mut walked, at(0, step));
+        }
+        let expected = pixels(&mut walked, at(1, 2));
+        assert_eq!(pixels(&mut batches(), at(1, 2)), expected);
+        assert_ne!(pixels(&mut walked, at(0, 2)), expected);
+    }
+}

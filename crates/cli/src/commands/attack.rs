@@ -1,0 +1,97 @@
+//! `mesa attack`: plant a backdoor.
+
+use anyhow::Result;
+use mesa_attack::{Attacked, evaluate};
+use mesa_models::save_network;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::Attack;
+use crate::resume::{StateFile, Watch};
+use crate::{inputs, logging, output, stages};
+
+#[derive(Serialize)]
+struct Planted {
+    output: String,
+    data: String,
+    asr: f64,
+    clean_accuracy: f64,
+    regained_accuracy: f64,
+    wall_s: f64,
+}
+
+pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
+    logging::start(None)?;
+    super::check_output(&args.output)?;
+    inputs::device(args.running.device)?;
+    let id = inputs::trigger(&args.trigger)?;
+    let (_, settings) = inputs::settings(&args.preset, "cpu")?;
+    let clean = inputs::network(&args.model)?;
+    let data = clean.data(&args.data, &settings.data)?;
+    let settings = settings.for_data(data.name);
+    let mut config = settings.backdoor.clone();
+    config.target_class = args.target;
+    config.poison_rate = args.poison_rate.unwrap_or(config.poison_rate);
+    config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
+    config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
+    config.validate(clean.info.config.num_classes)?;
+    let images = inputs::first(&data.train, settings.data.attack_images);
+    let detail = json!({
+        "config": config, "trigger": id, "seed": args.seed, "images": images.len(),
+        "clean": clean.sha256,
+    });
+    let state = StateFile::beside(&args.output, super::key("attack", &data.digest, detail));
+    let mut watch = Watch::new("attack", Some(state), args.running.save_every);
+    tracing::info!(
+        "planting trigger {id} for class {} with {} images of {}, {} epochs",
+        args.target,
+        images.len(),
+        data.name,
+        config.training.epochs
+    );
+    let trigger = id.trigger()?;
+    let network = stages::attack(
+        clean.network,
+        images,
+        &trigger,
+        &config,
+        args.seed,
+        &mut watch,
+    )?;
+    let attacked = Attacked {
+        trigger,
+        target_class: args.target,
+        placement: config.placement,
+    };
+    let evaluation = inputs::evaluation_images(&data, &settings.data)?;
+    let found = evaluate(&network.freeze()?, &evaluation, Some(&attacked), args.seed)?;
+    let stamped = found
+        .stamped
+        .unwrap_or_else(|| unreachable!("there is a trigger"));
+    let made_by = super::made_by(&[
+        ("data", data.name.to_string()),
+        ("data_sha256", data.digest.clone()),
+        ("clean_network_sha256", clean.sha256),
+        ("config", serde_json::to_string(&config)?),
+        ("asr", format!("{:.4}", stamped.asr)),
+    ]);
+    save_network(&args.output, &network, &made_by)?;
+    let planted = Planted {
+        output: args.output.display().to_string(),
+        data: data.name.to_string(),
+        asr: stamped.asr,
+        clean_accuracy: found.clean_accuracy,
+        regained_accuracy: stamped.regained_accuracy,
+        wall_s: watch.effort().wall_s,
+    };
+    watch.done();
+    let plain = format!(
+        "{}: ASR {}, clean accuracy {} on the {} evaluation images of {}",
+        planted.output,
+        output::percent(planted.asr),
+        output::percent(planted.clean_accuracy),
+        found.images,
+        data.name
+    );
+    output::result(json, &planted, &plain)
+}

@@ -1,0 +1,158 @@
+//! `mesa defend`: remove a backdoor.
+
+use anyhow::{Context, Result, ensure};
+use candle::Device;
+use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
+use mesa_attack::evaluate;
+use mesa_defense::{Ensemble, TriggerSource};
+use mesa_models::{Seeds, save_network};
+use mesa_record::file_digest;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::{Control, Defend};
+use crate::resume::{StateFile, Watch};
+use crate::{inputs, logging, output, stages};
+
+#[derive(Serialize)]
+struct Repaired {
+    output: String,
+    data: String,
+    method: String,
+    clean_accuracy: f64,
+    wall_s: f64,
+}
+
+pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
+    logging::start(None)?;
+    super::check_output(&args.output)?;
+    inputs::device(args.running.device)?;
+    let (_, settings) = inputs::settings(&args.preset, "cpu")?;
+    let mut config = settings.retrain.clone();
+    config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
+    config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
+    config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
+    config.validate()?;
+    let (method, source) = source(args, &settings.entropy)?;
+    let backdoored = inputs::network(&args.model)?;
+    let data = backdoored.data(&args.data, &settings.data)?;
+    let images = inputs::defense_images(&data, &settings.data)?;
+    let with: Vec<String> = args
+        .with
+        .iter()
+        .map(|path| file_digest(path))
+        .collect::<Result<_, _>>()?;
+    let detail = json!({
+        "config": config, "method": method, "with": with, "trigger": args.trigger,
+        "seed": args.seed, "images": settings.data, "model": backdoored.sha256,
+    });
+    let state = StateFile::beside(&args.output, super::key("defend", &data.digest, detail));
+    let mut watch = Watch::new(&method, Some(state), args.running.save_every);
+    tracing::info!(
+        "retraining by {method} with {} images of {}, {} epochs",
+        images.images().len(),
+        data.name,
+        config.training.epochs
+    );
+    let network = stages::retrain(
+        backdoored.network,
+        images,
+        source,
+        &config,
+        args.seed,
+        &mut watch,
+    )?;
+    let evaluation = inputs::evaluation_images(&data, &settings.data)?;
+    let found = evaluate(&network.freeze()?, &evaluation, None, args.seed)?;
+    let made_by = super::made_by(&[
+        ("data", data.name.to_string()),
+        ("model_sha256", backdoored.sha256),
+        ("method", method.clone()),
+        ("config", serde_json::to_string(&config)?),
+    ]);
+    save_network(&args.output, &network, &made_by)?;
+    let repaired = Repaired {
+        output: args.output.display().to_string(),
+        data: data.name.to_string(),
+        method,
+        clean_accuracy: found.clean_accuracy,
+        wall_s: watch.effort().wall_s,
+    };
+    watch.done();
+    let plain = format!(
+        "{}: clean accuracy {} on the {} evaluation images of {}; for the ASR: mesa evaluate",
+        repaired.output,
+        output::percent(repaired.clean_accuracy),
+        found.images,
+        data.name
+    );
+    output::result(json, &repaired, &plain)
+}
+
+/// Where the triggers come from, and the method's name.
+fn source(args: &Defend, entropy: &EntropyConfig) -> Result<(String, TriggerSource)> {
+    if let Some(control) = args.control {
+        return Ok(match control {
+            Control::NoTrigger => ("no-trigger".to_owned(), TriggerSource::None),
+            Control::Random => ("random".to_owned(), TriggerSource::Random { size: (3, 3) }),
+            Control::Ideal => {
+                let name = args
+                    .trigger
+                    .as_deref()
+                    .context("`--control ideal` needs --trigger")?;
+                (
+                    "ideal".to_owned(),
+                    TriggerSource::Ideal(inputs::trigger(name)?.trigger()?),
+                )
+            }
+        });
+    }
+    let mut sub_models: Vec<SubModel> = args
+        .with
+        .iter()
+        .map(|path| inputs::sub_model(path))
+        .collect::<Result<_>>()?;
+    if args.weighted {
+        ensure!(
+            sub_models.len() > 1,
+            "--weighted mixes several sub-models; only one was named"
+        );
+        let gamma = weigh(&sub_models, entropy, args.seed)?;
+        let staircase = Staircase::new(sub_models, &gamma)?;
+        return Ok((
+            "ensemble:weighted".to_owned(),
+            TriggerSource::Weighted(staircase),
+        ));
+    }
+    if sub_models.len() == 1 {
+        let sub_model = sub_models.remove(0);
+        let method = format!("mesa:{}", sub_model.info().beta);
+        return Ok((method, TriggerSource::SubModel(sub_model)));
+    }
+    Ok((
+        "ensemble:turns".to_owned(),
+        TriggerSource::Turns(Ensemble::new(sub_models)?),
+    ))
+}
+
+/// Measures the sub-models' entropies and weighs them.
+fn weigh(sub_models: &[SubModel], config: &EntropyConfig, seed: u64) -> Result<Vec<f64>> {
+    let seeds = Seeds::new(seed, "entropy");
+    let mut entropies = Vec::new();
+    for sub_model in sub_models {
+        let found = entropy_of(&Device::Cpu, sub_model, config, &seeds)?;
+        entropies.push((found.entropy_nats, found.information_se));
+    }
+    let betas: Vec<f64> = sub_models
+        .iter()
+        .map(|sub_model| sub_model.info().beta)
+        .collect();
+    let weights = mixture_weights(&betas, &entropies)?;
+    for (beta, gamma) in betas.iter().zip(&weights.gamma) {
+        tracing::info!("γ of β = {beta}: {gamma:.3}");
+    }
+    if !weights.readable {
+        tracing::warn!("the measured entropy does not fall as β rises: γ cannot be read");
+    }
+    Ok(weights.gamma)
+}

@@ -1,0 +1,83 @@
+//! `mesa evaluate`: measure a network.
+
+use anyhow::Result;
+use mesa_attack::{Attacked, evaluate};
+use mesa_datasets::{Placement, TriggerId};
+use serde::Serialize;
+
+use crate::args::{Evaluate, SplitName};
+use crate::config::ExperimentConfig;
+use crate::{inputs, logging, output};
+
+#[derive(Serialize)]
+struct Measured {
+    model: String,
+    data: String,
+    split: &'static str,
+    images: usize,
+    trigger: Option<TriggerId>,
+    target: Option<u32>,
+    clean_accuracy: f64,
+    asr: Option<f64>,
+    regained_accuracy: Option<f64>,
+}
+
+pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
+    logging::start(None)?;
+    inputs::device(args.device)?;
+    let trigger = args.trigger.as_deref().map(inputs::trigger).transpose()?;
+    let settings = ExperimentConfig::preset("cpu")?.data;
+    let loaded = inputs::network(&args.model)?;
+    let data = loaded.data(&args.data, &settings)?;
+    let (split, images) = match args.split {
+        SplitName::Evaluation => ("evaluation", inputs::evaluation_images(&data, &settings)?),
+        SplitName::Test => ("test", data.test.clone()),
+    };
+    let attacked = trigger
+        .map(|id| {
+            let target_class = args.target;
+            let placement = Placement::PerImage;
+            id.trigger().map(|trigger| Attacked {
+                trigger,
+                target_class,
+                placement,
+            })
+        })
+        .transpose()?;
+    let found = evaluate(
+        &loaded.network.freeze()?,
+        &images,
+        attacked.as_ref(),
+        args.seed,
+    )?;
+    let measured = Measured {
+        model: args.model.display().to_string(),
+        data: data.name.to_string(),
+        split,
+        images: found.images,
+        trigger,
+        target: trigger.map(|_| args.target),
+        clean_accuracy: found.clean_accuracy,
+        asr: found.stamped.map(|stamped| stamped.asr),
+        regained_accuracy: found.stamped.map(|stamped| stamped.regained_accuracy),
+    };
+    let mut plain = format!(
+        "{} on {} images of {} ({split})\n  clean accuracy     {}",
+        measured.model,
+        measured.images,
+        measured.data,
+        output::percent(measured.clean_accuracy)
+    );
+    if let (Some(trigger), Some(stamped)) = (trigger, found.stamped) {
+        let (asr, regained) = (
+            output::percent(stamped.asr),
+            output::percent(stamped.regained_accuracy),
+        );
+        let (target, images) = (args.target, stamped.images);
+        plain = format!(
+            "{plain}\n  ASR                {asr}  (trigger {trigger}, target class {target}, \
+             {images} images)\n  regained accuracy  {regained}"
+        );
+    }
+    output::result(json, &measured, &plain)
+}

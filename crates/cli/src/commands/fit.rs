@@ -1,0 +1,113 @@
+//! `mesa fit`: model the triggers of a network.
+
+use anyhow::{Result, ensure};
+use mesa_defense::{SampleTest, sample_success};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::Fit;
+use crate::output::Usage;
+use crate::resume::{StateFile, Watch};
+use crate::{inputs, logging, output, stages};
+
+#[derive(Serialize)]
+struct Fitted {
+    output: String,
+    data: String,
+    beta: f64,
+    sample_asr: f64,
+    in_level_set: f64,
+    sample_mean: f64,
+    sample_std: f64,
+    wall_s: f64,
+}
+
+pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
+    logging::start(None)?;
+    if !(args.beta > 0.0 && args.beta < 1.0) {
+        let reason = format!("--beta {}: β is a probability between 0 and 1", args.beta);
+        return Err(Usage(reason).into());
+    }
+    super::check_output(&args.output)?;
+    inputs::device(args.running.device)?;
+    let (_, settings) = inputs::settings(&args.preset, "cpu")?;
+    let mut config = settings.mesa.clone();
+    config.epochs = args.epochs.unwrap_or(config.epochs);
+    config.learning_rate = args.learning_rate.unwrap_or(config.learning_rate);
+    config.alpha = args.alpha.unwrap_or(config.alpha);
+    config.validate()?;
+    let suspect = inputs::network(&args.model)?;
+    let classes = suspect.info.config.num_classes;
+    ensure!(
+        (args.target as usize) < classes,
+        "--target {}: the network has the classes 0 to {}",
+        args.target,
+        classes - 1
+    );
+    let data = suspect.data(&args.data, &settings.data)?;
+    let images = inputs::defense_images(&data, &settings.data)?;
+    let placement = settings.retrain.placement;
+    let detail = json!({
+        "config": config, "beta": args.beta, "seed": args.seed, "target": args.target,
+        "images": settings.data, "placement": placement, "model": suspect.sha256,
+    });
+    let state = StateFile::beside(&args.output, super::key("fit", &data.digest, detail));
+    let mut watch = Watch::new(
+        &format!("mesa:{}", args.beta),
+        Some(state),
+        args.running.save_every,
+    );
+    tracing::info!(
+        "modeling triggers of class {} at β = {} with {} images of {}, {} epochs",
+        args.target,
+        args.beta,
+        images.images().len(),
+        data.name,
+        config.epochs
+    );
+    let frozen = suspect.network.freeze()?;
+    let testing = inputs::testing(&config, args.target, placement);
+    let sub_model = stages::fit(
+        frozen.clone(),
+        images.clone(),
+        testing,
+        (&config, args.beta),
+        args.seed,
+        &mut watch,
+    )?;
+    let test = SampleTest {
+        target_class: args.target,
+        samples: settings.samples.count,
+        images_per_sample: settings.samples.images_per_sample,
+        placement,
+    };
+    let found = sample_success(&frozen, &sub_model, &images, test, args.seed)?;
+    let made_by = super::made_by(&[
+        ("data", data.name.to_string()),
+        ("model_sha256", suspect.sha256),
+        ("target_class", args.target.to_string()),
+        ("config", serde_json::to_string(&config)?),
+    ]);
+    sub_model.save(&args.output, &made_by)?;
+    let fitted = Fitted {
+        output: args.output.display().to_string(),
+        data: data.name.to_string(),
+        beta: args.beta,
+        sample_asr: found.sample_asr,
+        in_level_set: found.in_level_set,
+        sample_mean: found.sample_mean,
+        sample_std: found.sample_std,
+        wall_s: watch.effort().wall_s,
+    };
+    watch.done();
+    let plain = format!(
+        "{}: ASR of samples {}, share with F ≥ {} {}, pixels {:.2} ± {:.2}",
+        fitted.output,
+        output::percent(fitted.sample_asr),
+        fitted.beta,
+        output::percent(fitted.in_level_set),
+        fitted.sample_mean,
+        fitted.sample_std
+    );
+    output::result(json, &fitted, &plain)
+}

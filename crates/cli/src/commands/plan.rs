@@ -1,0 +1,25 @@
+//! `mesa plan`: what a run would do and take.
+
+use anyhow::Result;
+use mesa_record::write_json;
+
+use super::run::{Chosen, plan_text};
+use crate::args::Plan;
+use crate::{logging, output};
+
+pub(crate) fn run(args: &Plan, json: bool, threads: usize) -> Result<()> {
+    logging::start(None)?;
+    let chosen = Chosen::new(&args.selection)?;
+    if let Some(path) = &args.output {
+        super::check_output(path)?;
+    }
+    let (session, chains, summary) = chosen.prepare(&args.selection, &args.running, threads)?;
+    let mut plan = session.plan(&chains, &chosen.methods, &summary);
+    if args.measure {
+        session.measure(&mut plan, args.batches)?;
+    }
+    if let Some(path) = &args.output {
+        write_json(path, &plan)?;
+    }
+    output::result(json, &plan, &plan_text(&plan))
+}

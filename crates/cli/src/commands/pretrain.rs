@@ -1,0 +1,96 @@
+//! `mesa pretrain`: train a clean network.
+
+use anyhow::Result;
+use mesa_attack::evaluate;
+use mesa_models::{ResNetConfig, Schedule, save_network};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::{Pretrain, ScheduleName};
+use crate::config::PretrainConfig;
+use crate::resume::{StateFile, Watch};
+use crate::{inputs, logging, output, stages};
+
+#[derive(Serialize)]
+struct Trained {
+    output: String,
+    data: String,
+    width: usize,
+    test_accuracy: f64,
+    wall_s: f64,
+}
+
+pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
+    logging::start(None)?;
+    super::check_output(&args.output)?;
+    inputs::device(args.running.device)?;
+    let (_, settings) = inputs::settings(&args.preset, "cpu")?;
+    let mut config = settings.pretrain.clone();
+    apply(args, &mut config);
+    config.training.validate()?;
+    let data = inputs::data(&args.data, Some(settings.data.set), &settings.data)?;
+    let shape = ResNetConfig {
+        width: args.width.unwrap_or(settings.network.width),
+        num_classes: data.num_classes(),
+    };
+    let key = super::key(
+        "pretrain",
+        &data.digest,
+        json!({"config": config, "shape": shape}),
+    );
+    let state = StateFile::beside(&args.output, key);
+    let mut watch = Watch::new("pretrain", Some(state), args.running.save_every);
+    let images = inputs::first(&data.train, config.images);
+    tracing::info!(
+        "training ResNet-18 of width {} on {} images of {}, {} epochs",
+        shape.width,
+        images.len(),
+        data.name,
+        config.training.epochs
+    );
+    let normalization = inputs::normalization(data.name);
+    let network = stages::pretrain(images, shape, normalization, &config, &mut watch)?;
+    let test_accuracy = evaluate(&network.freeze()?, &data.test, None, 0)?.clean_accuracy;
+    let wall_s = watch.effort().wall_s;
+    let made_by = super::made_by(&[
+        ("data", data.name.to_string()),
+        ("data_sha256", data.digest.clone()),
+        ("config", serde_json::to_string(&config)?),
+        ("test_accuracy", format!("{test_accuracy:.4}")),
+    ]);
+    save_network(&args.output, &network, &made_by)?;
+    watch.done();
+    let trained = Trained {
+        output: args.output.display().to_string(),
+        data: data.name.to_string(),
+        width: shape.width,
+        test_accuracy,
+        wall_s,
+    };
+    let plain = format!(
+        "{}: {} on all {} test images of {}",
+        trained.output,
+        output::percent(test_accuracy),
+        data.test.len(),
+        data.name
+    );
+    output::result(json, &trained, &plain)
+}
+
+fn apply(args: &Pretrain, config: &mut PretrainConfig) {
+    let training = &mut config.training;
+    training.epochs = args.epochs.unwrap_or(training.epochs);
+    training.batch_size = args.batch_size.unwrap_or(training.batch_size);
+    training.learning_rate = args.learning_rate.unwrap_or(training.learning_rate);
+    training.weight_decay = args.weight_decay.unwrap_or(training.weight_decay);
+    training.label_smoothing = args.label_smoothing.unwrap_or(training.label_smoothing);
+    if let Some(schedule) = args.schedule {
+        training.schedule = match schedule {
+            ScheduleName::Constant => Schedule::Constant,
+            ScheduleName::Cosine => Schedule::Cosine,
+            ScheduleName::OneCycle => Schedule::OneCycle { warmup: 0.2 },
+        };
+    }
+    config.images = args.images.unwrap_or(config.images);
+    config.seed = args.seed;
+}

@@ -1,0 +1,293 @@
+//! `mesa run`: a preset's whole chain.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use mesa_datasets::TriggerId;
+use mesa_record::{Lock, Plan, RunDir, Summary, write_text};
+use mesa_report::Report;
+
+use crate::args::{Run, Running, Selection};
+use crate::config::ExperimentConfig;
+use crate::method::Method;
+use crate::output::Usage;
+use crate::pipeline::{Chain, Session, Setup, is_all_committed, repository, run_chain};
+use crate::progress::{bytes, duration};
+use crate::{inputs, interrupt, logging, output};
+
+/// Batches that the estimate before a run is made from.
+const ESTIMATED_FROM: usize = 3;
+
+pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
+    let chosen = Chosen::new(&args.selection)?;
+    if args.only_plan {
+        logging::start(None)?;
+        let (session, chains, summary) = chosen.prepare(&args.selection, &args.running, threads)?;
+        let plan = session.plan(&chains, &chosen.methods, &summary);
+        return output::result(json, &plan, &plan_text(&plan));
+    }
+    let run = RunDir::new(&chosen.out);
+    let lock = Lock::acquire(run.root())?;
+    logging::start(Some(&run.log()))?;
+    if let Some(holder) = lock.left_behind() {
+        tracing::info!("taking over from {holder}, which ended without finishing");
+    }
+    let (session, chains, mut summary) = chosen.prepare(&args.selection, &args.running, threads)?;
+    write_text(&run.config(), &session.config.to_toml()?)?;
+    let started = Instant::now();
+    announce(&session, &chains, &chosen.methods, &summary)?;
+    let failed = run_chains(&session, &chains, &mut summary)?;
+    tracing::info!(
+        "{} written after {}",
+        run.summary().display(),
+        duration(started.elapsed().as_secs_f64())
+    );
+    output::result(json, &summary, &Report::of(&summary).to_terminal())?;
+    ensure!(
+        failed == 0,
+        "{failed} of {} networks failed, see above",
+        chains.len()
+    );
+    Ok(())
+}
+
+fn run_chains(session: &Session, chains: &[Open], summary: &mut Summary) -> Result<usize> {
+    let clean = session.clean()?;
+    session.save_summary(summary, &clean)?;
+    let mut failed = 0;
+    for (number, (chain, methods)) in chains.iter().enumerate() {
+        if is_all_committed(*chain, methods, summary) {
+            continue;
+        }
+        if chains.len() > 1 {
+            tracing::info!(
+                "network {} of {}: trigger {}, seed {}",
+                number + 1,
+                chains.len(),
+                chain.trigger,
+                chain.seed
+            );
+        }
+        match run_chain(session, &clean, *chain, methods, summary) {
+            Ok(()) => {}
+            Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
+            Err(error) if chains.len() == 1 => return Err(error),
+            // The others of a sweep may still be done.
+            Err(error) => {
+                tracing::error!("trigger {}, seed {}: {error:#}", chain.trigger, chain.seed);
+                failed += 1;
+            }
+        }
+    }
+    Ok(failed)
+}
+
+/// Tells what will be done and what it will take.
+fn announce(
+    session: &Session,
+    chains: &[Open],
+    methods: &[Method],
+    summary: &Summary,
+) -> Result<()> {
+    let mut plan = session.plan(chains, methods, summary);
+    tracing::info!(
+        "{} on {}, {} network(s), {} thread(s), {} kernels; clean network: {}",
+        plan.preset,
+        plan.data,
+        plan.chains.len(),
+        session.threads,
+        session.kernel_path,
+        plan.clean_network
+    );
+    if plan.stages.is_empty() {
+        tracing::info!("all of it is done already");
+        return Ok(());
+    }
+    session.measure(&mut plan, ESTIMATED_FROM)?;
+    tracing::info!(
+        "estimate: {} and {} of disk (the modeling usually takes less)",
+        duration(plan.estimated_s.unwrap_or_default()),
+        bytes(plan.estimated_bytes)
+    );
+    Ok(())
+}
+
+/// A chain and the methods left to do on it.
+type Open = (Chain, Vec<Method>);
+
+/// What a command line selects.
+pub(super) struct Chosen {
+    name: String,
+    config: ExperimentConfig,
+    chains: Vec<Chain>,
+    pub(super) methods: Vec<Method>,
+    out: PathBuf,
+}
+
+impl Chosen {
+    pub(super) fn new(args: &Selection) -> Result<Self> {
+        let (name, config) = inputs::settings(&args.preset, "quick")?;
+        let text = args.triggers.as_deref().unwrap_or(&config.triggers);
+        let triggers = TriggerId::parse_list(text)
+            .map_err(|error| Usage(format!("--triggers {text}: {error}")))?;
+        let seeds = args.seeds.clone().unwrap_or_else(|| config.seeds());
+        let mut chains: Vec<Chain> = Vec::new();
+        for trigger in triggers {
+            for seed in seeds.clone() {
+                let chain = Chain { trigger, seed };
+                if !chains.contains(&chain) {
+                    chains.push(chain);
+                }
+            }
+        }
+        if let Some((part, parts)) = args.shard {
+            let mut number = 0;
+            chains.retain(|_| {
+                number += 1;
+                (number - 1) % parts == part - 1
+            });
+        }
+        let methods = match &args.methods {
+            Some(text) => methods(text, &config)?,
+            None => config.methods.clone(),
+        };
+        let out = args
+            .out
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("runs").join(&name));
+        Ok(Self {
+            name,
+            config,
+            chains,
+            methods,
+            out,
+        })
+    }
+
+    /// Loads what the run needs, and tells for each chain which methods are left to do.
+    pub(super) fn prepare(
+        &self,
+        args: &Selection,
+        running: &Running,
+        threads: usize,
+    ) -> Result<(Session, Vec<Open>, Summary)> {
+        let device = inputs::device(running.device)?;
+        let data = inputs::data(&args.data, Some(self.config.data.set), &self.config.data)?;
+        let session = Session::new(Setup {
+            name: self.name.clone(),
+            config: self.config.clone().for_data(data.name),
+            data,
+            run: RunDir::new(&self.out),
+            clean: args.clean.clone(),
+            save_every: running.save_every,
+            device,
+            threads,
+        })?;
+        let mut summary = session.summary();
+        if args.go_on {
+            let root =
+                repository().context("--continue looks for docs/records, which is not here")?;
+            let taken = session.take_committed(&root, &mut summary)?;
+            tracing::info!("{taken} rows taken from committed records");
+        }
+        let left = |chain: &Chain| {
+            let trigger = chain.trigger.to_string().as_str().into();
+            let committed = |method: &Method| {
+                let row = summary.row(&trigger, chain.seed, &method.to_string());
+                row.is_some_and(|row| row.committed)
+            };
+            self.methods
+                .iter()
+                .copied()
+                .filter(|method| !committed(method))
+                .collect::<Vec<_>>()
+        };
+        let chains: Vec<_> = self
+            .chains
+            .iter()
+            .map(|chain| (*chain, left(chain)))
+            .collect();
+        if chains.is_empty() {
+            bail!("nothing to do: the shard holds no network");
+        }
+        Ok((session, chains, summary))
+    }
+}
+
+/// Reads a list of methods; `mesa` stands for every β.
+fn methods(text: &str, config: &ExperimentConfig) -> Result<Vec<Method>> {
+    let mut methods: Vec<Method> = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let named: Vec<Method> = if name == "mesa" {
+            config
+                .mesa
+                .betas
+                .iter()
+                .map(|beta| Method::Mesa(*beta))
+                .collect()
+        } else {
+            vec![
+                name.parse()
+                    .map_err(|reason| Usage(format!("--methods: {reason}")))?,
+            ]
+        };
+        for method in named {
+            if let Method::Mesa(beta) = method
+                && !config.mesa.betas.contains(&beta)
+            {
+                let known = &config.mesa.betas;
+                let reason = format!("--methods: {method}: the settings have the β {known:?}");
+                return Err(Usage(reason).into());
+            }
+            if !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+    }
+    Ok(methods)
+}
+
+/// A plan for people.
+pub(super) fn plan_text(plan: &Plan) -> String {
+    let mut lines = vec![format!(
+        "{} on {} in {}; clean network: {}",
+        plan.preset, plan.data, plan.out, plan.clean_network
+    )];
+    for chain in &plan.chains {
+        let list = |methods: &[String]| {
+            if methods.is_empty() {
+                "nothing".to_owned()
+            } else {
+                methods.join(", ")
+            }
+        };
+        lines.push(format!(
+            "trigger {}, seed {}: to do {}; done {}",
+            chain.trigger,
+            chain.seed,
+            list(&chain.methods),
+            list(&chain.done)
+        ));
+    }
+    for stage in &plan.stages {
+        let time = stage
+            .estimated_s
+            .map_or_else(String::new, |s| format!(", {}", duration(s)));
+        let rate = stage
+            .images_per_s
+            .map_or_else(String::new, |r| format!(" at {r:.0} images/s"));
+        lines.push(format!(
+            "{:<9} {:>4} steps, {:>10} images{rate}{time}",
+            stage.kind, stage.steps, stage.images
+        ));
+    }
+    lines.push(format!("disk {}", bytes(plan.estimated_bytes)));
+    if let Some(seconds) = plan.estimated_s {
+        lines.push(format!("time {}", duration(seconds)));
+    }
+    if let Some(peak) = plan.peak_rss_mb {
+        lines.push(format!("peak memory {peak:.0} MB"));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,413 @@
+//! The settings of a whole experiment: the TOML file, made of the crates' own.
+
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use mesa::{EntropyConfig, MesaConfig};
+use mesa_attack::AttackConfig;
+use mesa_datasets::DatasetName;
+use mesa_defense::RetrainConfig;
+use mesa_models::{Schedule, TrainingConfig};
+use mesa_record::Difference;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::method::Method;
+
+/// The settings of a whole experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExperimentConfig {
+    /// Triggers, written as for `--triggers`.
+    pub(crate) triggers: String,
+    /// Seeds, half-open.
+    pub(crate) seeds: SeedRange,
+    /// Methods to compare.
+    pub(crate) methods: Vec<Method>,
+    pub(crate) data: DataConfig,
+    pub(crate) network: NetworkConfig,
+    pub(crate) pretrain: PretrainConfig,
+    pub(crate) backdoor: AttackConfig,
+    /// The attack where the data are the built-in classes, if another: they
+    /// are told apart by large shapes, and a small trigger takes longer to learn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backdoor_on_synthetic: Option<AttackConfig>,
+    pub(crate) mesa: MesaConfig,
+    pub(crate) entropy: EntropyConfig,
+    pub(crate) retrain: RetrainConfig,
+    pub(crate) samples: SamplesConfig,
+    pub(crate) output: OutputConfig,
+}
+
+/// A half-open range of seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SeedRange {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+/// Which images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataConfig {
+    /// The data set.
+    pub(crate) set: DatasetName,
+    /// Training images that the attack sees: the first so many.
+    pub(crate) attack_images: usize,
+    /// Test images in the modeling split; the others are for evaluation.
+    pub(crate) split_at: usize,
+    /// Images of the modeling split that MESA and the retraining see: the first so many.
+    pub(crate) modeling_images: usize,
+    /// Seed of the split.
+    pub(crate) split_seed: u64,
+    /// Whether the built-in classes may stand in where no data is found.
+    pub(crate) synthetic_if_missing: bool,
+    /// Training images to draw of the built-in classes.
+    pub(crate) synthetic_train: usize,
+    /// Test images to draw of the built-in classes.
+    pub(crate) synthetic_test: usize,
+    /// Seed of the built-in classes.
+    pub(crate) synthetic_seed: u64,
+}
+
+/// The victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NetworkConfig {
+    /// Channels of the first layer.
+    pub(crate) width: usize,
+}
+
+/// Training of the clean network, where none is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PretrainConfig {
+    /// Training images to use: the first so many.
+    pub(crate) images: usize,
+    /// Seed of the weights, the order and the augmentation.
+    pub(crate) seed: u64,
+    pub(crate) training: TrainingConfig,
+}
+
+/// How a sub-model's samples are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SamplesConfig {
+    /// Samples to draw.
+    pub(crate) count: usize,
+    /// Non-target images of the modeling split that each is stamped on.
+    pub(crate) images_per_sample: usize,
+}
+
+/// What is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OutputConfig {
+    /// Whether the repaired networks are kept as files, beside the backdoored ones.
+    pub(crate) keep_repaired: bool,
+}
+
+const QUICK: &str = include_str!("../../../assets/presets/quick.toml");
+const CPU: &str = include_str!("../../../assets/presets/cpu.toml");
+const PAPER: &str = include_str!("../../../assets/presets/paper.toml");
+
+impl ExperimentConfig {
+    /// The preset of this name: `quick`, `cpu` or `paper`.
+    pub(crate) fn preset(name: &str) -> Result<Self> {
+        let text = match name {
+            "quick" => QUICK,
+            "cpu" => CPU,
+            "paper" => PAPER,
+            _ => bail!(
+                "there is no preset `{name}`; there are quick, cpu and paper (a file of settings \
+                 goes with --config)"
+            ),
+        };
+        Self::parse(text).with_context(|| format!("loading the preset `{name}`"))
+    }
+
+    /// The settings in a file.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let text = fs_err::read_to_string(path)?;
+        Self::parse(&text).with_context(|| format!("loading {}", path.display()))
+    }
+
+    /// The settings of a TOML text, checked.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let reader = toml::Deserializer::parse(text)?;
+        let config: Self = serde_path_to_error::deserialize(reader).map_err(|error| {
+            let path = error.path().to_string();
+            let reason = error.into_inner().message().to_owned();
+            anyhow!("`{path}`: {reason}")
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// These settings for the data that were found: one attack is left.
+    pub(crate) fn for_data(mut self, name: DatasetName) -> Self {
+        let other = self.backdoor_on_synthetic.take();
+        if let (DatasetName::Synthetic, Some(backdoor)) = (name, other) {
+            self.backdoor = backdoor;
+        }
+        self
+    }
+
+    /// The same as TOML.
+    pub(crate) fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+
+    /// The paper's settings, of which the preset `paper` is the file.
+    pub(crate) fn paper() -> Self {
+        Self {
+            triggers: "all".to_owned(),
+            seeds: SeedRange { from: 0, to: 1 },
+            methods: vec![
+                Method::NoTrigger,
+                Method::Random,
+                Method::Mesa(0.9),
+                Method::Mesa(0.8),
+                Method::Mesa(0.5),
+                Method::EnsembleTurns,
+                Method::EnsembleWeighted,
+                Method::Ideal,
+            ],
+            data: DataConfig {
+                set: DatasetName::Cifar10,
+                attack_images: 50_000,
+                split_at: 8_000,
+                modeling_images: 8_000,
+                split_seed: 0,
+                synthetic_if_missing: false,
+                synthetic_train: 50_000,
+                synthetic_test: 10_000,
+                synthetic_seed: 0,
+            },
+            network: NetworkConfig { width: 64 },
+            pretrain: PretrainConfig {
+                images: 50_000,
+                seed: 0,
+                training: pretraining(),
+            },
+            backdoor: AttackConfig::paper(),
+            backdoor_on_synthetic: None,
+            mesa: MesaConfig::paper(),
+            entropy: EntropyConfig::standard(),
+            retrain: RetrainConfig::paper(),
+            samples: SamplesConfig {
+                count: 512,
+                images_per_sample: 64,
+            },
+            output: OutputConfig {
+                keep_repaired: false,
+            },
+        }
+    }
+
+    /// Each setting that decides a figure and differs from the paper's.
+    pub(crate) fn differences(&self) -> Vec<Difference> {
+        let (mut paper, mut here) = (Vec::new(), Vec::new());
+        flatten("", &figures(&Self::paper()), &mut paper);
+        flatten("", &figures(self), &mut here);
+        let lookup = |list: &[(String, String)], name: &str| {
+            list.iter()
+                .find(|(n, _)| n == name)
+                .map_or_else(|| "—".to_owned(), |(_, v)| v.clone())
+        };
+        let mut names: Vec<&String> = here.iter().chain(&paper).map(|(name, _)| name).collect();
+        names.dedup();
+        let mut differences: Vec<Difference> = Vec::new();
+        for name in names {
+            let (paper, here) = (lookup(&paper, name), lookup(&here, name));
+            if paper != here && differences.iter().all(|known| known.name != *name) {
+                differences.push(Difference {
+                    name: name.clone(),
+                    paper,
+                    here,
+                });
+            }
+        }
+        differences
+    }
+
+    /// The seeds as a range.
+    pub(crate) fn seeds(&self) -> Range<u64> {
+        self.seeds.from..self.seeds.to
+    }
+
+    fn validate(&self) -> Result<()> {
+        let classes = self.data.set.num_classes();
+        ensure!(!self.seeds().is_empty(), "`seeds`: the range is empty");
+        let betas = &self.mesa.betas;
+        ensure!(!betas.is_empty(), "`mesa.betas`: at least one is needed");
+        for method in &self.methods {
+            if let Method::Mesa(beta) = method {
+                ensure!(
+                    betas.contains(beta),
+                    "`methods`: {method} needs {beta} in `mesa.betas`"
+                );
+            }
+        }
+        ensure!(
+            self.data.modeling_images <= self.data.split_at,
+            "`data.modeling_images`: there are only {} images in the modeling split",
+            self.data.split_at
+        );
+        ensure!(
+            self.samples.count > 0,
+            "`samples.count`: at least one is needed"
+        );
+        ensure!(
+            self.network.width > 0,
+            "`network.width`: at least one channel is needed"
+        );
+        self.pretrain
+            .training
+            .validate()
+            .context("`pretrain.training`")?;
+        self.backdoor.validate(classes).context("`backdoor`")?;
+        if let Some(backdoor) = &self.backdoor_on_synthetic {
+            backdoor
+                .validate(DatasetName::Synthetic.num_classes())
+                .context("`backdoor_on_synthetic`")?;
+        }
+        self.mesa.validate().context("`mesa`")?;
+        self.entropy.validate().context("`entropy`")?;
+        self.retrain.validate().context("`retrain`")?;
+        Ok(())
+    }
+}
+
+/// The clean network's training, which the sources leave open: what reaches
+/// about 95 % at width 64.
+fn pretraining() -> TrainingConfig {
+    TrainingConfig {
+        epochs: 60,
+        batch_size: 128,
+        learning_rate: 0.1,
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        label_smoothing: 0.0,
+        schedule: Schedule::OneCycle { warmup: 0.2 },
+    }
+}
+
+/// The settings that decide a network's figures: not which networks and
+/// methods are computed, nor the training of the clean network, of which the
+/// sources say only that it is about 95 % accurate.
+fn figures(config: &ExperimentConfig) -> Value {
+    let mut value = serde_json::to_value(config).unwrap_or_default();
+    if let Some(tables) = value.as_object_mut() {
+        for other in [
+            "triggers",
+            "seeds",
+            "methods",
+            "output",
+            "pretrain",
+            "backdoor_on_synthetic",
+        ] {
+            tables.remove(other);
+        }
+        if let Some(data) = tables.get_mut("data").and_then(Value::as_object_mut) {
+            data.retain(|name, _| !name.starts_with("synthetic"));
+        }
+    }
+    value
+}
+
+/// All leaves of a value by their paths.
+fn flatten(path: &str, value: &Value, leaves: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                flatten(&path, field, leaves);
+            }
+        }
+        Value::String(text) => leaves.push((path.to_owned(), text.clone())),
+        leaf => leaves.push((path.to_owned(), leaf.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(preset: &str) -> Vec<String> {
+        let config = ExperimentConfig::preset(preset).unwrap();
+        config
+            .differences()
+            .into_iter()
+            .map(|difference| difference.name)
+            .collect()
+    }
+
+    #[test]
+    fn the_paper_preset_is_the_paper() {
+        assert_eq!(
+            ExperimentConfig::preset("paper").unwrap(),
+            ExperimentConfig::paper()
+        );
+        assert!(names("paper").is_empty());
+    }
+
+    #[test]
+    fn the_cpu_preset_differs_in_width_and_two_learning_rates_only() {
+        let expected = [
+            "backdoor.training.learning_rate",
+            "network.width",
+            "retrain.training.learning_rate",
+        ];
+        assert_eq!(names("cpu"), expected);
+    }
+
+    #[test]
+    fn the_quick_preset_changes_effort_and_never_the_method() {
+        let allowed = [
+            "backdoor.poison_rate",
+            "backdoor.training.epochs",
+            "backdoor.training.learning_rate",
+            "data.attack_images",
+            "data.modeling_images",
+            "entropy.steps",
+            "mesa.epochs",
+            "mesa.learning_rate",
+            "network.width",
+            "retrain.stamp_rate",
+            "retrain.training.epochs",
+            "retrain.training.learning_rate",
+        ];
+        for name in names("quick") {
+            assert!(allowed.contains(&name.as_str()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_typo_is_named_by_its_path() {
+        let text = PAPER.replace("poison_rate = 0.01", "poisson_rate = 0.01");
+        let error = format!("{:#}", ExperimentConfig::parse(&text).unwrap_err());
+        assert!(
+            error.contains("backdoor") && error.contains("poisson_rate"),
+            "{error}"
+        );
+        let text = PAPER.replace("width = 64", "width = \"wide\"");
+        let error = format!("{:#}", ExperimentConfig::parse(&text).unwrap_err());
+        assert!(error.contains("`network.width`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let config = ExperimentConfig::preset("quick").unwrap();
+        assert_eq!(
+            ExperimentConfig::parse(&config.to_toml().unwrap()).unwrap(),
+            config
+        );
+    }
+}

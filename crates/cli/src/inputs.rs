@@ -1,0 +1,175 @@
+//! What commands read: settings, images, networks.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle::Device;
+use mesa::{MesaConfig, SubModel};
+use mesa_datasets::{
+    Dataset, DatasetName, Images, Placement, Search, Split, TriggerId, cache_folder, split,
+    synthetic,
+};
+use mesa_defense::{AttackSuccessConfig, DefenseImages};
+use mesa_models::{CheckpointInfo, Network, Normalization, load_network};
+use mesa_record::file_digest;
+
+use crate::args::{DataArgs, DeviceName, PresetArgs};
+use crate::config::{DataConfig, ExperimentConfig};
+use crate::output::Usage;
+
+/// The settings that were asked for and their name, or those of the preset `default`.
+pub(crate) fn settings(args: &PresetArgs, default: &str) -> Result<(String, ExperimentConfig)> {
+    if let Some(path) = &args.config {
+        let name = path
+            .file_stem()
+            .map_or("config".into(), |stem| stem.to_string_lossy());
+        return Ok((name.into_owned(), ExperimentConfig::load(path)?));
+    }
+    let name = args.preset.as_deref().unwrap_or(default);
+    if Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "toml")
+    {
+        bail!("`--preset {name}`: a file of settings goes with --config");
+    }
+    Ok((name.to_owned(), ExperimentConfig::preset(name)?))
+}
+
+/// Loads the data set that was named, is in the environment, or is cached.
+pub(crate) fn data(
+    args: &DataArgs,
+    wanted: Option<DatasetName>,
+    config: &DataConfig,
+) -> Result<Dataset> {
+    let search = Search::from_environment(args.data.as_deref());
+    let built_in = || {
+        synthetic(
+            config.synthetic_seed,
+            config.synthetic_train,
+            config.synthetic_test,
+        )
+    };
+    if let Some(found) = search.find(wanted)? {
+        return Ok(found.load()?.unwrap_or_else(built_in));
+    }
+    let cache = cache_folder().map_or_else(String::new, |path| format!(" in {}", path.display()));
+    if config.synthetic_if_missing {
+        tracing::warn!(
+            "NO CIFAR DATA FOUND{cache}: using ten BUILT-IN, drawn classes instead; figures are \
+             marked `synthetic` and say nothing about photographs. Real data: --data DIR or MESA_DATA"
+        );
+        return Ok(built_in());
+    }
+    bail!(
+        "no data found{cache}; name the folder with the binary files with --data DIR or MESA_DATA \
+         (https://www.cs.toronto.edu/~kriz/cifar.html, \"binary version\"), or use the built-in \
+         classes with --data synthetic"
+    )
+}
+
+/// The split of the test images into modeling and evaluation.
+pub(crate) fn test_split(data: &Dataset, config: &DataConfig) -> Result<Split> {
+    let len = data.test.len();
+    ensure!(
+        config.split_at < len,
+        "`data.split_at`: {} of {len} test images leave none for evaluation",
+        config.split_at
+    );
+    Ok(split(len, config.split_at, config.split_seed)?)
+}
+
+/// What the defender holds.
+pub(crate) fn defense_images(data: &Dataset, config: &DataConfig) -> Result<DefenseImages> {
+    let split = test_split(data, config)?;
+    Ok(DefenseImages::new(&data.test, &split).take(config.modeling_images))
+}
+
+/// The images that results are measured on.
+pub(crate) fn evaluation_images(data: &Dataset, config: &DataConfig) -> Result<Images> {
+    Ok(data.test.select(&test_split(data, config)?.second))
+}
+
+/// The first `count` images, or all where there are fewer.
+pub(crate) fn first(images: &Images, count: usize) -> Images {
+    if count >= images.len() {
+        return images.clone();
+    }
+    images.select(&(0..count).collect::<Vec<_>>())
+}
+
+/// A network from a file, with the file's digest.
+pub(crate) struct Loaded {
+    pub(crate) network: Network,
+    pub(crate) info: CheckpointInfo,
+    pub(crate) sha256: String,
+}
+
+/// Loads a network.
+pub(crate) fn network(path: &Path) -> Result<Loaded> {
+    let (network, info) = load_network(path)?;
+    Ok(Loaded {
+        network,
+        info,
+        sha256: file_digest(path)?,
+    })
+}
+
+impl Loaded {
+    /// The data set of as many classes.
+    pub(crate) fn data(&self, args: &DataArgs, config: &DataConfig) -> Result<Dataset> {
+        let wanted = match self.info.config.num_classes {
+            10 => DatasetName::Cifar10,
+            100 => DatasetName::Cifar100,
+            other => bail!(
+                "the network has {other} classes; this program knows data of 10 (CIFAR-10) and of \
+                 100 classes (CIFAR-100)"
+            ),
+        };
+        data(args, Some(wanted), config)
+    }
+}
+
+/// A trigger's name, as a usage error if it is none.
+pub(crate) fn trigger(name: &str) -> Result<TriggerId> {
+    name.parse()
+        .map_err(|error| Usage(format!("--trigger: {error}")).into())
+}
+
+/// How the defender tests triggers.
+pub(crate) fn testing(
+    config: &MesaConfig,
+    target_class: u32,
+    placement: Placement,
+) -> AttackSuccessConfig {
+    let [_, height, width] = config.trigger_shape;
+    AttackSuccessConfig {
+        target_class,
+        trigger_size: (height, width),
+        images_per_trigger: config.images_per_trigger,
+        placement,
+    }
+}
+
+/// Loads a sub-model.
+pub(crate) fn sub_model(path: &Path) -> Result<SubModel> {
+    SubModel::load(&Device::Cpu, path)
+        .with_context(|| format!("loading the sub-model {}", path.display()))
+}
+
+/// How pixels of a data set are normalized.
+pub(crate) fn normalization(name: DatasetName) -> Normalization {
+    match name {
+        DatasetName::Cifar100 => Normalization::cifar100(),
+        DatasetName::Cifar10 | DatasetName::Synthetic => Normalization::cifar10(),
+    }
+}
+
+/// The device that was asked for, which today is the processor.
+pub(crate) fn device(name: DeviceName) -> Result<&'static str> {
+    match name {
+        DeviceName::Auto | DeviceName::Cpu => Ok("cpu"),
+        DeviceName::Cuda => {
+            bail!("this build computes on the processor only; use --device cpu or auto")
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Ctrl-C, and the end of a process whose parent is gone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// What a command returns that was stopped by Ctrl-C; it has saved its state.
+#[derive(Debug)]
+pub(crate) struct Interrupted {
+    /// What to do to go on.
+    pub(crate) go_on: String,
+}
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stopped; {}", self.go_on)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// The exit code of a program stopped by Ctrl-C.
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+
+/// Turns the first Ctrl-C into a request to stop; a second ends at once.
+pub(crate) fn watch() {
+    let installed = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(EXIT_INTERRUPTED.into());
+        }
+        tracing::info!("stopping after this batch; press Ctrl-C again to stop at once");
+    });
+    if let Err(error) = installed {
+        tracing::warn!("Ctrl-C will end this at once: {error}");
+    }
+}
+
+/// Whether a stop was asked for.
+pub(crate) fn requested() -> bool {
+    STOP.load(Ordering::SeqCst)
+}
+
+/// An [`Interrupted`] error if a stop was asked for.
+pub(crate) fn check() -> anyhow::Result<()> {
+    if requested() {
+        return Err(Interrupted {
+            go_on: how_to_go_on(),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// The words for [`Interrupted::go_on`].
+pub(crate) fn how_to_go_on() -> String {
+    let command: Vec<String> = std::env::args().collect();
+    format!(
+        "its work is saved: go on with the same command, `{}`",
+        command.join(" ")
+    )
+}
+
+/// Ends this process within half a second of its parent's end, so that no
+/// worker outlives a sweep that was killed.
+#[cfg(unix)]
+pub(crate) fn end_with(parent: u32) {
+    let watch = move || {
+        while std::os::unix::process::parent_id() == parent {
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        std::process::exit(1);
+    };
+    std::thread::spawn(watch);
+}
+
+#[cfg(not(unix))]
+pub(crate) fn end_with(_: u32) {}

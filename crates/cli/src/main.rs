@@ -1,0 +1,66 @@
+//! The `mesa` command: parse, dispatch, exit code.
+
+mod args;
+mod augmented;
+mod commands;
+mod config;
+mod inputs;
+mod interrupt;
+mod logging;
+mod method;
+mod output;
+mod pipeline;
+mod progress;
+mod resumable;
+mod resume;
+mod stages;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::interrupt::{EXIT_INTERRUPTED, Interrupted};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(parent) = cli.parent {
+        interrupt::end_with(parent);
+    }
+    interrupt::watch();
+    let Err(error) = run(cli) else {
+        return ExitCode::SUCCESS;
+    };
+    if let Some(stopped) = error.downcast_ref::<Interrupted>() {
+        output::complain(&stopped.to_string());
+        return ExitCode::from(EXIT_INTERRUPTED);
+    }
+    if let Some(usage) = error.downcast_ref::<output::Usage>() {
+        output::complain(&format!(
+            "error: {usage}\n\nFor more information, try '--help'."
+        ));
+        return ExitCode::from(2);
+    }
+    output::complain(&format!("error: {error:#}"));
+    ExitCode::FAILURE
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let threads = commands::start_threads(cli.threads)?;
+    let json = cli.json;
+    match cli.command {
+        Command::Data(args) => commands::data::run(&args, json),
+        Command::Pretrain(args) => commands::pretrain::run(&args, json),
+        Command::Attack(args) => commands::attack::run(&args, json),
+        Command::Fit(args) => commands::fit::run(&args, json),
+        Command::Sample(args) => commands::sample::run(&args, json),
+        Command::Defend(args) => commands::defend::run(&args, json),
+        Command::Evaluate(args) => commands::evaluate::run(&args, json),
+        Command::Run(args) => commands::run::run(&args, json, threads),
+        Command::Plan(args) => commands::plan::run(&args, json, threads),
+        Command::Report(args) => commands::report::run(&args, json),
+    }
+}

@@ -1,0 +1,50 @@
+//! The clean networks that come with this project.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use mesa_models::{ResNetConfig, load_network};
+
+/// The committed clean network of this size, trained on this data.
+///
+/// Looked for in `assets/weights` below the working folder, then beside the
+/// folders above the program (`target/release/mesa` lies in the repository).
+pub(crate) fn clean_network(shape: ResNetConfig, data: &str) -> Result<Option<PathBuf>> {
+    for folder in folders() {
+        let Ok(entries) = fs_err::read_dir(&folder) else {
+            continue;
+        };
+        let mut paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+        paths.sort();
+        for path in paths {
+            if path.extension().is_some_and(|e| e == "safetensors") && fits(&path, shape, data)? {
+                return Ok(Some(path));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn fits(path: &Path, shape: ResNetConfig, data: &str) -> Result<bool> {
+    let (_, info) = load_network(path)?;
+    Ok(info.config == shape && info.made_by.get("data").is_some_and(|name| name == data))
+}
+
+/// The folder with this project's `assets` and `docs`, if the program is in or below it.
+pub(crate) fn repository() -> Option<PathBuf> {
+    candidates().find(|folder| folder.join("assets/weights").is_dir())
+}
+
+fn folders() -> Vec<PathBuf> {
+    candidates()
+        .map(|folder| folder.join("assets/weights"))
+        .filter(|f| f.is_dir())
+        .collect()
+}
+
+/// The working folder, then those above the program.
+fn candidates() -> impl Iterator<Item = PathBuf> {
+    let program = std::env::current_exe().unwrap_or_default();
+    let above: Vec<PathBuf> = program.ancestors().skip(1).map(Path::to_owned).collect();
+    std::iter::once(PathBuf::from(".")).chain(above)
+}

@@ -1,0 +1,377 @@
+//! One trigger and seed: attack, model, defend, measure.
+
+use anyhow::{Context, Result};
+use candle::Device;
+use mesa::{Staircase, SubModel, entropy_of, mixture_weights};
+use mesa_attack::{Attacked, Evaluation, evaluate};
+use mesa_defense::{Ensemble, SampleSuccess, SampleTest, TriggerSource, sample_success};
+use mesa_models::{Network, Seeds, load_network, save_network};
+use mesa_record::{Mixture, MixtureWeight, Row, Summary};
+use serde::{Deserialize, Serialize};
+
+use super::keys::Chain;
+use super::session::{CleanResults, Session};
+use super::step::{Finished, Work};
+use super::summary::put_row;
+use crate::method::Method;
+use crate::{inputs, interrupt, stages};
+
+/// What a fit's record says: all else is in its file and in the steps after it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct FitResults {
+    beta: f64,
+}
+
+/// What the entropy measurement of one sub-model found.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct EntropyResults {
+    information_nats: f64,
+    information_se: f64,
+    entropy_nats: f64,
+    gaussian_bound_nats: f64,
+}
+
+/// One sub-model and what is known of it.
+struct Modeled {
+    beta: f64,
+    fit: Finished<FitResults>,
+    samples: Finished<SampleSuccess>,
+    entropy: Finished<EntropyResults>,
+}
+
+/// A chain at work.
+struct Running<'a> {
+    session: &'a Session,
+    chain: Chain,
+    folder: String,
+    attack: Finished<Evaluation>,
+}
+
+/// Computes the rows of one chain; `summary` is written after each.
+pub(crate) fn run_chain(
+    session: &Session,
+    clean: &Finished<CleanResults>,
+    chain: Chain,
+    methods: &[Method],
+    summary: &mut Summary,
+) -> Result<()> {
+    let folder = chain.folder();
+    let mut put = |row: Row| -> Result<()> {
+        put_row(summary, row);
+        session.save_summary(summary, clean)
+    };
+    let evaluation = evaluate_clean(session, clean, chain, &folder)?;
+    put(session.row(chain, "clean", &evaluation.results, evaluation.wall_s)?)?;
+    let attack = attack(session, clean, chain, &folder)?;
+    put(session.row(chain, "backdoored", &attack.results, attack.wall_s)?)?;
+    let running = Running {
+        session,
+        chain,
+        folder,
+        attack,
+    };
+    let mut modeled: Vec<Modeled> = Vec::new();
+    for method in methods {
+        interrupt::check()?;
+        for beta in session.steps.betas_of(*method) {
+            if modeled
+                .iter()
+                .all(|known| known.beta.to_bits() != beta.to_bits())
+            {
+                modeled.push(running.model(beta)?);
+            }
+        }
+        put(running.defend(*method, &modeled)?)?;
+    }
+    session.draw_samples(chain, &pictured(&modeled)?)
+}
+
+fn evaluate_clean(
+    session: &Session,
+    clean: &Finished<CleanResults>,
+    chain: Chain,
+    folder: &str,
+) -> Result<Finished<Evaluation>> {
+    let step = session.steps.clean_evaluation(chain);
+    session.step(&format!("{folder}/clean"), &step, |_, _| {
+        session.evaluate(chain, &session.clean_network(clean)?)
+    })
+}
+
+fn attack(
+    session: &Session,
+    clean: &Finished<CleanResults>,
+    chain: Chain,
+    folder: &str,
+) -> Result<Finished<Evaluation>> {
+    let step = session.steps.attack(chain);
+    session.step(&format!("{folder}/attack"), &step, |files, watch| {
+        let mut config = session.config.backdoor.clone();
+        config.target_class = session.steps.target_class(chain);
+        let images = session.attack_images.clone();
+        let trained = (images.len() * config.training.epochs) as u64;
+        let trigger = chain.trigger.trigger()?;
+        let network = session.clean_network(clean)?;
+        let network = stages::attack(network, images, &trigger, &config, chain.seed, watch)?;
+        let work = session.evaluate(chain, &network)?;
+        let made_by = [
+            ("trigger", chain.trigger.to_string()),
+            ("seed", chain.seed.to_string()),
+        ];
+        save_network(&files.checkpoint, &network, &session.made_by(&made_by))?;
+        Ok(Work {
+            images: work.images + trained,
+            ..work
+        })
+    })
+}
+
+impl Running<'_> {
+    fn backdoored(&self) -> Result<Network> {
+        Ok(load_network(&self.attack.files.checkpoint)?.0)
+    }
+
+    /// Fits the sub-model of one β and measures it.
+    fn model(&self, beta: f64) -> Result<Modeled> {
+        let fit = self.fit(beta)?;
+        interrupt::check()?;
+        let samples = self.samples(beta, &fit)?;
+        interrupt::check()?;
+        let entropy = self.entropy(beta, &fit)?;
+        Ok(Modeled {
+            beta,
+            fit,
+            samples,
+            entropy,
+        })
+    }
+
+    fn fit(&self, beta: f64) -> Result<Finished<FitResults>> {
+        let (session, chain) = (self.session, self.chain);
+        let step = session.steps.fit(chain, beta);
+        session.step(
+            &format!("{}/fit-{beta}", self.folder),
+            &step,
+            |files, watch| {
+                let config = &session.config.mesa;
+                let images = session.defense_images.clone();
+                let seen =
+                    (images.images().len() * config.images_per_trigger * config.epochs) as u64;
+                let target_class = session.steps.target_class(chain);
+                let testing =
+                    inputs::testing(config, target_class, session.config.retrain.placement);
+                let frozen = self.backdoored()?.freeze()?;
+                let sub_model =
+                    stages::fit(frozen, images, testing, (config, beta), chain.seed, watch)?;
+                let made_by = [
+                    ("trigger", chain.trigger.to_string()),
+                    ("seed", chain.seed.to_string()),
+                ];
+                sub_model.save(&files.checkpoint, &session.made_by(&made_by))?;
+                Ok(Work {
+                    results: FitResults { beta },
+                    images: seen,
+                })
+            },
+        )
+    }
+
+    fn samples(&self, beta: f64, fit: &Finished<FitResults>) -> Result<Finished<SampleSuccess>> {
+        let (session, chain) = (self.session, self.chain);
+        let step = session.steps.samples(chain, beta);
+        session.step(&format!("{}/samples-{beta}", self.folder), &step, |_, _| {
+            let test = SampleTest {
+                target_class: session.steps.target_class(chain),
+                samples: session.config.samples.count,
+                images_per_sample: session.config.samples.images_per_sample,
+                placement: session.config.retrain.placement,
+            };
+            let frozen = self.backdoored()?.freeze()?;
+            let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
+            let results = sample_success(
+                &frozen,
+                &sub_model,
+                &session.defense_images,
+                test,
+                chain.seed,
+            )?;
+            Ok(Work {
+                results,
+                images: (test.samples * test.images_per_sample) as u64,
+            })
+        })
+    }
+
+    fn entropy(&self, beta: f64, fit: &Finished<FitResults>) -> Result<Finished<EntropyResults>> {
+        let (session, chain) = (self.session, self.chain);
+        let step = session.steps.entropy(chain, beta);
+        session.step(&format!("{}/entropy-{beta}", self.folder), &step, |_, _| {
+            let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
+            let seeds = Seeds::new(chain.seed, "entropy");
+            let found = entropy_of(&Device::Cpu, &sub_model, &session.config.entropy, &seeds)?;
+            let results = EntropyResults {
+                information_nats: found.information_nats,
+                information_se: found.information_se,
+                entropy_nats: found.entropy_nats,
+                gaussian_bound_nats: found.gaussian_bound_nats,
+            };
+            Ok(Work { results, images: 0 })
+        })
+    }
+
+    /// Repairs the network by one method, and gives its row.
+    fn defend(&self, method: Method, modeled: &[Modeled]) -> Result<Row> {
+        let (session, chain) = (self.session, self.chain);
+        let step = session.steps.defend(chain, method);
+        let mixture = match method {
+            Method::EnsembleWeighted => Some(self.mixture(modeled)?),
+            _ => None,
+        };
+        let name = format!("{}/{}", self.folder, method.to_string().replace(':', "-"));
+        let done = session.step(&name, &step, |files, watch| {
+            let config = &session.config.retrain;
+            let images = session.defense_images.clone();
+            let trained = (images.images().len() * config.training.epochs) as u64;
+            let source = self.source(method, modeled, mixture.as_ref())?;
+            let network = stages::retrain(
+                self.backdoored()?,
+                images,
+                source,
+                config,
+                chain.seed,
+                watch,
+            )?;
+            let work = session.evaluate(chain, &network)?;
+            if session.config.output.keep_repaired {
+                let made_by = [
+                    ("method", method.to_string()),
+                    ("seed", chain.seed.to_string()),
+                ];
+                save_network(&files.checkpoint, &network, &session.made_by(&made_by))?;
+            }
+            Ok(Work {
+                images: work.images + trained,
+                ..work
+            })
+        })?;
+        let mut row = session.row(chain, &method.to_string(), &done.results, done.wall_s)?;
+        row.mixture = mixture;
+        if let Method::Mesa(beta) = method {
+            let known = find(modeled, beta)?;
+            let (samples, entropy) = (&known.samples.results, &known.entropy.results);
+            row.wall_s += known.fit.wall_s + known.samples.wall_s + known.entropy.wall_s;
+            row.sample_asr = Some(samples.sample_asr);
+            row.in_level_set = Some(samples.in_level_set);
+            row.sample_mean = Some(samples.sample_mean);
+            row.sample_std = Some(samples.sample_std);
+            row.entropy_nats = Some(entropy.information_nats);
+            row.entropy_se = Some(entropy.information_se);
+            row.entropy_upper_bound = Some(entropy.gaussian_bound_nats);
+        }
+        Ok(row)
+    }
+
+    fn source(
+        &self,
+        method: Method,
+        modeled: &[Modeled],
+        mixture: Option<&Mixture>,
+    ) -> Result<TriggerSource> {
+        let [_, height, width] = self.session.config.mesa.trigger_shape;
+        let load = |beta: f64| -> Result<SubModel> {
+            inputs::sub_model(&find(modeled, beta)?.fit.files.checkpoint)
+        };
+        let all = || -> Result<Vec<SubModel>> {
+            self.session
+                .config
+                .mesa
+                .betas
+                .iter()
+                .map(|beta| load(*beta))
+                .collect()
+        };
+        Ok(match method {
+            Method::Ideal => TriggerSource::Ideal(self.chain.trigger.trigger()?),
+            Method::NoTrigger => TriggerSource::None,
+            Method::Random => TriggerSource::Random {
+                size: (height, width),
+            },
+            Method::Mesa(beta) => TriggerSource::SubModel(load(beta)?),
+            Method::EnsembleTurns => TriggerSource::Turns(Ensemble::new(all()?)?),
+            Method::EnsembleWeighted => {
+                let mixture = mixture.context("the mixture was weighed before")?;
+                let gamma: Vec<f64> = mixture.weights.iter().map(|weight| weight.gamma).collect();
+                TriggerSource::Weighted(Staircase::new(all()?, &gamma)?)
+            }
+        })
+    }
+
+    /// γ of the sub-models, in the configuration's order.
+    fn mixture(&self, modeled: &[Modeled]) -> Result<Mixture> {
+        let betas = &self.session.config.mesa.betas;
+        let entropies = betas
+            .iter()
+            .map(|beta| {
+                let found = find(modeled, *beta)?.entropy.results;
+                Ok((found.entropy_nats, found.information_se))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let found = mixture_weights(betas, &entropies)?;
+        let weights = betas.iter().enumerate().map(|(index, beta)| MixtureWeight {
+            beta: *beta,
+            gamma: found.gamma[index],
+            gamma_se: found.gamma_se[index],
+            gamma_equal_entropy: found.gamma_at_equal_entropy[index],
+        });
+        Ok(Mixture {
+            weights: weights.collect(),
+            readable: found.readable,
+        })
+    }
+}
+
+/// What the samples picture shows: β, ASR of samples, sub-model.
+fn pictured(modeled: &[Modeled]) -> Result<Vec<(f64, f64, SubModel)>> {
+    modeled
+        .iter()
+        .map(|known| {
+            let sub_model = inputs::sub_model(&known.fit.files.checkpoint)?;
+            Ok((known.beta, known.samples.results.sample_asr, sub_model))
+        })
+        .collect()
+}
+
+fn find(modeled: &[Modeled], beta: f64) -> Result<&Modeled> {
+    modeled
+        .iter()
+        .find(|known| known.beta.to_bits() == beta.to_bits())
+        .with_context(|| format!("the sub-model of β = {beta} was fitted before"))
+}
+
+impl Session {
+    /// Evaluates a network of a chain, on its own trigger.
+    fn evaluate(&self, chain: Chain, network: &Network) -> Result<Work<Evaluation>> {
+        let attacked = Attacked {
+            trigger: chain.trigger.trigger()?,
+            target_class: self.steps.target_class(chain),
+            placement: self.config.backdoor.placement,
+        };
+        let images = &self.evaluation_images;
+        let results = evaluate(&network.freeze()?, images, Some(&attacked), chain.seed)?;
+        let stamped = results.stamped.map_or(0, |stamped| stamped.images);
+        Ok(Work {
+            images: (results.images + stamped) as u64,
+            results,
+        })
+    }
+
+    fn row(&self, chain: Chain, method: &str, found: &Evaluation, wall_s: f64) -> Result<Row> {
+        let stamped = found.stamped.context("an evaluation without a trigger")?;
+        let trigger = chain.trigger.to_string().as_str().into();
+        let figures = [stamped.asr, found.clean_accuracy, stamped.regained_accuracy];
+        let mut row = Row::new(trigger, chain.seed, method, figures);
+        row.wall_s = wall_s;
+        row.key = self.steps.row(chain, method).map(|key| key.to_string());
+        Ok(row)
+    }
+}

@@ -1,0 +1,53 @@
+//! Rows of committed records, which `--continue` takes as done.
+
+use std::path::Path;
+
+use anyhow::Result;
+use mesa_record::Summary;
+use mesa_report::read_committed;
+
+use super::keys::Chain;
+use super::session::Session;
+use super::summary::put_row;
+use crate::method::Method;
+
+impl Session {
+    /// Adds the rows of committed records that this run would compute just so.
+    /// They are marked; a row that the run has itself stays.
+    pub(crate) fn take_committed(&self, root: &Path, summary: &mut Summary) -> Result<usize> {
+        let mut taken = 0;
+        for (path, committed) in read_committed(root)? {
+            let mut others = 0;
+            for mut row in committed.rows {
+                if summary.row(&row.trigger, row.seed, &row.method).is_some() {
+                    continue;
+                }
+                if committed.data != summary.data || !self.holds(&row) {
+                    others += 1;
+                    continue;
+                }
+                row.committed = true;
+                put_row(summary, row);
+                taken += 1;
+            }
+            if others > 0 && committed.preset == summary.preset {
+                tracing::info!(
+                    "{}: {others} rows have other settings, data or engine and are not taken",
+                    path.display()
+                );
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// Whether nothing of a chain is left to do because committed rows have it all.
+pub(crate) fn is_all_committed(chain: Chain, left: &[Method], summary: &Summary) -> bool {
+    let trigger = chain.trigger.to_string().as_str().into();
+    let committed = |method: &str| {
+        summary
+            .row(&trigger, chain.seed, method)
+            .is_some_and(|row| row.committed)
+    };
+    left.is_empty() && committed("clean") && committed("backdoored")
+}

@@ -1,0 +1,278 @@
+//! What every step of a run depends on, known before anything is computed.
+
+use mesa_datasets::TriggerId;
+use mesa_models::ENGINE_VERSION;
+use mesa_record::{Key, Step};
+use serde_json::{Value, json};
+
+use crate::config::ExperimentConfig;
+use crate::method::Method;
+
+/// The steps of a run: pure functions of its settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Steps {
+    config: ExperimentConfig,
+    data_digest: String,
+    clean: Key,
+}
+
+/// One attacked network: a trigger and a seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Chain {
+    pub(crate) trigger: TriggerId,
+    pub(crate) seed: u64,
+}
+
+impl Chain {
+    /// Where the chain's files are, below the folders of the run.
+    pub(crate) fn folder(self) -> String {
+        format!(
+            "{}/seed-{}",
+            self.trigger.to_string().replace(':', "-"),
+            self.seed
+        )
+    }
+}
+
+impl Steps {
+    /// The steps that follow on the clean network with this key.
+    pub(crate) fn new(config: &ExperimentConfig, data_digest: &str, clean: Key) -> Self {
+        Self {
+            config: config.clone(),
+            data_digest: data_digest.to_owned(),
+            clean,
+        }
+    }
+
+    /// The training of the clean network.
+    pub(crate) fn pretrain(config: &ExperimentConfig, data_digest: &str) -> Step {
+        Step::new("pretrain", ENGINE_VERSION, data_digest)
+            .with_config(json!({"pretrain": config.pretrain, "network": config.network}))
+    }
+
+    /// A clean network from a file.
+    pub(crate) fn clean_file(sha256: &str, data_digest: &str) -> Step {
+        Step::new("clean-file", ENGINE_VERSION, data_digest).with_config(json!({"sha256": sha256}))
+    }
+
+    /// What the trigger does to the clean network.
+    pub(crate) fn clean_evaluation(&self, chain: Chain) -> Step {
+        self.step(
+            "evaluate-clean",
+            json!({"evaluation": self.evaluation(chain)}),
+        )
+        .after("clean", &self.clean)
+    }
+
+    /// The attack and its evaluation.
+    pub(crate) fn attack(&self, chain: Chain) -> Step {
+        let config = json!({
+            "backdoor": self.config.backdoor,
+            "images": self.config.data.attack_images,
+            "trigger": chain.trigger,
+            "seed": chain.seed,
+            "evaluation": self.evaluation(chain),
+        });
+        self.step("attack", config).after("clean", &self.clean)
+    }
+
+    /// The sub-model of one β.
+    pub(crate) fn fit(&self, chain: Chain, beta: f64) -> Step {
+        let mut mesa = json!(self.config.mesa);
+        // The other sub-models do not matter to this one.
+        if let Some(table) = mesa.as_object_mut() {
+            table.remove("betas");
+        }
+        let config = json!({
+            "mesa": mesa,
+            "beta": beta,
+            "images": self.modeling(),
+            "placement": self.config.retrain.placement,
+            "target_class": self.target_class(chain),
+            "seed": chain.seed,
+        });
+        self.step("fit", config)
+            .after("attack", &self.attack(chain).key())
+    }
+
+    /// The judgment of one sub-model's samples.
+    pub(crate) fn samples(&self, chain: Chain, beta: f64) -> Step {
+        let config = json!({
+            "samples": self.config.samples,
+            "images": self.modeling(),
+            "placement": self.config.retrain.placement,
+            "target_class": self.target_class(chain),
+            "seed": chain.seed,
+        });
+        self.step("samples", config)
+            .after("attack", &self.attack(chain).key())
+            .after("fit", &self.fit(chain, beta).key())
+    }
+
+    /// The measurement of one sub-model's entropy.
+    pub(crate) fn entropy(&self, chain: Chain, beta: f64) -> Step {
+        let config = json!({"entropy": self.config.entropy, "seed": chain.seed});
+        self.step("entropy", config)
+            .after("fit", &self.fit(chain, beta).key())
+    }
+
+    /// A retraining and its evaluation.
+    pub(crate) fn defend(&self, chain: Chain, method: Method) -> Step {
+        let config = json!({
+            "retrain": self.config.retrain,
+            "method": method,
+            "images": self.modeling(),
+            "trigger": (method == Method::Ideal).then_some(chain.trigger),
+            "seed": chain.seed,
+            "evaluation": self.evaluation(chain),
+        });
+        let mut step = self
+            .step("defend", config)
+            .after("attack", &self.attack(chain).key());
+        for beta in self.betas_of(method) {
+            step = step.after(&format!("fit-{beta}"), &self.fit(chain, beta).key());
+            if method == Method::EnsembleWeighted {
+                step = step.after(&format!("entropy-{beta}"), &self.entropy(chain, beta).key());
+            }
+        }
+        if method == Method::EnsembleTurns {
+            // Whose turn it is matters; the names above are sorted.
+            let order: Value = json!(self.config.mesa.betas);
+            step.config["order"] = order;
+        }
+        step
+    }
+
+    /// The sub-models that a method draws from.
+    pub(crate) fn betas_of(&self, method: Method) -> Vec<f64> {
+        match method {
+            Method::Mesa(beta) => vec![beta],
+            method if method.is_ensemble() => self.config.mesa.betas.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The key of a row: of all the steps it shows figures of.
+    pub(crate) fn row(&self, chain: Chain, method: &str) -> Option<Key> {
+        match method {
+            "clean" => Some(self.clean_evaluation(chain).key()),
+            "backdoored" => Some(self.attack(chain).key()),
+            other => {
+                let method: Method = other.parse().ok()?;
+                let defend = self.defend(chain, method).key();
+                let Method::Mesa(beta) = method else {
+                    return Some(defend);
+                };
+                let row = self
+                    .step("row", Value::Null)
+                    .after("defend", &defend)
+                    .after("samples", &self.samples(chain, beta).key())
+                    .after("entropy", &self.entropy(chain, beta).key());
+                Some(row.key())
+            }
+        }
+    }
+
+    /// The attacked class: the paper's color triggers have one each on CIFAR-100.
+    pub(crate) fn target_class(&self, chain: Chain) -> u32 {
+        let own = chain.trigger.cifar100_target();
+        match (self.config.data.set, own) {
+            (mesa_datasets::DatasetName::Cifar100, Some(own)) => own,
+            _ => self.config.backdoor.target_class,
+        }
+    }
+
+    fn step(&self, kind: &str, config: Value) -> Step {
+        Step::new(kind, ENGINE_VERSION, &self.data_digest).with_config(config)
+    }
+
+    fn modeling(&self) -> Value {
+        let data = &self.config.data;
+        json!({"split_at": data.split_at, "split_seed": data.split_seed, "first": data.modeling_images})
+    }
+
+    fn evaluation(&self, chain: Chain) -> Value {
+        let data = &self.config.data;
+        json!({
+            "split_at": data.split_at,
+            "split_seed": data.split_seed,
+            "trigger": chain.trigger,
+            "target_class": self.target_class(chain),
+            "placement": self.config.backdoor.placement,
+            "seed": chain.seed,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(change: impl FnOnce(&mut ExperimentConfig)) -> Steps {
+        let mut config = ExperimentConfig::paper();
+        change(&mut config);
+        let clean = Steps::clean_file("abc", "data").key();
+        Steps::new(&config, "data", clean)
+    }
+
+    const CHAIN: Chain = Chain {
+        trigger: TriggerId::Pattern(170),
+        seed: 0,
+    };
+
+    fn key(steps: &Steps, method: &str) -> Key {
+        steps.row(CHAIN, method).unwrap()
+    }
+
+    #[test]
+    fn adding_methods_triggers_seeds_or_betas_leaves_old_rows_alone() {
+        let before = steps(|_| {});
+        let after = steps(|config| {
+            config.methods.clear();
+            config.triggers = "1,2".into();
+            config.seeds.to = 9;
+            config.mesa.betas.push(0.3);
+            config.output.keep_repaired = true;
+        });
+        for method in ["clean", "backdoored", "ideal", "mesa:0.9", "random"] {
+            assert_eq!(key(&before, method), key(&after, method), "{method}");
+        }
+        assert_ne!(
+            key(&before, "ensemble:turns"),
+            key(&after, "ensemble:turns")
+        );
+    }
+
+    #[test]
+    fn a_change_reaches_what_comes_after_it_and_nothing_else() {
+        let before = steps(|_| {});
+        let retrain = steps(|config| config.retrain.stamp_rate = 0.5);
+        assert_eq!(before.attack(CHAIN).key(), retrain.attack(CHAIN).key());
+        assert_eq!(before.fit(CHAIN, 0.9).key(), retrain.fit(CHAIN, 0.9).key());
+        assert_ne!(key(&before, "ideal"), key(&retrain, "ideal"));
+
+        let entropy = steps(|config| config.entropy.steps += 1);
+        assert_eq!(
+            key(&before, "ensemble:turns"),
+            key(&entropy, "ensemble:turns")
+        );
+        assert_ne!(
+            key(&before, "ensemble:weighted"),
+            key(&entropy, "ensemble:weighted")
+        );
+
+        let attack = steps(|config| config.backdoor.poison_rate = 0.5);
+        for method in ["backdoored", "no-trigger", "mesa:0.5"] {
+            assert_ne!(key(&before, method), key(&attack, method), "{method}");
+        }
+        assert_eq!(key(&before, "clean"), key(&attack, "clean"));
+    }
+
+    #[test]
+    fn chains_share_nothing_but_the_clean_network() {
+        let steps = steps(|_| {});
+        let other = Chain { seed: 1, ..CHAIN };
+        assert_ne!(steps.attack(CHAIN).key(), steps.attack(other).key());
+        assert_eq!(other.folder(), "170/seed-1");
+    }
+}

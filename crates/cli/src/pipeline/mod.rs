@@ -1,0 +1,18 @@
+//! The whole chain of a run: clean network → attack → fits → defenses → rows,
+//! each step done once and recorded.
+
+mod assets;
+mod chain;
+mod committed;
+mod keys;
+mod measure;
+mod plan;
+mod session;
+mod step;
+mod summary;
+
+pub(crate) use assets::repository;
+pub(crate) use chain::run_chain;
+pub(crate) use committed::is_all_committed;
+pub(crate) use keys::Chain;
+pub(crate) use session::{Session, Setup};

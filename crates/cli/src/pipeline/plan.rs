@@ -1,0 +1,188 @@
+//! What is left to do, counted in images and bytes.
+
+use mesa_record::{Plan, PlannedChain, PlannedStage, Row, Summary};
+
+use super::committed::is_all_committed;
+use super::keys::Chain;
+use super::session::{CleanSource, Session};
+use super::summary::processor;
+use crate::method::Method;
+
+/// The kinds of steps, in their order.
+const KINDS: [&str; 5] = ["pretrain", "attack", "fit", "defend", "evaluate"];
+
+/// Parameters of ResNet-18 at width 1, to which its size is about proportional
+/// in the width's square: 11.2 million at width 64.
+const PARAMETERS_AT_ONE: f64 = 11.2e6 / (64.0 * 64.0);
+
+/// What is left to do for some chains.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Work {
+    /// Steps and images for each of [`KINDS`].
+    counts: [(usize, u64); KINDS.len()],
+    /// Entropy measurements, which see no images.
+    entropies: usize,
+    /// Bytes of files kept.
+    bytes: f64,
+}
+
+impl Work {
+    fn add(&mut self, kind: &str, images: usize) {
+        let index = KINDS
+            .iter()
+            .position(|known| *known == kind)
+            .unwrap_or_default();
+        self.counts[index].0 += 1;
+        self.counts[index].1 += images as u64;
+    }
+
+    /// Whether nothing is left.
+    fn is_empty(&self) -> bool {
+        self.entropies == 0 && self.counts.iter().all(|(steps, _)| *steps == 0)
+    }
+}
+
+/// What is left to do for these chains and methods.
+fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
+    let mut work = Work::default();
+    let config = &session.config;
+    let network = PARAMETERS_AT_ONE * (config.network.width as f64).powi(2) * 4.0;
+    // The clean and the stamped images.
+    let evaluation = session.evaluation_images.len() * 19 / 10;
+    let modeling = session.defense_images.images().len();
+    if !session.is_done("clean", &session.clean_step()) {
+        if let CleanSource::Trained = session.clean {
+            let images = config.pretrain.images.min(session.data.train.len());
+            work.add("pretrain", images * config.pretrain.training.epochs);
+            work.bytes += network;
+        }
+        work.add("evaluate", session.data.test.len());
+    }
+    for (chain, methods) in chains {
+        let (steps, folder) = (&session.steps, chain.folder());
+        if !session.is_done(&format!("{folder}/clean"), &steps.clean_evaluation(*chain)) {
+            work.add("evaluate", evaluation);
+        }
+        if !session.is_done(&format!("{folder}/attack"), &steps.attack(*chain)) {
+            work.add(
+                "attack",
+                session.attack_images.len() * config.backdoor.training.epochs,
+            );
+            work.add("evaluate", evaluation);
+            work.bytes += network;
+        }
+        let mut betas: Vec<f64> = methods
+            .iter()
+            .flat_map(|method| steps.betas_of(*method))
+            .collect();
+        betas.sort_by(f64::total_cmp);
+        betas.dedup();
+        for beta in betas {
+            if !session.is_done(&format!("{folder}/fit-{beta}"), &steps.fit(*chain, beta)) {
+                work.add(
+                    "fit",
+                    modeling * config.mesa.images_per_trigger * config.mesa.epochs,
+                );
+                work.bytes += 2.5e6;
+            }
+            if !session.is_done(
+                &format!("{folder}/samples-{beta}"),
+                &steps.samples(*chain, beta),
+            ) {
+                work.add(
+                    "evaluate",
+                    config.samples.count * config.samples.images_per_sample,
+                );
+            }
+            if !session.is_done(
+                &format!("{folder}/entropy-{beta}"),
+                &steps.entropy(*chain, beta),
+            ) {
+                work.entropies += 1;
+            }
+        }
+        for method in methods {
+            let name = format!("{folder}/{}", method.to_string().replace(':', "-"));
+            if !session.is_done(&name, &steps.defend(*chain, *method)) {
+                work.add("defend", modeling * config.retrain.training.epochs);
+                work.add("evaluate", evaluation);
+                work.bytes += if config.output.keep_repaired {
+                    network
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+    // A state in progress: weights and moments.
+    work.bytes += if work.is_empty() { 0.0 } else { 2.0 * network };
+    work
+}
+
+impl Session {
+    /// The plan for these chains, without times.
+    pub(crate) fn plan(
+        &self,
+        chains: &[(Chain, Vec<Method>)],
+        methods: &[Method],
+        summary: &Summary,
+    ) -> Plan {
+        let open: Vec<_> = chains
+            .iter()
+            .filter(|(chain, left)| !is_all_committed(*chain, left, summary))
+            .cloned()
+            .collect();
+        let work = work(self, &open);
+        let mut stages: Vec<PlannedStage> = KINDS
+            .iter()
+            .zip(work.counts)
+            .map(|(kind, (steps, images))| stage(kind, steps, images))
+            .collect();
+        stages.push(stage("entropy", work.entropies, 0));
+        stages.retain(|stage| stage.steps > 0);
+        let planned = chains.iter().map(|(chain, left)| {
+            let trigger = chain.trigger.to_string().as_str().into();
+            let done = |method: &&Method| {
+                summary
+                    .row(&trigger, chain.seed, &method.to_string())
+                    .is_some_and(|row: &Row| {
+                        row.committed || !left.contains(method) || self.holds(row)
+                    })
+            };
+            let (done, left): (Vec<&Method>, Vec<&Method>) = methods.iter().partition(done);
+            PlannedChain {
+                seed: chain.seed,
+                methods: left.into_iter().map(ToString::to_string).collect(),
+                done: done.into_iter().map(ToString::to_string).collect(),
+                trigger,
+            }
+        });
+        Plan {
+            preset: self.name.clone(),
+            data: self.data.name.to_string(),
+            out: self.run.root().display().to_string(),
+            clean_network: match &self.clean {
+                CleanSource::File { called, .. } => called.clone(),
+                CleanSource::Trained => "trained once, in this run".to_owned(),
+            },
+            chains: planned.collect(),
+            stages,
+            estimated_s: None,
+            estimated_bytes: work.bytes,
+            threads: self.threads,
+            kernel_path: self.kernel_path.to_owned(),
+            processor: processor(),
+            peak_rss_mb: None,
+        }
+    }
+}
+
+fn stage(kind: &str, steps: usize, images: u64) -> PlannedStage {
+    PlannedStage {
+        kind: kind.to_owned(),
+        steps,
+        images,
+        estimated_s: None,
+        images_per_s: None,
+    }
+}

@@ -1,0 +1,239 @@
+//! What all steps of a run share.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use mesa_attack::evaluate;
+use mesa_datasets::{Dataset, Images};
+use mesa_defense::DefenseImages;
+use mesa_models::{CpuPath, Network, ResNetConfig, load_network, save_network};
+use mesa_record::{RunDir, Step, file_digest};
+use serde::{Deserialize, Serialize};
+
+use super::assets;
+use super::keys::Steps;
+use super::step::{Finished, Work};
+use crate::args::SaveEvery;
+use crate::config::ExperimentConfig;
+use crate::{inputs, stages};
+
+/// What all steps of a run share.
+pub(crate) struct Session {
+    pub(crate) name: String,
+    pub(crate) config: ExperimentConfig,
+    pub(crate) data: Dataset,
+    pub(crate) attack_images: Images,
+    pub(crate) defense_images: DefenseImages,
+    pub(crate) evaluation_images: Images,
+    pub(crate) run: RunDir,
+    pub(crate) save_every: SaveEvery,
+    pub(crate) device: &'static str,
+    pub(crate) kernel_path: &'static str,
+    pub(crate) threads: usize,
+    pub(crate) clean: CleanSource,
+    pub(crate) steps: Steps,
+    /// What each step that this start saw has cost, over every start.
+    pub(crate) seen: RefCell<BTreeMap<String, Cost>>,
+}
+
+/// What a step has cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    pub(crate) wall_s: f64,
+    pub(crate) peak_rss_mb: Option<f64>,
+}
+
+/// Where the clean network comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum CleanSource {
+    /// A file: its place, what it is called in records, its digest.
+    File {
+        path: PathBuf,
+        called: String,
+        sha256: String,
+    },
+    /// This run, once.
+    Trained,
+}
+
+/// What the step `clean` measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CleanResults {
+    pub(crate) source: String,
+    pub(crate) sha256: String,
+    pub(crate) test_accuracy: f64,
+}
+
+/// What a session is made of.
+pub(crate) struct Setup {
+    pub(crate) name: String,
+    pub(crate) config: ExperimentConfig,
+    pub(crate) data: Dataset,
+    pub(crate) run: RunDir,
+    pub(crate) clean: Option<PathBuf>,
+    pub(crate) save_every: SaveEvery,
+    pub(crate) device: &'static str,
+    pub(crate) threads: usize,
+}
+
+impl Session {
+    /// A session that has computed nothing yet.
+    pub(crate) fn new(setup: Setup) -> Result<Self> {
+        let Setup {
+            name,
+            config,
+            data,
+            run,
+            clean,
+            save_every,
+            device,
+            threads,
+        } = setup;
+        let shape = ResNetConfig {
+            width: config.network.width,
+            num_classes: data.num_classes(),
+        };
+        let clean = clean_source(clean, shape, &data)?;
+        let clean_step = match &clean {
+            CleanSource::File { sha256, .. } => Steps::clean_file(sha256, &data.digest),
+            CleanSource::Trained => Steps::pretrain(&config, &data.digest),
+        };
+        let steps = Steps::new(&config, &data.digest, clean_step.key());
+        Ok(Self {
+            attack_images: inputs::first(&data.train, config.data.attack_images),
+            defense_images: inputs::defense_images(&data, &config.data)?,
+            evaluation_images: inputs::evaluation_images(&data, &config.data)?,
+            kernel_path: CpuPath::current().context("choosing the kernels")?.name(),
+            name,
+            config,
+            data,
+            run,
+            save_every,
+            device,
+            threads,
+            clean,
+            steps,
+            seen: RefCell::default(),
+        })
+    }
+
+    /// Size of the networks of this run.
+    pub(crate) fn shape(&self) -> ResNetConfig {
+        ResNetConfig {
+            width: self.config.network.width,
+            num_classes: self.data.num_classes(),
+        }
+    }
+
+    /// The step that makes or checks the clean network.
+    pub(crate) fn clean_step(&self) -> Step {
+        match &self.clean {
+            CleanSource::File { sha256, .. } => Steps::clean_file(sha256, &self.data.digest),
+            CleanSource::Trained => Steps::pretrain(&self.config, &self.data.digest),
+        }
+    }
+
+    /// Trains the clean network, or measures the one that was found.
+    pub(crate) fn clean(&self) -> Result<Finished<CleanResults>> {
+        self.step("clean", &self.clean_step(), |files, watch| {
+            let (network, source, trained) = match &self.clean {
+                CleanSource::File { path, called, .. } => {
+                    (load_network(path)?.0, called.clone(), 0)
+                }
+                CleanSource::Trained => {
+                    let pretrain = &self.config.pretrain;
+                    let images = inputs::first(&self.data.train, pretrain.images);
+                    let count = (images.len() * pretrain.training.epochs) as u64;
+                    let normalization = inputs::normalization(self.data.name);
+                    let network =
+                        stages::pretrain(images, self.shape(), normalization, pretrain, watch)?;
+                    let made_by = [("data", self.data.name.to_string())];
+                    save_network(&files.checkpoint, &network, &self.made_by(&made_by))?;
+                    (network, "trained in this run".to_owned(), count)
+                }
+            };
+            let sha256 = match &self.clean {
+                CleanSource::File { sha256, .. } => sha256.clone(),
+                CleanSource::Trained => file_digest(&files.checkpoint)?,
+            };
+            let test_accuracy =
+                evaluate(&network.freeze()?, &self.data.test, None, 0)?.clean_accuracy;
+            let images = trained + self.data.test.len() as u64;
+            Ok(Work {
+                results: CleanResults {
+                    source,
+                    sha256,
+                    test_accuracy,
+                },
+                images,
+            })
+        })
+    }
+
+    /// The clean network.
+    pub(crate) fn clean_network(&self, clean: &Finished<CleanResults>) -> Result<Network> {
+        let path = match &self.clean {
+            CleanSource::File { path, .. } => path,
+            CleanSource::Trained => &clean.files.checkpoint,
+        };
+        Ok(load_network(path)?.0)
+    }
+
+    /// What made a file of this run.
+    pub(crate) fn made_by(&self, entries: &[(&str, String)]) -> BTreeMap<String, String> {
+        let program = [
+            ("program", format!("mesa {}", env!("CARGO_PKG_VERSION"))),
+            ("preset", self.name.clone()),
+            ("data_sha256", self.data.digest.clone()),
+        ];
+        entries
+            .iter()
+            .cloned()
+            .chain(program)
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+}
+
+fn clean_source(
+    named: Option<PathBuf>,
+    shape: ResNetConfig,
+    data: &Dataset,
+) -> Result<CleanSource> {
+    if let Some(path) = named {
+        let loaded = inputs::network(&path)?;
+        if loaded.info.config != shape {
+            bail!(
+                "--clean {}: a network of width {} and {} classes; the settings say width {} and \
+                 {} classes",
+                path.display(),
+                loaded.info.config.width,
+                loaded.info.config.num_classes,
+                shape.width,
+                shape.num_classes
+            );
+        }
+        let called = path
+            .file_name()
+            .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        return Ok(CleanSource::File {
+            path,
+            called,
+            sha256: loaded.sha256,
+        });
+    }
+    let Some(path) = assets::clean_network(shape, &data.name.to_string())? else {
+        return Ok(CleanSource::Trained);
+    };
+    let file = path
+        .file_name()
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let sha256 = file_digest(&path)?;
+    Ok(CleanSource::File {
+        path,
+        called: format!("assets/weights/{file}"),
+        sha256,
+    })
+}

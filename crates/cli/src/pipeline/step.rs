@@ -1,0 +1,175 @@
+//! One step: reused if its record fits, else computed, saved on the way, recorded last.
+
+use anyhow::{Context, Result};
+use mesa_record::{DataRecord, Key, Step, StepFiles, StepRecord, file_digest, utc, write_json};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::session::{Cost, Session};
+use crate::interrupt;
+use crate::resume::{StateFile, Watch};
+
+/// What a step's work hands over.
+pub(crate) struct Work<T> {
+    /// What it measured.
+    pub(crate) results: T,
+    /// Images that went through a network.
+    pub(crate) images: u64,
+}
+
+/// A step that is done, now or earlier.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished<T> {
+    pub(crate) results: T,
+    pub(crate) files: StepFiles,
+    pub(crate) wall_s: f64,
+    pub(crate) peak_rss_mb: Option<f64>,
+}
+
+impl Session {
+    /// Whether the record of `step` is there and fits.
+    pub(crate) fn is_done(&self, name: &str, step: &Step) -> bool {
+        let files = self.run.step(name, &step.key());
+        self.run
+            .read_record(&files)
+            .is_some_and(|record| record.is_of(step))
+    }
+
+    /// Does `step` unless it is done.
+    pub(crate) fn step<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        step: &Step,
+        work: impl FnOnce(&StepFiles, &mut Watch) -> Result<Work<T>>,
+    ) -> Result<Finished<T>> {
+        let key = step.key();
+        let files = self.run.step(name, &key);
+        if let Some(finished) = self.reuse(name, step, &files)? {
+            self.note(name, &finished);
+            return Ok(finished);
+        }
+        interrupt::check()?;
+        tracing::debug!("{name}: starting, key {}", key.short());
+        let state = StateFile::new(&files.state, key.clone());
+        let mut watch = Watch::new(name, Some(state), self.save_every);
+        if let Some(folder) = files.checkpoint.parent() {
+            fs_err::create_dir_all(folder)?;
+        }
+        let done = work(&files, &mut watch).with_context(|| format!("step {name}"))?;
+        let effort = watch.effort();
+        let record = StepRecord {
+            kind: step.kind.clone(),
+            key,
+            config: step.config.clone(),
+            after: step.after.clone(),
+            results: serde_json::to_value(&done.results)?,
+            checkpoint_sha256: digest_of(&files)?,
+            data: DataRecord {
+                name: self.data.name.to_string(),
+                sha256: self.data.digest.clone(),
+            },
+            device: self.device.to_owned(),
+            kernel_path: self.kernel_path.to_owned(),
+            threads: self.threads,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            engine_version: step.engine_version,
+            finished: utc(std::time::SystemTime::now()),
+            wall_s: effort.wall_s,
+            resumed: effort.resumed,
+            images: done.images,
+            images_per_s: done.images as f64 / effort.wall_s.max(1e-9),
+            peak_rss_mb: effort.peak_rss_mb,
+        };
+        write_json(&files.record, &record)?;
+        watch.done();
+        tracing::info!(
+            "{name}: done in {}",
+            crate::progress::duration(effort.wall_s)
+        );
+        let finished = Finished {
+            results: done.results,
+            files,
+            wall_s: effort.wall_s,
+            peak_rss_mb: effort.peak_rss_mb,
+        };
+        self.note(name, &finished);
+        Ok(finished)
+    }
+
+    fn note<T>(&self, name: &str, finished: &Finished<T>) {
+        let cost = Cost {
+            wall_s: finished.wall_s,
+            peak_rss_mb: finished.peak_rss_mb,
+        };
+        self.seen.borrow_mut().insert(name.to_owned(), cost);
+    }
+
+    /// The step as an earlier start recorded it. What does not fit is moved aside.
+    fn reuse<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        step: &Step,
+        files: &StepFiles,
+    ) -> Result<Option<Finished<T>>> {
+        if !files.record.exists() {
+            return Ok(None);
+        }
+        let reason = match self.run.read_record(files) {
+            None => "its record is damaged".to_owned(),
+            Some(record) if !record.is_of(step) => changes(&record, step),
+            Some(record) if record.checkpoint_sha256 != digest_of(files)? => {
+                "its file was changed or removed".to_owned()
+            }
+            Some(record) => match serde_json::from_value(record.results) {
+                Ok(results) => {
+                    tracing::debug!("{name}: reused");
+                    return Ok(Some(Finished {
+                        results,
+                        files: files.clone(),
+                        wall_s: record.wall_s,
+                        peak_rss_mb: record.peak_rss_mb,
+                    }));
+                }
+                Err(error) => format!("its record cannot be read: {error}"),
+            },
+        };
+        let moved = self.run.move_aside(files)?;
+        tracing::warn!(
+            "{name}: not reused, {reason}; the old result is now {}",
+            moved.display()
+        );
+        Ok(None)
+    }
+}
+
+fn digest_of(files: &StepFiles) -> Result<Option<String>> {
+    Ok(if files.checkpoint.exists() {
+        Some(file_digest(&files.checkpoint)?)
+    } else {
+        None
+    })
+}
+
+/// Why a record is not one of `step`.
+fn changes(record: &StepRecord, step: &Step) -> String {
+    let predecessors = |after: &std::collections::BTreeMap<String, Key>| {
+        after.values().map(Key::to_string).collect::<Vec<_>>()
+    };
+    let mut reasons = Vec::new();
+    if record.engine_version != step.engine_version {
+        reasons.push("the engine");
+    }
+    if record.data.sha256 != step.data_digest {
+        reasons.push("the data");
+    }
+    if record.config != step.config {
+        reasons.push("its configuration");
+    }
+    if predecessors(&record.after) != predecessors(&step.after) {
+        reasons.push("a step before it");
+    }
+    if reasons.is_empty() {
+        reasons.push("its key");
+    }
+    format!("{} changed", reasons.join(" and "))
+}

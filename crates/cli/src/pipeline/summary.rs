@@ -1,0 +1,172 @@
+//! `summary.json` and the samples picture of a run.
+
+use anyhow::Result;
+use mesa::SubModel;
+use mesa_models::Seeds;
+use mesa_record::{Key, NetworkRecord, Row, Summary, peak_rss_mb, write_text};
+use mesa_report::{SampleGroup, SamplesPicture};
+
+use super::keys::Chain;
+use super::session::{CleanResults, Session};
+use super::step::Finished;
+use crate::resume::highest;
+
+/// Samples of each sub-model in the picture.
+const PICTURED: usize = 64;
+
+impl Session {
+    /// A summary of nothing yet, or of what an earlier start left that still holds.
+    pub(crate) fn summary(&self) -> Summary {
+        let earlier = self.run.read_summary().unwrap_or_else(|error| {
+            tracing::warn!("{error}; the summary is made anew");
+            None
+        });
+        let mut summary = Summary {
+            preset: self.name.clone(),
+            data: self.data.name.to_string(),
+            device: self.device.to_owned(),
+            wall_s: 0.0,
+            peak_rss_mb: None,
+            rows: Vec::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            engine_version: mesa_models::ENGINE_VERSION,
+            kernel_path: self.kernel_path.to_owned(),
+            threads: self.threads,
+            processor: processor(),
+            data_digest: self.data.digest.clone(),
+            clean_network: None,
+            differences: self.config.differences(),
+        };
+        if let Some(earlier) = earlier {
+            summary.peak_rss_mb = earlier.peak_rss_mb;
+            summary.rows = earlier.rows;
+            // Committed rows count only where this start asks for them.
+            summary.rows.retain(|row| !row.committed && self.holds(row));
+        }
+        summary
+    }
+
+    /// Whether this run, if asked, would compute just this row.
+    pub(crate) fn holds(&self, row: &mesa_record::Row) -> bool {
+        let Ok(trigger) = row.trigger.to_string().parse() else {
+            return false;
+        };
+        let chain = super::Chain {
+            trigger,
+            seed: row.seed,
+        };
+        let expected = self.steps.row(chain, &row.method);
+        expected.is_some() && row.key == expected.as_ref().map(Key::to_string)
+    }
+
+    /// Replaces `summary.json`.
+    pub(crate) fn save_summary(
+        &self,
+        summary: &mut Summary,
+        clean: &Finished<CleanResults>,
+    ) -> Result<()> {
+        let CleanResults {
+            source,
+            sha256,
+            test_accuracy,
+        } = clean.results.clone();
+        summary.clean_network = Some(NetworkRecord {
+            source,
+            sha256,
+            test_accuracy,
+        });
+        let seen = self.seen.borrow();
+        // Rows of chains that an earlier start computed and this one has not come to.
+        let others = summary.rows.iter().filter(|row| {
+            let prefix = format!("{}/seed-{}/", row.trigger.folder(), row.seed);
+            !row.committed && !seen.keys().any(|name| name.starts_with(&prefix))
+        });
+        let of_others: f64 = others.map(|row| row.wall_s).sum();
+        summary.wall_s = of_others + seen.values().map(|cost| cost.wall_s).sum::<f64>();
+        summary.peak_rss_mb = seen
+            .values()
+            .map(|cost| cost.peak_rss_mb)
+            .fold(highest(summary.peak_rss_mb, peak_rss_mb()), highest);
+        self.run.write_summary(summary)?;
+        Ok(())
+    }
+
+    /// Draws the samples of each β beside the true trigger.
+    pub(crate) fn draw_samples(
+        &self,
+        chain: Chain,
+        sub_models: &[(f64, f64, SubModel)],
+    ) -> Result<()> {
+        let Some((_, _, first)) = sub_models.first() else {
+            return Ok(());
+        };
+        let [_, height, width] = first.info().sizes.trigger_shape;
+        let groups = sub_models
+            .iter()
+            .map(|(beta, asr, sub_model)| {
+                let mut rng = Seeds::new(chain.seed, "picture").start();
+                let pixels = sub_model
+                    .sample(&mut rng, PICTURED)?
+                    .flatten_all()?
+                    .to_vec1()?;
+                Ok(SampleGroup::of_beta(*beta, Some(*asr), pixels))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let truth = chain.trigger.trigger()?;
+        let picture = SamplesPicture {
+            title: format!(
+                "{}, {}: trigger {}, seed {}",
+                self.name, self.data.name, chain.trigger, chain.seed
+            ),
+            patch_shape: (height, width),
+            // A picture has one size of patch; a trigger of another is left out.
+            true_trigger: (truth.size() == (height, width)).then(|| truth.pixels().to_vec()),
+            groups,
+        };
+        let svg = picture.to_svg()?;
+        let own = self
+            .run
+            .root()
+            .join("samples")
+            .join(format!("{}.svg", chain.folder().replace('/', "-")));
+        write_text(&own, &svg)?;
+        Ok(write_text(&self.run.samples(), &svg)?)
+    }
+}
+
+/// Puts a row in its place.
+pub(super) fn put_row(summary: &mut Summary, row: Row) {
+    let place = |row: &Row| (row.trigger.clone(), row.seed, rank(&row.method));
+    summary.rows.retain(|old| place(old) != place(&row));
+    summary.rows.push(row);
+    summary.rows.sort_by_key(place);
+}
+
+/// Where a row stands among those of its network.
+fn rank(method: &str) -> (u8, String) {
+    let order = [
+        "clean",
+        "backdoored",
+        "no-trigger",
+        "random",
+        "mesa:",
+        "ensemble:",
+        "ideal",
+    ];
+    let place = order
+        .iter()
+        .position(|start| method.starts_with(start))
+        .unwrap_or(order.len());
+    (place as u8, method.to_owned())
+}
+
+/// The processor's name, as Linux tells it.
+pub(super) fn processor() -> String {
+    fs_err::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        })
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}

@@ -1,0 +1,380 @@
+//! Training that survives being stopped: its state is saved now and then, and
+//! taken up by the next start of the same command.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use mesa_record::{Key, peak_rss_mb, read_json, write_json};
+use serde::{Deserialize, Serialize};
+
+use crate::args::SaveEvery;
+use crate::interrupt;
+use crate::progress::Progress;
+use crate::resumable::{Extent, Resumable};
+
+/// Where the state of a training is kept, beside a note of whose it is.
+#[derive(Clone, Debug)]
+pub(crate) struct StateFile {
+    path: PathBuf,
+    key: Key,
+}
+
+/// The note beside a state file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Note {
+    key: Key,
+    wall_s: f64,
+    starts: usize,
+    peak_rss_mb: Option<f64>,
+}
+
+/// What a step has cost, over every start.
+#[derive(Clone, Debug)]
+pub(crate) struct Effort {
+    pub(crate) wall_s: f64,
+    pub(crate) resumed: usize,
+    pub(crate) peak_rss_mb: Option<f64>,
+}
+
+/// Keeps an eye on a training: shows progress, saves, stops.
+pub(crate) struct Watch {
+    state: Option<StateFile>,
+    save_every: SaveEvery,
+    progress: Option<Progress>,
+    extent: Option<Extent>,
+    /// When the first batch was done and how many were done then.
+    first: Option<(Instant, usize)>,
+    rate: Option<f64>,
+    label: String,
+    started: Instant,
+    before: Note,
+    last_save: Instant,
+    last_epoch: usize,
+    /// Stop after this many batches, when only measuring.
+    batches_left: Option<usize>,
+    failure: Option<anyhow::Error>,
+    stopped: bool,
+}
+
+impl StateFile {
+    /// The state at `path` of the step with this key.
+    pub(crate) fn new(path: impl Into<PathBuf>, key: Key) -> Self {
+        Self {
+            path: path.into(),
+            key,
+        }
+    }
+
+    /// The state file that goes with a command's output.
+    pub(crate) fn beside(output: &Path, key: Key) -> Self {
+        let mut name = output.as_os_str().to_owned();
+        name.push(".state");
+        Self::new(name, key)
+    }
+
+    fn note(&self) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(".json");
+        name.into()
+    }
+
+    /// Removes the state once its step is done.
+    pub(crate) fn remove(&self) {
+        // A state without a note counts for nothing, so the note goes first.
+        let _ = fs_err::remove_file(self.note());
+        let _ = fs_err::remove_file(&self.path);
+    }
+
+    /// Sets a state of other settings aside, and returns the note of one that fits.
+    fn claim(&self) -> Result<Option<Note>> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        if let Ok(note) = read_json::<Note>(&self.note())
+            && note.key == self.key
+        {
+            return Ok(Some(note));
+        }
+        let mut aside = self.path.as_os_str().to_owned();
+        aside.push(".old");
+        let aside = PathBuf::from(aside);
+        fs_err::rename(&self.path, &aside)?;
+        tracing::warn!(
+            "{} belongs to other settings; moved to {}",
+            self.path.display(),
+            aside.display()
+        );
+        Ok(None)
+    }
+}
+
+impl Watch {
+    /// Watches a training named `label`, whose state is kept in `state`.
+    pub(crate) fn new(label: &str, state: Option<StateFile>, save_every: SaveEvery) -> Self {
+        let now = Instant::now();
+        let key = state.as_ref().map_or_else(
+            || mesa_record::Step::new("", 0, "").key(),
+            |state| state.key.clone(),
+        );
+        Self {
+            state,
+            save_every,
+            progress: None,
+            extent: None,
+            first: None,
+            rate: None,
+            label: label.to_owned(),
+            started: now,
+            before: Note {
+                key,
+                wall_s: 0.0,
+                starts: 0,
+                peak_rss_mb: None,
+            },
+            last_save: now,
+            last_epoch: 0,
+            batches_left: None,
+            failure: None,
+            stopped: false,
+        }
+    }
+
+    /// Watches only `batches` batches of a training, to measure it.
+    pub(crate) fn measuring(label: &str, batches: usize) -> Self {
+        let mut watch = Self::new(label, None, SaveEvery::Epoch);
+        watch.batches_left = Some(batches);
+        watch
+    }
+
+    /// Loads the saved state into `training`, if there is one.
+    pub(crate) fn take_up(&mut self, training: &mut impl Resumable, extent: Extent) -> Result<()> {
+        if let Some(state) = &self.state
+            && let Some(note) = state.claim()?
+        {
+            training.load(&state.path).with_context(|| {
+                format!(
+                    "taking up the work in {}; remove that file to start it anew",
+                    state.path.display()
+                )
+            })?;
+            let done = extent.steps_before(training.position());
+            tracing::info!(
+                "{}: going on after batch {done} of {}",
+                self.label,
+                extent.steps()
+            );
+            self.before = Note {
+                starts: note.starts + 1,
+                ..note
+            };
+        }
+        let now = Instant::now();
+        (self.last_epoch, self.last_save) = (training.position().epoch, now);
+        self.extent = Some(extent);
+        let done = extent.steps_before(training.position());
+        self.progress = Some(Progress::new(&self.label, done, extent.steps()));
+        Ok(())
+    }
+
+    /// To be called after every batch.
+    pub(crate) fn observe(&mut self, training: &impl Resumable) -> ControlFlow<()> {
+        let position = training.position();
+        if let (Some(progress), Some(extent)) = (&mut self.progress, self.extent) {
+            let done = extent.steps_before(position);
+            let (since, before) = *self.first.get_or_insert((Instant::now(), done));
+            if done > before {
+                let images = ((done - before) * extent.batch_size) as f64;
+                self.rate = Some(images / since.elapsed().as_secs_f64());
+            }
+            let rate = self
+                .rate
+                .map_or_else(String::new, |rate| format!(", {rate:.0} img/s"));
+            progress.update(done, || format!("{}{rate}", training.describe()));
+        }
+        if let Some(left) = &mut self.batches_left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return ControlFlow::Break(());
+            }
+        }
+        let stop = interrupt::requested();
+        if (stop || self.is_due(position.epoch))
+            && let Err(error) = self.save(training)
+        {
+            self.failure = Some(error);
+            return ControlFlow::Break(());
+        }
+        if stop {
+            self.stopped = true;
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// To be called when the training has returned: saves what is done, so
+    /// that a kill during the evaluation costs no training.
+    pub(crate) fn finish(&mut self, training: &impl Resumable) -> Result<()> {
+        self.progress = None;
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        if self.stopped {
+            return Err(interrupt::Interrupted {
+                go_on: interrupt::how_to_go_on(),
+            }
+            .into());
+        }
+        if self.batches_left.is_none() {
+            self.save(training)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Training images for each second, the first batch left out.
+    pub(crate) fn images_per_s(&self) -> f64 {
+        self.rate.unwrap_or(f64::NAN)
+    }
+
+    /// What the step has cost until now.
+    pub(crate) fn effort(&self) -> Effort {
+        Effort {
+            wall_s: self.before.wall_s + self.started.elapsed().as_secs_f64(),
+            resumed: self.before.starts,
+            peak_rss_mb: highest(self.before.peak_rss_mb, peak_rss_mb()),
+        }
+    }
+
+    /// Removes the state: the result is safe.
+    pub(crate) fn done(self) {
+        if let Some(state) = &self.state {
+            state.remove();
+        }
+    }
+
+    fn is_due(&self, epoch: usize) -> bool {
+        match self.save_every {
+            SaveEvery::Epoch => epoch > self.last_epoch,
+            SaveEvery::Seconds(seconds) => self.last_save.elapsed().as_secs_f64() >= seconds,
+        }
+    }
+
+    fn save(&mut self, training: &impl Resumable) -> Result<()> {
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        let effort = self.effort();
+        let note = Note {
+            key: state.key.clone(),
+            wall_s: effort.wall_s,
+            starts: effort.resumed,
+            peak_rss_mb: effort.peak_rss_mb,
+        };
+        if let Some(folder) = state.path.parent() {
+            fs_err::create_dir_all(folder)?;
+        }
+        // The note first: it makes nothing of an older state of this key
+        // untrue, and there is none of another key left to mistake.
+        write_json(&state.note(), &note)?;
+        training.save(&state.path)?;
+        self.last_save = Instant::now();
+        self.last_epoch = training.position().epoch;
+        Ok(())
+    }
+}
+
+/// The larger of two measures of which either may be missing.
+pub(crate) fn highest(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.max(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesa_models::Position;
+    use mesa_record::Step;
+
+    use super::*;
+
+    const EXTENT: Extent = Extent {
+        epochs: 2,
+        steps_per_epoch: 5,
+        batch_size: 1,
+    };
+
+    /// Counts to ten.
+    struct Counter(usize);
+
+    impl Resumable for Counter {
+        fn save(&self, path: &Path) -> Result<()> {
+            Ok(fs_err::write(path, self.0.to_string())?)
+        }
+        fn load(&mut self, path: &Path) -> Result<()> {
+            self.0 = fs_err::read_to_string(path)?.parse()?;
+            Ok(())
+        }
+        fn position(&self) -> Position {
+            Position {
+                epoch: self.0 / 5,
+                step: self.0 % 5,
+            }
+        }
+        fn describe(&self) -> String {
+            String::new()
+        }
+    }
+
+    fn state(folder: &Path, kind: &str) -> StateFile {
+        StateFile::new(folder.join("state"), Step::new(kind, 1, "").key())
+    }
+
+    #[test]
+    fn goes_on_where_it_was_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(
+            "x",
+            Some(state(folder.path(), "a")),
+            SaveEvery::Seconds(0.0),
+        );
+        watch.take_up(&mut Counter(0), EXTENT).unwrap();
+        assert!(watch.observe(&Counter(7)).is_continue());
+        drop(watch); // killed
+
+        let mut counter = Counter(0);
+        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
+        watch.take_up(&mut counter, EXTENT).unwrap();
+        assert_eq!(counter.0, 7);
+        assert_eq!(watch.effort().resumed, 1);
+        watch.done();
+        assert!(fs_err::read_dir(folder.path()).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn never_goes_on_with_the_state_of_other_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
+        watch.take_up(&mut Counter(0), EXTENT).unwrap();
+        assert!(watch.observe(&Counter(5)).is_continue());
+
+        let mut counter = Counter(0);
+        let mut watch = Watch::new("x", Some(state(folder.path(), "b")), SaveEvery::Epoch);
+        watch.take_up(&mut counter, EXTENT).unwrap();
+        assert_eq!(counter.0, 0);
+        assert!(folder.path().join("state.old").exists());
+    }
+
+    #[test]
+    fn saves_by_the_epoch_where_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
+        watch.take_up(&mut Counter(0), EXTENT).unwrap();
+        assert!(watch.observe(&Counter(4)).is_continue());
+        assert!(!folder.path().join("state").exists());
+        assert!(watch.observe(&Counter(5)).is_continue());
+        assert!(folder.path().join("state").exists());
+    }
+}

@@ -1,0 +1,102 @@
+//! The four trainings of the protocol, each on whatever it is given: the single
+//! commands and the whole run differ only in where things come from and go.
+
+use anyhow::Result;
+use candle::Device;
+use mesa::{MesaConfig, SubModel, SubModelFit, TestingFunction};
+use mesa_attack::{AttackConfig, PoisonedBatches};
+use mesa_datasets::{Images, Trigger};
+use mesa_defense::{
+    AttackSuccess, AttackSuccessConfig, DefenseImages, RetrainBatches, RetrainConfig, TriggerSource,
+};
+use mesa_models::{
+    BatchSource, FrozenClassifier, Network, Normalization, ResNetConfig, Seeds, Trainer,
+    TrainingConfig,
+};
+
+use crate::augmented::AugmentedBatches;
+use crate::config::PretrainConfig;
+use crate::resumable::Extent;
+use crate::resume::Watch;
+
+/// Trains a clean network from nothing.
+pub(crate) fn pretrain(
+    images: Images,
+    shape: ResNetConfig,
+    normalization: Normalization,
+    config: &PretrainConfig,
+    watch: &mut Watch,
+) -> Result<Network> {
+    let mut rng = Seeds::new(config.seed, "pretrain/weights").start();
+    let network = Network::resnet18(shape, normalization, &mut rng)?;
+    let mut batches = AugmentedBatches::new(images, config.training.batch_size, config.seed)?;
+    train(network, &config.training, &mut batches, watch)
+}
+
+/// Plants a backdoor.
+pub(crate) fn attack(
+    clean: Network,
+    images: Images,
+    trigger: &Trigger,
+    config: &AttackConfig,
+    seed: u64,
+    watch: &mut Watch,
+) -> Result<Network> {
+    config.validate(clean.config().num_classes)?;
+    let mut batches = PoisonedBatches::new(images, trigger.clone(), config, seed)?;
+    train(clean, &config.training, &mut batches, watch)
+}
+
+/// Fits the sub-model of one β.
+pub(crate) fn fit(
+    suspect: FrozenClassifier,
+    images: DefenseImages,
+    testing: AttackSuccessConfig,
+    (config, beta): (&MesaConfig, f64),
+    seed: u64,
+    watch: &mut Watch,
+) -> Result<SubModel> {
+    let mut testing = AttackSuccess::new(suspect, images, testing, seed)?;
+    let seeds = Seeds::new(seed, "mesa/fit");
+    let mut fit = SubModelFit::new(&Device::Cpu, config.clone(), beta, seeds)?;
+    let extent = Extent {
+        epochs: config.epochs,
+        steps_per_epoch: testing.steps_per_epoch(config.batch_size),
+        batch_size: config.batch_size,
+    };
+    watch.take_up(&mut fit, extent)?;
+    fit.run(&mut testing, &mut |fit| watch.observe(fit))?;
+    watch.finish(&fit)?;
+    Ok(fit.into_sub_model())
+}
+
+/// Retrains a backdoored network with triggers under true labels.
+pub(crate) fn retrain(
+    backdoored: Network,
+    images: DefenseImages,
+    source: TriggerSource,
+    config: &RetrainConfig,
+    seed: u64,
+    watch: &mut Watch,
+) -> Result<Network> {
+    let mut batches = RetrainBatches::new(images, source, config, seed)?;
+    train(backdoored, &config.training, &mut batches, watch)
+}
+
+fn train(
+    network: Network,
+    config: &TrainingConfig,
+    batches: &mut dyn BatchSource,
+    watch: &mut Watch,
+) -> Result<Network> {
+    let extent = Extent {
+        epochs: config.epochs,
+        steps_per_epoch: batches.steps_per_epoch(),
+        batch_size: config.batch_size,
+    };
+    let mut trainer = Trainer::new(network, config.clone())?;
+    watch.take_up(&mut trainer, extent)?;
+    trainer.run(batches, &mut |trainer| watch.observe(trainer))?;
+    watch.finish(&trainer)?;
+    Ok(trainer.into_network())
+}

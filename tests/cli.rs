@@ -1,0 +1,210 @@
+//! The command line: help, exit codes, error texts, and the steps by hand.
+
+use crate::program::{Said, json, say, tiny};
+
+fn in_temporary(folder: &tempfile::TempDir, name: &str) -> String {
+    folder.path().join(name).display().to_string()
+}
+
+#[test]
+fn help_says_what_each_command_is_for() {
+    for command in [
+        "data", "pretrain", "attack", "fit", "sample", "defend", "evaluate", "run", "plan",
+        "report",
+    ] {
+        let said = say(&[command, "--help"]);
+        assert_eq!(said.code, Some(0));
+        assert!(said.stdout.contains("Examples:"), "{command}");
+        insta::assert_snapshot!(format!("help_{command}"), said.stdout);
+    }
+    insta::assert_snapshot!("help", say(&["--help"]).stdout);
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_is_right() {
+    for (arguments, expected) in [
+        (&["attack"][..], "required arguments"),
+        (
+            &["run", "--seeds", "3..3"],
+            "write 0..3 for the seeds 0, 1 and 2",
+        ),
+        (&["run", "--triggers", "512"], "512"),
+        (&["run", "--methods", "best"], "there are mesa:β"),
+        (
+            &["run", "--methods", "mesa:0.7"],
+            "the settings have the β [0.9, 0.8, 0.5]",
+        ),
+        (
+            &["run", "--preset", "cpu", "--config", "x.toml"],
+            "cannot be used with",
+        ),
+        (
+            &["run", "--save-every", "often"],
+            "neither `epoch` nor a number of seconds",
+        ),
+        (&["run", "--shard", "5/4"], "write 1/4 … 4/4"),
+        (&["run", "--threads", "0"], "0 is not in 1.."),
+        (&["fit", "m", "--beta", "1.5", "-o", "g"], "between 0 and 1"),
+        (
+            &["sample", "g", "-o", "x.png"],
+            ".svg (a picture) or .safetensors",
+        ),
+        (&["defend", "m", "-o", "x"], "--with"),
+        (
+            &["defend", "m", "-o", "x", "--control", "ideal"],
+            "--trigger",
+        ),
+    ] {
+        let said = say(arguments);
+        assert_eq!(said.code, Some(2), "{arguments:?}: {}", said.stderr);
+        assert!(
+            said.stderr.contains(expected),
+            "{arguments:?}: {}",
+            said.stderr
+        );
+        assert!(said.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn failures_end_with_1_and_name_file_and_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = in_temporary(&folder, "broken.toml");
+    let text = fs_err::read_to_string(tiny()).unwrap();
+    fs_err::write(&broken, text.replace("stamp_rate", "stamp_rat")).unwrap();
+    let network = in_temporary(&folder, "network.safetensors");
+    fs_err::write(&network, "not a network").unwrap();
+    let nowhere = in_temporary(&folder, "no/such/folder/f");
+    let empty = in_temporary(&folder, "empty");
+    fs_err::create_dir(&empty).unwrap();
+    for (arguments, expected) in [
+        (
+            &["run", "--config", &broken][..],
+            &["broken.toml", "retrain", "stamp_rat"][..],
+        ),
+        (&["run", "--config", "missing.toml"], &["missing.toml"]),
+        (
+            &["run", "--preset", "huge"],
+            &["`huge`", "quick, cpu and paper"],
+        ),
+        (
+            &["evaluate", &network],
+            &[
+                "network.safetensors",
+                "is cut off or not in safetensors format",
+            ],
+        ),
+        (
+            &["pretrain", "-o", &nowhere],
+            &["does not exist; create it"],
+        ),
+        (&["pretrain", "-o", &empty], &["is a folder; name a file"]),
+        (&["data", "--data", &empty], &["empty", "data_batch_1.bin"]),
+        (&["data"], &["no data found", "--data synthetic"]),
+        (
+            &["plan", "--device", "cuda", "--data", "synthetic"],
+            &["--device cpu or auto"],
+        ),
+    ] {
+        let Said {
+            code,
+            stdout,
+            stderr,
+        } = say(arguments);
+        assert_eq!(code, Some(1), "{arguments:?}: {stderr}");
+        assert!(stdout.is_empty(), "{arguments:?}");
+        for part in expected {
+            assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| in_temporary(&folder, name);
+    let (clean, bad, good) = (
+        file("clean.safetensors"),
+        file("bad.safetensors"),
+        file("good.safetensors"),
+    );
+    let (g9, g5) = (file("g9.safetensors"), file("g5.safetensors"));
+    let settings = tiny().display().to_string();
+    let step = |arguments: &[&str]| {
+        json(
+            &[
+                arguments,
+                &["--config", &settings, "--data", "synthetic", "--json"],
+            ]
+            .concat(),
+        )
+    };
+    let trained = step(&["pretrain", "-o", &clean]);
+    assert_eq!(
+        (&trained["data"], &trained["width"]),
+        (&"synthetic".into(), &4.into())
+    );
+    let attacked = step(&[
+        "attack",
+        &clean,
+        "--trigger",
+        "170",
+        "--target",
+        "0",
+        "-o",
+        &bad,
+    ]);
+    assert!(attacked["asr"].is_number());
+    let fitted = step(&["fit", &bad, "--target", "0", "--beta", "0.9", "-o", &g9]);
+    assert_eq!(fitted["beta"], 0.9);
+    step(&["fit", &bad, "--beta", "0.5", "-o", &g5]);
+    let defended = step(&["defend", &bad, "--with", &g9, "-o", &good]);
+    assert_eq!(defended["method"], "mesa:0.9");
+    let turns = step(&["defend", &bad, "--with", &g9, &g5, "-o", &good]);
+    assert_eq!(turns["method"], "ensemble:turns");
+    let weighted = step(&[
+        "defend",
+        &bad,
+        "--with",
+        &g9,
+        &g5,
+        "--weighted",
+        "-o",
+        &good,
+    ]);
+    assert_eq!(weighted["method"], "ensemble:weighted");
+    let control = step(&[
+        "defend",
+        &bad,
+        "--control",
+        "ideal",
+        "--trigger",
+        "170",
+        "-o",
+        &good,
+    ]);
+    assert_eq!(control["method"], "ideal");
+    assert!(!folder.path().join("good.safetensors.state").exists());
+
+    for (name, count) in [("t.svg", "3"), ("t.safetensors", "5")] {
+        let path = file(name);
+        let sampled = json(&["sample", &g9, "-n", count, "-o", &path, "--json"]);
+        assert_eq!(
+            sampled["shape"],
+            serde_json::json!([count.parse::<usize>().unwrap(), 3, 3, 3])
+        );
+        assert!(fs_err::metadata(&path).unwrap().len() > 0);
+    }
+    let data = ["--data", "synthetic", "--json"];
+    let with = [
+        &["evaluate", &good, "--trigger", "170", "--target", "0"],
+        &data[..],
+    ]
+    .concat();
+    let measured = json(&with);
+    assert_eq!(measured["split"], "evaluation");
+    assert!(measured["asr"].is_number() && measured["regained_accuracy"].is_number());
+    let without = [&["evaluate", &good, "--split", "test"], &data[..]].concat();
+    let measured = json(&without);
+    assert!(measured["clean_accuracy"].is_number() && measured["asr"].is_null());
+}

@@ -1,0 +1,12 @@
+//! Integration tests: the `mesa` program from outside, the presets, reference vectors.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that fails may panic, its helpers too"
+)]
+
+mod cli;
+mod golden;
+mod pipeline;
+mod presets;
+mod program;

@@ -1,0 +1,313 @@
+//! The whole chain on tiny drawn data: end to end, killed, resumed, extended.
+
+use std::time::{Duration, Instant};
+
+use crate::program::{Said, TinyRun};
+
+#[test]
+fn a_run_writes_everything_and_threads_change_no_figure() {
+    let one = TinyRun::new();
+    let said = one.finish(&["--threads", "1"]);
+    assert!(said.stdout.contains("backdoored") && said.stdout.contains("SYNTHETIC"));
+    for file in ["summary.json", "config.toml", "run.log", "samples.svg"] {
+        assert!(one.folder.join(file).is_file(), "{file}");
+    }
+    for file in [
+        "clean.json",
+        "170/seed-0/attack.json",
+        "170/seed-0/mesa-0.9.json",
+    ] {
+        assert!(one.folder.join("records").join(file).is_file(), "{file}");
+    }
+    let state = one.folder.join("state");
+    assert!(
+        !state.exists() || files_below(&state) == 0,
+        "a finished run leaves no state"
+    );
+
+    let summary = one.summary();
+    assert_eq!(summary["data"], "synthetic");
+    assert!(summary["wall_s"].as_f64().unwrap() > 0.0);
+    assert!(summary["peak_rss_mb"].as_f64().unwrap() > 1.0);
+    let rows = summary["rows"].as_array().unwrap();
+    let methods: Vec<&str> = rows
+        .iter()
+        .map(|row| row["method"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "clean",
+        "backdoored",
+        "no-trigger",
+        "random",
+        "mesa:0.5",
+        "mesa:0.9",
+        "ensemble:turns",
+        "ensemble:weighted",
+        "ideal",
+    ];
+    assert_eq!(methods, expected);
+    for row in rows {
+        assert_eq!(row["trigger"], 170);
+        for figure in ["asr", "clean_accuracy", "regained_accuracy"] {
+            assert!(
+                (0.0..=1.0).contains(&row[figure].as_f64().unwrap()),
+                "{row}"
+            );
+        }
+        if row["method"].as_str().unwrap().starts_with("mesa:") {
+            for figure in [
+                "sample_asr",
+                "in_level_set",
+                "entropy_nats",
+                "entropy_se",
+                "sample_std",
+            ] {
+                assert!(row[figure].is_number(), "{figure} in {row}");
+            }
+        }
+    }
+
+    let two = TinyRun::new();
+    two.finish(&["--threads", "2"]);
+    assert_eq!(one.figures(), two.figures());
+}
+
+#[test]
+fn killed_again_and_again_it_ends_with_the_same_figures() {
+    let whole = TinyRun::new();
+    let methods = ["--methods", "mesa:0.9,ideal"];
+    whole.finish(&methods);
+
+    let killed = TinyRun::new();
+    let saving = [&methods[..], &["--save-every", "0"]].concat();
+    // Longer every time, so that slow machines come to the end as well.
+    let mut wait = Duration::from_millis(150);
+    for _ in 0..6 {
+        let mut child = killed.start(&saving);
+        std::thread::sleep(wait);
+        // On Unix this is kill -9.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait = wait * 3 / 2;
+    }
+    let said = killed.finish(&methods);
+    assert!(
+        said.stderr.contains("taking over from process"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(killed.figures(), whole.figures());
+    // The networks are the same to the last bit, not only in what they get right.
+    for step in [
+        "clean",
+        "170/seed-0/attack",
+        "170/seed-0/fit-0.9",
+        "170/seed-0/mesa-0.9",
+    ] {
+        let digest = |run: &TinyRun| run.record(step)["checkpoint_sha256"].clone();
+        assert!(digest(&whole).is_string());
+        assert_eq!(digest(&killed), digest(&whole), "{step}");
+    }
+}
+
+#[test]
+fn adding_a_method_reuses_what_is_there() {
+    let run = TinyRun::new();
+    run.finish(&["--methods", "no-trigger"]);
+    let record = run.folder.join("records/170/seed-0/attack.json");
+    let before = fs_err::read_to_string(&record).unwrap();
+    let rows = |run: &TinyRun| run.summary()["rows"].as_array().unwrap().len();
+    assert_eq!(rows(&run), 3);
+
+    run.finish(&["--methods", "ideal"]);
+    assert_eq!(fs_err::read_to_string(&record).unwrap(), before);
+    assert_eq!(rows(&run), 4, "the row of the first start stays");
+}
+
+#[test]
+fn results_of_other_settings_are_moved_aside_and_it_says_so() {
+    let run = TinyRun::new();
+    run.finish(&["--methods", "ideal"]);
+    let text = fs_err::read_to_string(crate::program::tiny()).unwrap();
+    let other = run.folder.parent().unwrap().join("other.toml");
+    fs_err::write(
+        &other,
+        text.replace("stamp_rate = 0.05", "stamp_rate = 0.1"),
+    )
+    .unwrap();
+    let mut command = crate::program::mesa(&["run", "--data", "synthetic", "--methods", "ideal"]);
+    command
+        .arg("--config")
+        .arg(&other)
+        .arg("--out")
+        .arg(&run.folder);
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(
+        stderr.contains("ideal: not reused, its configuration changed"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("attack: not reused"), "{stderr}");
+    assert!(
+        run.folder
+            .join("stale/0/records/170/seed-0/ideal.json")
+            .is_file()
+    );
+}
+
+#[test]
+fn committed_rows_count_as_done_only_with_continue_and_are_marked() {
+    let elsewhere = TinyRun::new();
+    elsewhere.finish(&["--methods", "ideal"]);
+    let repository = tempfile::tempdir().unwrap();
+    let records = repository.path().join("docs/records/tiny");
+    fs_err::create_dir_all(&records).unwrap();
+    fs_err::create_dir_all(repository.path().join("assets/weights")).unwrap();
+    fs_err::copy(
+        elsewhere.folder.join("summary.json"),
+        records.join("summary.json"),
+    )
+    .unwrap();
+
+    let run = TinyRun::new();
+    let mut command = run.command(&["--methods", "ideal", "--continue"]);
+    let said: Said = command
+        .current_dir(repository.path())
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("3 rows taken from committed records"),
+        "{}",
+        said.stderr
+    );
+    assert!(said.stdout.contains("committed record"), "{}", said.stdout);
+    assert!(
+        !run.folder.join("records/170").exists(),
+        "nothing of the chain was computed"
+    );
+    let summary = run.summary();
+    assert!(
+        summary["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|row| row["committed"] == true)
+    );
+
+    let mut command = run.command(&["--methods", "ideal"]);
+    let said: Said = command
+        .current_dir(repository.path())
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(
+        run.figures(),
+        elsewhere.figures(),
+        "without --continue it computes"
+    );
+}
+
+#[test]
+fn a_second_start_is_told_who_holds_the_folder() {
+    let run = TinyRun::new();
+    let mut first = run.start(&[]);
+    let lock = run.folder.join("lock");
+    let held = || fs_err::read_to_string(&lock).is_ok_and(|text| text.contains("pid"));
+    wait_until(held);
+    let said = run.say(&[]);
+    let (pid, ended) = (first.id(), first.try_wait().unwrap().is_some());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(!ended, "the first start was to be running still");
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("is in use by process"),
+        "{}",
+        said.stderr
+    );
+    assert!(said.stderr.contains(&pid.to_string()), "{}", said.stderr);
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_stops_in_order_and_says_how_to_go_on() {
+    let run = TinyRun::new();
+    let child = run
+        .command(&[])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = run.folder.join("run.log");
+    wait_until(|| fs_err::read_to_string(&log).is_ok_and(|text| text.contains("estimate")));
+    let interrupt = format!("kill -INT {}", child.id());
+    assert!(
+        std::process::Command::new("sh")
+            .args(["-c", &interrupt])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("go on with the same command"), "{stderr}");
+    // In order: the next start has nothing to take over.
+    let said = run.finish(&["--methods", "no-trigger"]);
+    assert!(!said.stderr.contains("taking over"), "{}", said.stderr);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_worker_ends_when_its_parent_is_killed() {
+    let run = TinyRun::new();
+    let mut command = std::process::Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_mesa");
+    let worker = format!(
+        "MESA_PARENT_PID=$$ {program} run --data synthetic --config {} --out {} --seeds 0..50 & wait",
+        crate::program::tiny().display(),
+        run.folder.display()
+    );
+    let null = std::process::Stdio::null;
+    let mut parent = command
+        .args(["-c", &worker])
+        .stdout(null())
+        .stderr(null())
+        .spawn()
+        .unwrap();
+    let lock = run.folder.join("lock");
+    wait_until(|| fs_err::read_to_string(&lock).is_ok_and(|text| text.contains("pid")));
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    // The lock is free once the worker is gone.
+    wait_until(|| {
+        !run.say(&["--methods", "no-trigger"])
+            .stderr
+            .contains("is in use by")
+    });
+}
+
+fn wait_until(mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(
+            started.elapsed() < Duration::from_mins(1),
+            "waited a minute in vain"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn files_below(folder: &std::path::Path) -> usize {
+    fs_err::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            if path.is_dir() { files_below(&path) } else { 1 }
+        })
+        .sum()
+}

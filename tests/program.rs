@@ -1,0 +1,122 @@
+//! The program under test, and the smallest of runs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// The `mesa` program, deaf to this machine's environment.
+pub(crate) fn mesa(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mesa"));
+    command.args(arguments);
+    for name in ["MESA_DATA", "MESA_LOG", "MESA_PARENT_PID", "XDG_CACHE_HOME"] {
+        command.env_remove(name);
+    }
+    // No cache, no home: what is found is what a test gives.
+    command
+        .env("HOME", "/nonexistent")
+        .env("COLUMNS", "100")
+        .env("NO_COLOR", "1");
+    command
+}
+
+/// What a command said and how it ended.
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+pub(crate) fn say(arguments: &[&str]) -> Said {
+    mesa(arguments).output().unwrap().into()
+}
+
+/// What a command printed as JSON; it has to succeed.
+pub(crate) fn json(arguments: &[&str]) -> Value {
+    let said = say(arguments);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    serde_json::from_str(&said.stdout).unwrap()
+}
+
+/// The settings of a run that takes seconds.
+pub(crate) fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/tiny.toml")
+}
+
+/// A run of [`tiny`] in a folder of its own.
+pub(crate) struct TinyRun {
+    pub(crate) folder: PathBuf,
+    /// Kept for its destructor.
+    _temporary: tempfile::TempDir,
+}
+
+impl TinyRun {
+    pub(crate) fn new() -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        Self {
+            folder: temporary.path().join("run"),
+            _temporary: temporary,
+        }
+    }
+
+    pub(crate) fn command(&self, more: &[&str]) -> Command {
+        let mut command = mesa(&["run", "--data", "synthetic"]);
+        command
+            .arg("--config")
+            .arg(tiny())
+            .arg("--out")
+            .arg(&self.folder)
+            .args(more);
+        command
+    }
+
+    pub(crate) fn say(&self, more: &[&str]) -> Said {
+        self.command(more).output().unwrap().into()
+    }
+
+    /// Starts it; the caller ends it.
+    pub(crate) fn start(&self, more: &[&str]) -> Child {
+        self.command(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn finish(&self, more: &[&str]) -> Said {
+        let said = self.say(more);
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        said
+    }
+
+    pub(crate) fn summary(&self) -> Value {
+        let text = fs_err::read_to_string(self.folder.join("summary.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The record of a step.
+    pub(crate) fn record(&self, step: &str) -> Value {
+        let path = self.folder.join("records").join(format!("{step}.json"));
+        serde_json::from_str(&fs_err::read_to_string(path).unwrap()).unwrap()
+    }
+
+    /// The rows as text without what a clock measured.
+    pub(crate) fn figures(&self) -> String {
+        let mut rows = self.summary()["rows"].clone();
+        for row in rows.as_array_mut().unwrap() {
+            row.as_object_mut().unwrap().remove("wall_s");
+        }
+        serde_json::to_string_pretty(&rows).unwrap()
+    }
+}
