@@ -1,0 +1,122 @@
+//! `cargo xtask ci`: the checks of CI, cheapest first.
+
+mod smoke;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use xshell::{Shell, cmd};
+
+use crate::{report, suite, workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this step
+    #[arg(value_enum)]
+    step: Option<Step>,
+}
+
+/// In the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// Formatting
+    Fmt,
+    /// What this program must not link
+    Tree,
+    /// Spelling, where `typos` is installed
+    Typos,
+    /// Unused dependencies, where cargo-machete is installed
+    Machete,
+    /// Licenses and advisories, where cargo-deny is installed
+    Deny,
+    /// Lints, warnings denied
+    Clippy,
+    /// The pages of every crate, warnings denied
+    Doc,
+    /// The whole test suite
+    Test,
+    /// The preset `quick` on the built-in data, its figures held to the README's bars
+    Quick,
+    /// Whether the committed tables are what the records say
+    Report,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let shell = workspace::shell()?;
+    let steps = args
+        .step
+        .as_ref()
+        .map_or(Step::value_variants(), std::slice::from_ref);
+    for &step in steps {
+        let name = step
+            .to_possible_value()
+            .map(|value| value.get_name().to_owned());
+        let name = name.unwrap_or_default();
+        eprintln!("xtask: {name}");
+        take(&shell, step).with_context(|| format!("the step {name} failed"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn take(shell: &Shell, step: Step) -> Result<()> {
+    let cargo = workspace::cargo();
+    match step {
+        Step::Fmt => cmd!(shell, "{cargo} fmt --all --check").run()?,
+        Step::Tree => tree(shell)?,
+        Step::Typos => if_installed(shell, "typos", &["typos"], &[])?,
+        Step::Machete => if_installed(shell, "cargo-machete", &["cargo", "machete"], &[])?,
+        Step::Deny => if_installed(shell, "cargo-deny", &["cargo", "deny"], &["check"])?,
+        Step::Clippy => {
+            cmd!(
+                shell,
+                "{cargo} clippy --workspace --all-targets -- -D warnings"
+            )
+            .run()?;
+        }
+        Step::Doc => cmd!(shell, "{cargo} doc --workspace --no-deps")
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .run()?,
+        Step::Test => succeed(suite::run(&suite::Args::default())?)?,
+        Step::Quick => smoke::run()?,
+        Step::Report => succeed(report::run(&report::Args { check: true })?)?,
+    }
+    Ok(())
+}
+
+fn succeed(code: ExitCode) -> Result<()> {
+    if code == ExitCode::SUCCESS {
+        Ok(())
+    } else {
+        bail!("it ended with a failure")
+    }
+}
+
+/// Fails if this program links candle: `cargo xtask` has to answer in seconds.
+fn tree(shell: &Shell) -> Result<()> {
+    let cargo = workspace::cargo();
+    // Where the package is not in the tree, cargo fails or prints nothing,
+    // depending on its version.
+    let found = cmd!(
+        shell,
+        "{cargo} tree --package xtask --edges normal,build --prefix none"
+    )
+    .quiet()
+    .read()?;
+    if let Some(line) = found.lines().find(|line| line.starts_with("candle")) {
+        bail!("xtask links {line}");
+    }
+    Ok(())
+}
+
+fn if_installed(shell: &Shell, name: &str, program: &[&str], arguments: &[&str]) -> Result<()> {
+    let (first, rest) = program.split_first().context("a program has a name")?;
+    let installed = cmd!(shell, "{first} {rest...} --version")
+        .quiet()
+        .ignore_stderr();
+    if installed.ignore_stdout().run().is_err() {
+        eprintln!("xtask: skipped, {name} is not installed");
+        return Ok(());
+    }
+    Ok(cmd!(shell, "{first} {rest...} {arguments...}").run()?)
+}

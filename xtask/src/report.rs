@@ -1,0 +1,27 @@
+//! `cargo xtask report`: tables and pictures of the committed records.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::workspace;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Write nothing; fail where a committed table is not what the records say
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// Starts `mesa report`, which reads `docs/records` and writes README's block
+/// and `docs/results.md`.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mesa = workspace::build(["--bin", "mesa"])?;
+    let status = Command::new(mesa)
+        .current_dir(workspace::root()?)
+        .arg("report")
+        .args(args.check.then_some("--check"))
+        .status()
+        .context("starting mesa report")?;
+    Ok(workspace::exit_code(status))
+}
