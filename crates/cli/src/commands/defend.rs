@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let detail = json!({
         "config": config, "method": method, "with": with, "trigger": args.trigger,
         "seed": args.seed, "images": settings.data, "model": backdoored.sha256,
+        "entropy": settings.entropy,
     });
     let state = StateFile::beside(&args.output, super::key("defend", &data.digest, detail));
     let mut watch = Watch::new(&method, Some(state), args.running.save_every);

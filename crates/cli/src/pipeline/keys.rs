@@ -123,6 +123,7 @@ impl Steps {
             "method": method,
             "images": self.modeling(),
             "trigger": (method == Method::Ideal).then_some(chain.trigger),
+            "patch": (method == Method::Random).then_some(self.config.mesa.trigger_shape),
             "seed": chain.seed,
             "evaluation": self.evaluation(chain),
         });
@@ -135,8 +136,8 @@ impl Steps {
                 step = step.after(&format!("entropy-{beta}"), &self.entropy(chain, beta).key());
             }
         }
-        if method == Method::EnsembleTurns {
-            // Whose turn it is matters; the names above are sorted.
+        if method.is_ensemble() {
+            // Which sub-model comes first matters; the names above are sorted.
             let order: Value = json!(self.config.mesa.betas);
             step.config["order"] = order;
         }
