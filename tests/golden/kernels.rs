@@ -3,7 +3,7 @@
 use candle::Tensor;
 use mesa_kernels::{
     Activations, Buffer, Conv, ConvInputGradient, ConvShape, Finish, GradientTarget, Input, Layout,
-    Path, Residual, Start, Unit, UnitGradients, UnitWeights,
+    Path, Residual, Scratch, Start, Unit, UnitGradients, UnitWeights,
 };
 
 use super::{Vectors, assert_close, values};
@@ -77,8 +77,7 @@ fn check_convolution(vectors: &Vectors, case: &str, path: Path) {
     let (images, channels, height, width) = tensor("input").dims4().unwrap();
     let (rows, columns) = (shape.output_side(height), shape.output_side(width));
     let weights = shape.pack(&values(&tensor("weight"))).unwrap();
-    let mut transposed = vec![0.0; shape.transposed_len()];
-    shape.transpose(&weights, &mut transposed).unwrap();
+    let mut room = Buffer::default();
 
     // An image's few channels are laid out differently from features.
     let mut layouts = vec![Layout::features(channels, height, width, 1)];
@@ -89,12 +88,15 @@ fn check_convolution(vectors: &Vectors, case: &str, path: Path) {
         let flat = Layout::features(shape.out_channels, rows, columns, 0);
         let conv = Conv::new(shape, &layout, &flat).unwrap();
         let mut output = vec![0.0; images * flat.len()];
-        for (source, output) in source
-            .chunks_exact(layout.len())
-            .zip(output.chunks_exact_mut(flat.len()))
-        {
-            conv.forward(path, source, &weights, output, Start::Zero, Finish::Linear);
-        }
+        let sources: Vec<&[f32]> = source.chunks_exact(layout.len()).collect();
+        conv.forward(
+            path,
+            &sources,
+            conv.weights(path, &weights, &mut room),
+            &mut output.chunks_exact_mut(flat.len()).collect::<Vec<_>>(),
+            Start::Zero,
+            Finish::Linear,
+        );
         assert_close(
             &what,
             &collect(&output, &flat),
@@ -103,8 +105,11 @@ fn check_convolution(vectors: &Vectors, case: &str, path: Path) {
         );
 
         let upstream = lay_out(&tensor("output_gradient"), &flat);
+        let upstream: Vec<&[f32]> = upstream.chunks_exact(flat.len()).collect();
+        let mut sum = vec![0.0; conv.blocks() * conv.sum_per_block()];
+        conv.weight_gradient(path, &sources, &upstream, 0, &mut sum);
         let mut gradient = vec![0.0; shape.packed_len()];
-        conv.weight_gradient(path, images, &source, &upstream, 0, &mut gradient);
+        conv.collect_gradient(path, &mut sum, &mut gradient);
         let found = shape.unpack(&gradient).unwrap();
         assert_close(&what, &found, &values(&tensor("weight_gradient")), 2e-6);
     }
@@ -117,12 +122,13 @@ fn check_convolution(vectors: &Vectors, case: &str, path: Path) {
     // What is there already is overwritten, and then added to.
     let mut gradient = vec![7.0; images * flat.len()];
     for times in [1.0, 2.0] {
-        for (source, target) in upstream
-            .chunks_exact(bordered.len())
-            .zip(gradient.chunks_exact_mut(flat.len()))
-        {
-            backward.run(path, source, &transposed, target, times > 1.0);
-        }
+        backward.run(
+            path,
+            &upstream.chunks_exact(bordered.len()).collect::<Vec<_>>(),
+            backward.weights(path, &weights, &mut room),
+            &mut gradient.chunks_exact_mut(flat.len()).collect::<Vec<_>>(),
+            times > 1.0,
+        );
         let expected = values(&(tensor("input_gradient") * times).unwrap());
         assert_close(&what, &collect(&gradient, &flat), &expected, 2e-6);
     }
@@ -157,8 +163,7 @@ fn check_batch_norm(vectors: &Vectors, case: &str, path: Path) {
         .map(|at| f32::from(u8::from(at % (channels + 1) == 0)))
         .collect();
     let packed = shape.pack(&identity).unwrap();
-    let mut transposed = vec![0.0; shape.transposed_len()];
-    shape.transpose(&packed, &mut transposed).unwrap();
+    let mut scratch = Scratch::default();
 
     let bordered = Layout::features(channels, height, width, 1);
     let flat = Layout::features(channels, height, width, 0);
@@ -173,7 +178,14 @@ fn check_batch_norm(vectors: &Vectors, case: &str, path: Path) {
         gamma: &gamma,
         beta: &beta,
     };
-    let moments = unit.forward(path, images, Input::Ready(&input), weights, &mut kept);
+    let moments = unit.forward(
+        path,
+        images,
+        Input::Ready(&input),
+        weights,
+        &mut kept,
+        &mut scratch,
+    );
     unit.finish(
         path,
         images,
@@ -204,7 +216,7 @@ fn check_batch_norm(vectors: &Vectors, case: &str, path: Path) {
     unit.backward(
         path,
         &input,
-        &transposed,
+        &packed,
         &mut kept,
         &mut upstream,
         with_residual.then_some(GradientTarget {
@@ -222,7 +234,7 @@ fn check_batch_norm(vectors: &Vectors, case: &str, path: Path) {
             gamma: &mut gamma_gradient,
             beta: &mut beta_gradient,
         },
-        &mut Buffer::default(),
+        &mut scratch,
     );
     close("input_gradient", &collect(&input_gradient, &flat));
     close("weight_gradient", &gamma_gradient);

@@ -15,21 +15,23 @@ fn main() -> Result<()> {
     let output = Layout::features(64, 32, 32, 0);
     let conv = Conv::new(shape, &input, &output)?;
     let image = Buffer::from_slice(&vec![0.5; input.len()]);
-    let weights = Buffer::from_slice(&vec![0.1; shape.packed_len()]);
+    let packed = vec![0.1; shape.packed_len()];
     let mut target = Buffer::zeros(output.len());
     let operations = 2.0 * (64 * 64 * 9 * output.pixel_count()) as f64;
     for path in [Path::Portable, Path::Avx2, Path::Avx512]
         .into_iter()
         .filter(|p| p.is_available())
     {
+        let mut room = Buffer::default();
+        let weights = conv.weights(path, &packed, &mut room);
         let seconds = (0..20)
             .map(|_| {
                 let start = Instant::now();
                 conv.forward(
                     path,
-                    &image,
-                    &weights,
-                    &mut target,
+                    &[&image],
+                    weights,
+                    &mut [&mut target],
                     Start::Zero,
                     Finish::Linear,
                 );

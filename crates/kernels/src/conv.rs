@@ -12,9 +12,16 @@
 //!
 //! Weights are packed by blocks of 16 output channels, `[block][tap][input channel][16]`, so that
 //! the innermost loop reads them in order.
+//!
+//! Where tiles of 4×4 pixels cover the output of a 3×3 convolution of stride 1, the same three
+//! products go through Winograd's transform instead (see `winograd.rs`), with a quarter of the
+//! multiplications.
+
+use rayon::prelude::*;
 
 use crate::cpu;
-use crate::layout::{BLOCK, Layout, blocks};
+use crate::layout::{BLOCK, Buffer, Layout, at_least, blocks};
+use crate::winograd::{self, Tiles};
 use crate::{Error, Path, Result};
 
 /// What a convolution does, without where its data lies.
@@ -43,12 +50,17 @@ impl ConvShape {
 
     /// Floats of the packed weights.
     pub fn packed_len(&self) -> usize {
-        blocks(self.out_channels) * self.taps() * self.in_channels * BLOCK
+        blocks(self.out_channels) * self.block_len()
     }
 
-    /// Floats of the packed transposed weights, which the input gradient reads.
-    pub fn transposed_len(&self) -> usize {
-        blocks(self.in_channels) * self.taps() * self.out_channels * BLOCK
+    /// Floats of one block of 16 output channels of the packed weights.
+    fn block_len(&self) -> usize {
+        self.taps() * self.in_channels * BLOCK
+    }
+
+    /// Floats of one block of 16 input channels of the transposed weights.
+    fn transposed_block_len(&self) -> usize {
+        self.taps() * self.out_channels * BLOCK
     }
 
     /// Packs weights given as (output channel, input channel, row, column).
@@ -76,31 +88,22 @@ impl ConvShape {
         Ok(weights)
     }
 
-    /// Rewrites packed weights as `[input block][tap][output channel][16]`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Length`] if either does not belong to the shape.
-    pub fn transpose(&self, packed: &[f32], transposed: &mut [f32]) -> Result<()> {
-        check_len("packed weights", packed.len(), self.packed_len())?;
-        check_len(
-            "transposed weights",
-            transposed.len(),
-            self.transposed_len(),
-        )?;
+    /// Rewrites one block of 16 input channels of packed weights as
+    /// `[tap][output channel][16]`; the taps in reverse order if `turned`.
+    fn transpose_block(&self, packed: &[f32], block: usize, turned: bool, target: &mut [f32]) {
         let (taps, inputs, outputs) = (self.taps(), self.in_channels, self.out_channels);
-        for output in 0..outputs {
-            let (block, lane) = (output / BLOCK, output % BLOCK);
-            for tap in 0..taps {
-                for input in 0..inputs {
-                    let (input_block, input_lane) = (input / BLOCK, input % BLOCK);
-                    transposed
-                        [((input_block * taps + tap) * outputs + output) * BLOCK + input_lane] =
-                        packed[((block * taps + tap) * inputs + input) * BLOCK + lane];
+        let lanes = BLOCK.min(inputs - block * BLOCK);
+        for tap in 0..taps {
+            let to = if turned { taps - 1 - tap } else { tap };
+            for output in 0..outputs {
+                let from = (output / BLOCK * taps + tap) * inputs + block * BLOCK;
+                let row = &mut target[(to * outputs + output) * BLOCK..][..BLOCK];
+                row[lanes..].fill(0.0);
+                for (lane, value) in row[..lanes].iter_mut().enumerate() {
+                    *value = packed[(from + lane) * BLOCK + output % BLOCK];
                 }
             }
         }
-        Ok(())
     }
 
     /// Calls `visit(plain index, packed index, output channel)` for every weight.
@@ -116,6 +119,12 @@ impl ConvShape {
                 }
             }
         }
+    }
+
+    /// The tiles of Winograd's transform from one layout to the other, if it applies.
+    fn tiles(&self, source: &Layout, target: &Layout) -> Option<Tiles> {
+        let fits = self.kernel == winograd::KERNEL && self.stride == 1;
+        fits.then(|| Tiles::new(source, target)).flatten()
     }
 
     fn check(&self, height: usize, width: usize) -> Result<()> {
@@ -175,8 +184,8 @@ pub enum Start<'a> {
     Existing,
     /// A bias for each channel (padded to whole blocks).
     Bias(&'a [f32]),
-    /// A bias for each channel, and an image of the target's layout.
-    BiasAndResidual(&'a [f32], &'a [f32]),
+    /// A bias for each channel, and for each target an image of its layout.
+    BiasAndResidual(&'a [f32], &'a [&'a [f32]]),
 }
 
 /// What is done to a convolution's sum before it is stored.
@@ -193,16 +202,31 @@ pub enum Finish {
 pub struct Conv {
     shape: ConvShape,
     gather: Gather,
+    tiles: Option<Tiles>,
 }
 
 impl Conv {
-    /// A convolution from images laid out as `input` to images laid out as `output`.
+    /// A convolution from images laid out as `input` to images laid out as `output`, by
+    /// Winograd's transform where that can be.
     ///
     /// # Errors
     ///
     /// [`Error::Shape`] for a kernel, stride or size there is no code for, or layouts that do not
     /// belong to the shape.
     pub fn new(shape: ConvShape, input: &Layout, output: &Layout) -> Result<Self> {
+        let tiles = shape.tiles(input, output);
+        Ok(Self {
+            tiles,
+            ..Self::direct(shape, input, output)?
+        })
+    }
+
+    /// The same as a plain sum over taps, whatever the shape.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Conv::new`].
+    pub fn direct(shape: ConvShape, input: &Layout, output: &Layout) -> Result<Self> {
         shape.check(input.height, input.width)?;
         let padding = shape.kernel / 2;
         let fits = input.channels == shape.in_channels
@@ -230,11 +254,15 @@ impl Conv {
             targets: pixels(output, |r, c| output.offset(r, c)),
             source_channels: shape.in_channels,
             target_blocks: blocks(shape.out_channels),
-            weights_per_block: shape.taps() * shape.in_channels * BLOCK,
+            weights_per_block: shape.block_len(),
             source_len: input.len(),
             target_len: output.len(),
         };
-        Ok(Self { shape, gather })
+        Ok(Self {
+            shape,
+            gather,
+            tiles: None,
+        })
     }
 
     /// The shape it was made for.
@@ -242,7 +270,35 @@ impl Conv {
         &self.shape
     }
 
-    /// `target = finish(start + convolution of source)`, one image.
+    /// How many images it takes to be fast: [`Conv::forward`] and [`Conv::weight_gradient`] reuse
+    /// weights over them.
+    pub fn group(&self) -> usize {
+        self.tiles.as_ref().map_or(1, Tiles::group)
+    }
+
+    /// What [`Conv::forward`] reads: packed weights as they are, or transformed ones, which are
+    /// written to `room`.
+    ///
+    /// # Panics
+    ///
+    /// If `packed` does not belong to the shape.
+    pub fn weights<'a>(&self, path: Path, packed: &'a [f32], room: &'a mut Buffer) -> &'a [f32] {
+        assert_eq!(packed.len(), self.shape.packed_len());
+        let Some(tiles) = &self.tiles else {
+            return packed;
+        };
+        let len = tiles.weights_per_block();
+        let room = at_least(room, tiles.target_blocks() * len);
+        room.par_chunks_mut(len)
+            .zip(packed.par_chunks(self.shape.block_len()))
+            .for_each(|(transformed, plain)| {
+                cpu::winograd::transform_weights(path, self.shape.in_channels, plain, transformed);
+            });
+        room
+    }
+
+    /// `target = finish(start + convolution of source)` for each image, with the weights that
+    /// [`Conv::weights`] made.
     ///
     /// # Panics
     ///
@@ -250,18 +306,25 @@ impl Conv {
     pub fn forward(
         &self,
         path: Path,
-        source: &[f32],
-        packed: &[f32],
-        target: &mut [f32],
+        sources: &[&[f32]],
+        weights: &[f32],
+        targets: &mut [&mut [f32]],
         start: Start<'_>,
         finish: Finish,
     ) {
-        cpu::conv::gather(path, &self.gather, source, packed, target, start, finish);
+        match &self.tiles {
+            Some(tiles) => {
+                cpu::winograd::forward(path, tiles, sources, weights, targets, start, finish);
+            }
+            None => {
+                cpu::conv::gather(path, &self.gather, sources, weights, targets, start, finish);
+            }
+        }
     }
 
-    /// Adds to `gradient` the weight gradient that `images` images of sources and target
-    /// gradients give, for the blocks of 16 output channels from `first_block` on that
-    /// `gradient` holds (packed).
+    /// Adds to `sum` what images of sources and target gradients give to the weight gradient, for
+    /// the blocks of 16 output channels from `first_block` on that `sum` holds, in a form that
+    /// [`Conv::collect_gradient`] understands.
     ///
     /// # Panics
     ///
@@ -269,46 +332,107 @@ impl Conv {
     pub fn weight_gradient(
         &self,
         path: Path,
-        images: usize,
-        sources: &[f32],
-        target_gradients: &[f32],
+        sources: &[&[f32]],
+        target_gradients: &[&[f32]],
         first_block: usize,
-        gradient: &mut [f32],
+        sum: &mut [f32],
     ) {
-        cpu::conv::weight_gradient(
-            path,
-            &self.gather,
-            images,
-            sources,
-            target_gradients,
-            first_block,
-            gradient,
-        );
+        match &self.tiles {
+            Some(tiles) => cpu::winograd::weight_gradient(
+                path,
+                tiles,
+                sources,
+                target_gradients,
+                first_block,
+                sum,
+            ),
+            None => cpu::conv::weight_gradient(
+                path,
+                &self.gather,
+                sources,
+                target_gradients,
+                first_block,
+                sum,
+            ),
+        }
     }
 
-    /// Floats of packed weights for one block of output channels.
-    pub fn weights_per_block(&self) -> usize {
-        self.gather.weights_per_block
+    /// Floats of one block of 16 output channels in the sums of [`Conv::weight_gradient`].
+    pub fn sum_per_block(&self) -> usize {
+        match &self.tiles {
+            Some(tiles) => tiles.weights_per_block(),
+            None => self.gather.weights_per_block,
+        }
+    }
+
+    /// Blocks of 16 output channels.
+    pub fn blocks(&self) -> usize {
+        self.gather.target_blocks
+    }
+
+    /// The packed weight gradient: that of one or more sums over all blocks, which are added in
+    /// their order into the first.
+    ///
+    /// # Panics
+    ///
+    /// If a slice does not belong to the shape.
+    pub fn collect_gradient(&self, path: Path, sums: &mut [f32], gradient: &mut [f32]) {
+        let len = self.sum_per_block();
+        let (total, others) = sums.split_at_mut(len * self.blocks());
+        let others = &*others;
+        total
+            .par_chunks_mut(len)
+            .zip(gradient.par_chunks_mut(self.shape.block_len()))
+            .enumerate()
+            .for_each(|(block, (total, gradient))| {
+                for other in others.chunks(len * self.blocks()) {
+                    let other = &other[block * len..][..len];
+                    total
+                        .iter_mut()
+                        .zip(other)
+                        .for_each(|(sum, value)| *sum += value);
+                }
+                if self.tiles.is_some() {
+                    cpu::winograd::collect_gradient(path, self.shape.in_channels, total, gradient);
+                } else {
+                    gradient.copy_from_slice(total);
+                }
+            });
     }
 }
 
 /// The input gradient of a convolution, on the CPU.
 #[derive(Clone, Debug)]
 pub struct ConvInputGradient {
+    shape: ConvShape,
     /// One for each parity of row and column that any tap reaches.
     gathers: Vec<Gather>,
     /// Whether the gathers reach every pixel of the input.
     complete: bool,
+    tiles: Option<Tiles>,
 }
 
 impl ConvInputGradient {
     /// From output gradients laid out as `output`, with a border of at least 1 where the kernel
-    /// is 3, to input gradients laid out as `input`.
+    /// is 3, to input gradients laid out as `input`; by Winograd's transform where that can be.
     ///
     /// # Errors
     ///
     /// [`Error::Shape`] as for [`Conv::new`].
     pub fn new(shape: ConvShape, output: &Layout, input: &Layout) -> Result<Self> {
+        let tiles = shape.tiles(output, input);
+        Ok(Self {
+            tiles,
+            ..Self::direct(shape, output, input)?
+        })
+    }
+
+    /// The same as a plain sum over taps, whatever the shape.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Conv::new`].
+    pub fn direct(shape: ConvShape, output: &Layout, input: &Layout) -> Result<Self> {
         shape.check(input.height, input.width)?;
         let padding = shape.kernel / 2;
         let mut gathers = Vec::new();
@@ -342,7 +466,7 @@ impl ConvInputGradient {
                     }),
                     source_channels: shape.out_channels,
                     target_blocks: blocks(shape.in_channels),
-                    weights_per_block: shape.taps() * shape.out_channels * BLOCK,
+                    weights_per_block: shape.transposed_block_len(),
                     source_len: output.len(),
                     target_len: input.len(),
                 });
@@ -351,12 +475,48 @@ impl ConvInputGradient {
         debug_assert!(output.border >= padding, "taps would leave the image");
         let reached: usize = gathers.iter().map(|gather| gather.targets.len()).sum();
         Ok(Self {
+            shape,
             gathers,
             complete: reached == input.pixel_count(),
+            tiles: None,
         })
     }
 
-    /// The gradient of one image; added to `target` if `accumulate`.
+    /// How many images it takes to be fast, as [`Conv::group`].
+    pub fn group(&self) -> usize {
+        self.tiles.as_ref().map_or(1, Tiles::group)
+    }
+
+    /// What [`ConvInputGradient::run`] reads, from packed weights.
+    ///
+    /// # Panics
+    ///
+    /// If `packed` does not belong to the shape.
+    pub fn weights<'a>(&self, path: Path, packed: &[f32], room: &'a mut Buffer) -> &'a [f32] {
+        let shape = &self.shape;
+        assert_eq!(packed.len(), shape.packed_len());
+        let len = match &self.tiles {
+            Some(tiles) => tiles.weights_per_block(),
+            None => shape.transposed_block_len(),
+        };
+        let room = at_least(room, blocks(shape.in_channels) * len);
+        room.par_chunks_mut(len).enumerate().for_each_init(
+            Vec::new,
+            |transposed, (block, room)| {
+                if self.tiles.is_none() {
+                    shape.transpose_block(packed, block, false, room);
+                    return;
+                }
+                transposed.resize(shape.transposed_block_len(), 0.0);
+                shape.transpose_block(packed, block, true, transposed);
+                cpu::winograd::transform_weights(path, shape.out_channels, transposed, room);
+            },
+        );
+        room
+    }
+
+    /// The gradient of each image, with the weights that [`ConvInputGradient::weights`] made;
+    /// added to `targets` if `accumulate`.
     ///
     /// # Panics
     ///
@@ -364,26 +524,38 @@ impl ConvInputGradient {
     pub fn run(
         &self,
         path: Path,
-        source: &[f32],
-        transposed: &[f32],
-        target: &mut [f32],
+        sources: &[&[f32]],
+        weights: &[f32],
+        targets: &mut [&mut [f32]],
         accumulate: bool,
     ) {
-        if !accumulate && !self.complete {
-            target.fill(0.0);
-        }
         let start = if accumulate {
             Start::Existing
         } else {
             Start::Zero
         };
+        if let Some(tiles) = &self.tiles {
+            cpu::winograd::forward(
+                path,
+                tiles,
+                sources,
+                weights,
+                targets,
+                start,
+                Finish::Linear,
+            );
+            return;
+        }
+        if !accumulate && !self.complete {
+            targets.iter_mut().for_each(|target| target.fill(0.0));
+        }
         for gather in &self.gathers {
             cpu::conv::gather(
                 path,
                 gather,
-                source,
-                transposed,
-                target,
+                sources,
+                weights,
+                targets,
                 start,
                 Finish::Linear,
             );

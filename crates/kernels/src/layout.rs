@@ -88,6 +88,14 @@ pub struct Buffer {
     len: usize,
 }
 
+/// The first `len` floats of a buffer that grows as needed.
+pub(crate) fn at_least(buffer: &mut Buffer, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        *buffer = Buffer::zeros(len);
+    }
+    &mut buffer[..len]
+}
+
 #[derive(Copy, Clone)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);

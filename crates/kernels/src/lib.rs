@@ -4,7 +4,7 @@
 //! nothing is computed that nobody asked for.
 //!
 //! - [`Layout`]: how images lie in memory — channels last, with a border of zeros.
-//! - [`Conv`], [`ConvInputGradient`]: convolution, one image at a time.
+//! - [`Conv`], [`ConvInputGradient`]: convolution, by Winograd's transform where it applies.
 //! - [`Unit`]: convolution + batch norm (+ residual) (+ ReLU) over a batch, in training.
 //! - [`fold`], [`gate_gradient`]: the same where batch norm's statistics are fixed.
 //! - [`Head`], [`cross_entropy`], [`softmax`]: what comes after the last unit.
@@ -33,9 +33,9 @@
 //! let mut counts = vec![0.0; output.len()];
 //! Conv::new(shape, &input, &output)?.forward(
 //!     Path::current()?,
-//!     &image,
+//!     &[&image],
 //!     &weights,
-//!     &mut counts,
+//!     &mut [&mut counts],
 //!     Start::Zero,
 //!     Finish::Linear,
 //! );
@@ -50,6 +50,7 @@ mod dense;
 mod error;
 mod layout;
 mod unit;
+mod winograd;
 
 pub use batch_norm::{EPSILON, gate_gradient};
 pub use conv::{Conv, ConvInputGradient, ConvShape, Finish, Start};
@@ -58,6 +59,6 @@ pub use dense::{Head, cross_entropy, softmax};
 pub use error::{Error, Result};
 pub use layout::{BLOCK, Buffer, Layout};
 pub use unit::{
-    Activations, BatchMoments, Completed, GradientTarget, Input, Residual, Unit, UnitGradients,
-    UnitWeights, fold,
+    Activations, BatchMoments, Completed, GradientTarget, Input, Residual, Scratch, Unit,
+    UnitGradients, UnitWeights, fold,
 };

@@ -7,16 +7,18 @@
 //! that batch norm's gradient needs are taken by the unit that computes the last part of it.
 //!
 //! ```text
-//! forward    for each image: normalize the input, add its residual, ReLU; convolve; moments
+//! forward    for each group of images: normalize the inputs, add residuals, ReLU; convolve; moments
 //!            moments of the batch
 //! backward   (Σ g and Σ g·(y − mean) are there)
-//!            for each group of images:
-//!              for each image: ∂y; ∂residual; input gradient; sums of what they complete
+//!            for each part of the batch, for each group of images:
+//!              ∂y; ∂residual; input gradient; sums of what they complete
 //!              weight gradient                        (here if the weights are few)
 //!            for each part of images × output channels: weight gradient    (else)
 //! ```
 //!
-//! Each pass is parallel over images or over parts of the weights. What is summed over images is
+//! A group is one image where images are large, and as many as it takes to use each weight often
+//! where they are small ([`Conv::group`]). Each pass is parallel over groups, parts of the batch
+//! or parts of the weights. What is summed over images is
 //! summed for each part on its own and then in a fixed order, so figures do not depend on the
 //! number of threads.
 
@@ -27,15 +29,20 @@ use crate::batch_norm::{
     normalize, reduce_gradient,
 };
 use crate::conv::{Conv, ConvInputGradient, ConvShape, Finish, Start};
-use crate::layout::{BLOCK, Buffer, Layout};
+use crate::layout::{BLOCK, Buffer, Layout, at_least};
 use crate::{Path, Result};
 
-/// Parts a weight gradient is computed in: enough for any CPU this is likely to run on.
-const WEIGHT_PARTS: usize = 32;
+/// Parts a weight gradient is computed in where it is many, and where it is few: enough for any
+/// CPU this is likely to run on.
+const WEIGHT_PARTS: usize = 16;
+const FEW_WEIGHT_PARTS: usize = 32;
 
-/// Weights up to this many get their gradient together with the input's, image by image; more
-/// would not stay in cache beside the image.
-const FEW_WEIGHTS: usize = 1 << 14;
+/// Blocks of output channels in a part of a weight gradient.
+const PART_BLOCKS: usize = 4;
+
+/// Sums of weight gradients up to this many floats are taken together with the input's gradient,
+/// group by group; more would not stay in cache beside the images.
+const FEW_WEIGHTS: usize = 40_000;
 
 /// A unit of a network, planned for one image size; see the module's description.
 #[derive(Clone, Debug)]
@@ -107,6 +114,14 @@ pub struct UnitGradients<'a> {
     pub gamma: &'a mut [f32],
     /// Batch norm's shift.
     pub beta: &'a mut [f32],
+}
+
+/// Room for weights as a convolution reads them and for parts of their gradients; grows as needed
+/// and serves all units.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    weights: Buffer,
+    parts: Buffer,
 }
 
 /// A gradient that is written, or added to what is there.
@@ -193,22 +208,28 @@ impl Unit {
         input: Input<'_>,
         weights: UnitWeights<'_>,
         kept: &mut Activations,
+        scratch: &mut Scratch,
     ) -> BatchMoments {
-        let stride = self.raw.stride;
-        if kept.raw.len() != batch * self.raw.len() {
-            kept.raw = Buffer::zeros(batch * self.raw.len());
+        let (stride, len, group) = (self.raw.stride, self.raw.len(), self.conv.group());
+        if kept.raw.len() != batch * len {
+            kept.raw = Buffer::zeros(batch * len);
         }
         kept.sums.resize(batch * 2 * stride, 0.0);
+        let packed = self.conv.weights(path, weights.conv, &mut scratch.weights);
         kept.raw
-            .par_chunks_mut(self.raw.len())
-            .zip(kept.sums.par_chunks_mut(2 * stride))
-            .zip(input.images(batch, &self.input))
-            .for_each(|((raw, sums), input)| {
-                let input = input.ready(path);
+            .par_chunks_mut(group * len)
+            .zip(kept.sums.par_chunks_mut(group * 2 * stride))
+            .zip(input.images(batch, &self.input).par_chunks_mut(group))
+            .for_each(|((raws, sums), inputs)| {
+                let sources: Vec<&[f32]> = inputs.iter_mut().map(|i| i.ready(path)).collect();
+                let mut targets: Vec<&mut [f32]> = raws.chunks_mut(len).collect();
+                let (start, finish) = (Start::Zero, Finish::Linear);
                 self.conv
-                    .forward(path, input, weights.conv, raw, Start::Zero, Finish::Linear);
-                let (mean, square) = sums.split_at_mut(stride);
-                moments(path, &self.raw, raw, mean, square);
+                    .forward(path, &sources, packed, &mut targets, start, finish);
+                for (raw, sums) in raws.chunks(len).zip(sums.chunks_mut(2 * stride)) {
+                    let (mean, square) = sums.split_at_mut(stride);
+                    moments(path, &self.raw, raw, mean, square);
+                }
             });
         let (mean, variance) = combine_moments(
             &self.raw,
@@ -238,6 +259,7 @@ impl Unit {
             residual,
         }
         .images(batch, &self.output)
+        .par_iter_mut()
         .for_each(|image| {
             image.ready(path);
         });
@@ -265,9 +287,8 @@ impl Unit {
     }
 
     /// The gradients of a unit whose output has the gradient `gradient` (images without border),
-    /// which is overwritten. `transposed` are the convolution's weights by
-    /// [`ConvShape::transpose`], read only if the input's gradient is asked for. `scratch` grows
-    /// as needed and can serve all units.
+    /// which is overwritten. `weights` are the convolution's, packed; they are read only if the
+    /// input's gradient is asked for.
     ///
     /// # Panics
     ///
@@ -278,13 +299,13 @@ impl Unit {
         &self,
         path: Path,
         input: &[f32],
-        transposed: &[f32],
+        weights: &[f32],
         kept: &mut Activations,
         gradient: &mut [f32],
         residual: Option<GradientTarget<'_>>,
         input_target: Option<GradientTarget<'_>>,
         targets: &mut UnitGradients<'_>,
-        scratch: &mut Buffer,
+        scratch: &mut Scratch,
     ) {
         combine_gradients(
             &self.raw,
@@ -294,115 +315,145 @@ impl Unit {
             targets.gamma,
             targets.beta,
         );
+        let Scratch {
+            weights: room,
+            parts,
+        } = scratch;
+        let transposed = match input_target {
+            Some(_) => self.backward.weights(path, weights, room),
+            None => &[],
+        };
         let batch = gradient.len() / self.raw.len();
-        let few = targets.conv.len() <= FEW_WEIGHTS;
-        let in_group = batch.div_ceil(WEIGHT_PARTS);
-        let groups = batch.div_ceil(in_group);
-        let part_len = if few { targets.conv.len() } else { 0 };
-        let parts = at_least(scratch, groups * part_len);
-        let mut images = self.images(batch, input, kept, gradient, residual, input_target);
-        let mut part_list: Vec<&mut [f32]> = parts.chunks_mut(part_len.max(1)).collect();
-        part_list.resize_with(groups, || &mut []);
-        images
-            .par_chunks_mut(in_group)
-            .zip(part_list)
+        let sum_len = self.conv.blocks() * self.conv.sum_per_block();
+        let few = sum_len <= FEW_WEIGHTS;
+        let group = self.backward.group();
+        let in_part = batch.div_ceil(FEW_WEIGHT_PARTS).next_multiple_of(group);
+        let sums = at_least(
+            parts,
+            if few {
+                batch.div_ceil(in_part) * sum_len
+            } else {
+                0
+            },
+        );
+        let mut sum_list: Vec<&mut [f32]> = sums.chunks_mut(sum_len).collect();
+        sum_list.resize_with(batch.div_ceil(in_part), || &mut []);
+        self.images(batch, input, kept, gradient, residual, input_target)
+            .par_chunks_mut(in_part)
+            .zip(sum_list)
             .for_each_init(
-                || Buffer::zeros(self.output.len()),
-                |bordered, (images, part)| {
-                    part.fill(0.0);
-                    for image in images {
-                        self.propagate(path, transposed, kept, image, bordered, !few);
+                || Buffer::zeros(group * self.output.len()),
+                |bordered, (images, sum)| {
+                    sum.fill(0.0);
+                    for images in images.chunks_mut(group) {
+                        self.propagate(path, transposed, kept, images, bordered, !few);
                         if few {
+                            let inputs: Vec<_> = images.iter().map(|image| image.input).collect();
+                            let gradients = self.in_border(bordered, images.len());
                             self.bordered
-                                .weight_gradient(path, 1, image.input, bordered, 0, part);
+                                .weight_gradient(path, &inputs, &gradients, 0, sum);
                         }
                     }
                 },
             );
-        drop(images);
         if few {
-            add_up(parts, targets.conv);
+            self.conv.collect_gradient(path, sums, targets.conv);
         } else {
-            self.weight_gradient(path, input, gradient, scratch, targets.conv);
+            self.weight_gradient(path, input, gradient, parts, targets.conv);
         }
     }
 
-    /// `∂y`, with a border and, for a weight gradient that comes later, in place; the residual's
-    /// gradient, the input's, and the sums of what they complete.
+    fn in_border<'a>(&self, bordered: &'a Buffer, images: usize) -> Vec<&'a [f32]> {
+        bordered.chunks(self.output.len()).take(images).collect()
+    }
+
+    /// `∂y` of a group of images, with borders and, for a weight gradient that comes later, in
+    /// place; the residual's gradient, the input's, and the sums of what they complete.
     fn propagate(
         &self,
         path: Path,
         transposed: &[f32],
         kept: &Activations,
-        image: &mut BackwardImage<'_>,
+        images: &mut [BackwardImage<'_>],
         bordered: &mut Buffer,
         in_place: bool,
     ) {
-        input_gradient(
-            path,
-            (&self.raw, &self.output),
-            &kept.gradients,
-            &kept.norm.mean,
-            image.raw,
-            image.output,
-            image.gradient,
-            image
-                .residual
-                .as_mut()
-                .map(|target| (&mut *target.values, target.accumulate)),
-            bordered,
-            in_place,
-        );
-        if let Some(TargetImage {
-            values,
-            completes: Some(completes),
-            ..
-        }) = &mut image.residual
-        {
-            completes.reduce(path, values);
-        }
-        if let Some(target) = &mut image.input_target {
-            self.backward
-                .run(path, bordered, transposed, target.values, target.accumulate);
-            if let Some(completes) = &mut target.completes {
-                completes.reduce(path, target.values);
+        let borders = bordered.chunks_mut(self.output.len());
+        for (image, bordered) in images.iter_mut().zip(borders) {
+            input_gradient(
+                path,
+                (&self.raw, &self.output),
+                &kept.gradients,
+                &kept.norm.mean,
+                image.raw,
+                image.output,
+                image.gradient,
+                image
+                    .residual
+                    .as_mut()
+                    .map(|target| (&mut *target.values, target.accumulate)),
+                bordered,
+                in_place,
+            );
+            if let Some(target) = &mut image.residual {
+                target.complete(path);
             }
+        }
+        let sources = self.in_border(bordered, images.len());
+        let accumulate = images
+            .iter()
+            .any(|image| image.input_target.as_ref().is_some_and(|t| t.accumulate));
+        let mut targets: Vec<&mut [f32]> = images
+            .iter_mut()
+            .filter_map(|image| Some(&mut *image.input_target.as_mut()?.values))
+            .collect();
+        if targets.is_empty() {
+            return;
+        }
+        self.backward
+            .run(path, &sources, transposed, &mut targets, accumulate);
+        for target in images.iter_mut().filter_map(|i| i.input_target.as_mut()) {
+            target.complete(path);
         }
     }
 
-    /// `∂w` of many weights, in [`WEIGHT_PARTS`] parts: ranges of output channels first, then of
-    /// images, whose sums are added in order.
+    /// `∂w` of many weights, in parts: ranges of output channels first, then of images.
     fn weight_gradient(
         &self,
         path: Path,
         input: &[f32],
         gradient: &[f32],
-        scratch: &mut Buffer,
+        parts: &mut Buffer,
         target: &mut [f32],
     ) {
         let batch = gradient.len() / self.raw.len();
-        let per_block = self.conv.weights_per_block();
-        let blocks = target.len() / per_block;
-        let channel_part = if blocks.is_multiple_of(2) { 2 } else { 1 };
-        let channel_parts = blocks / channel_part;
-        let images_in_part = batch.div_ceil((WEIGHT_PARTS / channel_parts).max(1));
-        let parts = at_least(scratch, batch.div_ceil(images_in_part) * target.len());
+        let (blocks, per_block) = (self.conv.blocks(), self.conv.sum_per_block());
+        // Ranges have to be of one length for the parts to lie one behind the other.
+        let range = (1..=PART_BLOCKS)
+            .rev()
+            .find(|range| blocks.is_multiple_of(*range))
+            .unwrap_or(1);
+        let ranges = blocks / range;
+        let in_part = batch.div_ceil((WEIGHT_PARTS / ranges).max(1));
+        let sources: Vec<&[f32]> = input.chunks(self.input.len()).collect();
+        let gradients: Vec<&[f32]> = gradient.chunks(self.raw.len()).collect();
+        let parts = at_least(parts, batch.div_ceil(in_part) * blocks * per_block);
         parts
-            .par_chunks_mut(channel_part * per_block)
+            .par_chunks_mut(range * per_block)
             .enumerate()
             .for_each(|(part, sum)| {
                 sum.fill(0.0);
-                let first_image = part / channel_parts * images_in_part;
+                let first = part / ranges * in_part;
+                let images = first..(first + in_part).min(batch);
                 self.conv.weight_gradient(
                     path,
-                    images_in_part.min(batch - first_image),
-                    &input[first_image * self.input.len()..],
-                    &gradient[first_image * self.raw.len()..],
-                    part % channel_parts * channel_part,
+                    &sources[images.clone()],
+                    &gradients[images],
+                    part % ranges * range,
                     sum,
                 );
             });
-        add_up(parts, target);
+        self.conv.collect_gradient(path, parts, target);
     }
 
     /// What belongs to each image of a backward pass.
@@ -462,11 +513,7 @@ impl Activations {
 
 impl<'a> Input<'a> {
     /// The images, each with what it takes to make it ready.
-    fn images(
-        self,
-        batch: usize,
-        layout: &Layout,
-    ) -> impl IndexedParallelIterator<Item = InputImage<'a>> + use<'a> {
+    fn images(self, batch: usize, layout: &Layout) -> Vec<InputImage<'a>> {
         let images: Vec<InputImage<'a>> = match self {
             Self::Ready(images) => images.chunks(layout.len()).map(InputImage::Ready).collect(),
             Self::Pending {
@@ -493,7 +540,7 @@ impl<'a> Input<'a> {
             }
         };
         assert_eq!(images.len(), batch, "an input of another batch size");
-        images.into_par_iter()
+        images
     }
 }
 
@@ -524,8 +571,8 @@ enum InputImage<'a> {
     },
 }
 
-impl<'a> InputImage<'a> {
-    fn ready(self, path: Path) -> &'a [f32] {
+impl InputImage<'_> {
+    fn ready(&mut self, path: Path) -> &[f32] {
         match self {
             Self::Ready(image) => image,
             Self::Pending {
@@ -540,7 +587,7 @@ impl<'a> InputImage<'a> {
                     (&unit.raw, &unit.output),
                     raw,
                     norm,
-                    residual,
+                    *residual,
                     unit.relu,
                     output,
                 );
@@ -599,6 +646,15 @@ impl<'a> Completed<'a> {
     }
 }
 
+impl TargetImage<'_> {
+    /// Takes the sums of the unit that this gradient completes.
+    fn complete(&mut self, path: Path) {
+        if let Some(completes) = &mut self.completes {
+            completes.reduce(path, self.values);
+        }
+    }
+}
+
 impl CompletedImage<'_> {
     fn reduce(&mut self, path: Path, gradient: &[f32]) {
         reduce_gradient(
@@ -648,31 +704,6 @@ fn target_images(
             })
         })
         .collect()
-}
-
-/// The first `len` floats of a buffer that grows as needed.
-fn at_least(buffer: &mut Buffer, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        *buffer = Buffer::zeros(len);
-    }
-    &mut buffer[..len]
-}
-
-/// The sum of parts of the target's length, in their order.
-fn add_up(parts: &[f32], target: &mut [f32]) {
-    const CHUNK: usize = 4096;
-    let len = target.len();
-    target
-        .par_chunks_mut(CHUNK)
-        .enumerate()
-        .for_each(|(chunk, target)| {
-            target.fill(0.0);
-            for part in parts.chunks(len) {
-                for (target, value) in target.iter_mut().zip(&part[chunk * CHUNK..]) {
-                    *target += value;
-                }
-            }
-        });
 }
 
 /// Folds batch norm with fixed statistics into the convolution before it: returns the scaled

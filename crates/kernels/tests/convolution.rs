@@ -32,6 +32,9 @@ fn cases() -> Vec<Case> {
     vec![
         case(3, 5, 3, 1, 5, 7),
         case(17, 33, 3, 1, 6, 6),
+        case(17, 33, 3, 1, 8, 12),
+        case(5, 70, 3, 1, 16, 4),
+        case(200, 30, 3, 1, 4, 8),
         case(17, 33, 3, 2, 8, 8),
         case(33, 20, 3, 2, 13, 10),
         case(5, 16, 1, 2, 7, 5),
@@ -148,48 +151,96 @@ fn agree_with_plain_sums_on_every_path() {
         let plain_input = Layout { border: 0, ..input };
         let packed = shape.pack(&weights).unwrap();
         assert_eq!(shape.unpack(&packed).unwrap(), weights);
-        let mut transposed = vec![0.0; shape.transposed_len()];
-        shape.transpose(&packed, &mut transposed).unwrap();
         let images = [
             lay_out(&input, &x),
             lay_out(&plain, &dy),
             lay_out(&bordered, &dy),
         ];
-        for path in paths() {
+        let kinds = [
+            (
+                Conv::new(shape, &input, &plain).unwrap(),
+                ConvInputGradient::new(shape, &bordered, &plain_input).unwrap(),
+            ),
+            (
+                Conv::direct(shape, &input, &plain).unwrap(),
+                ConvInputGradient::direct(shape, &bordered, &plain_input).unwrap(),
+            ),
+        ];
+        for (path, (conv, backward)) in paths()
+            .into_iter()
+            .flat_map(|path| kinds.iter().map(move |kind| (path, kind)))
+        {
             let what = format!(
                 "{shape:?} {}x{} on {}",
                 case.height,
                 case.width,
                 path.name()
             );
-            let conv = Conv::new(shape, &input, &plain).unwrap();
             let mut out = Buffer::zeros(plain.len());
+            let mut room = Buffer::default();
             conv.forward(
                 path,
-                &images[0],
-                &packed,
-                &mut out,
+                &[&images[0]],
+                conv.weights(path, &packed, &mut room),
+                &mut [&mut out],
                 Start::Zero,
                 Finish::Linear,
             );
             assert_close(&read_back(&plain, &out), &y, &format!("output of {what}"));
 
+            let mut sum = vec![0.0; conv.blocks() * conv.sum_per_block()];
+            conv.weight_gradient(path, &[&images[0]], &[&images[1]], 0, &mut sum);
             let mut gradient = vec![0.0; shape.packed_len()];
-            conv.weight_gradient(path, 1, &images[0], &images[1], 0, &mut gradient);
+            conv.collect_gradient(path, &mut sum, &mut gradient);
             let gradient = shape.unpack(&gradient).unwrap();
             assert_close(&gradient, &dw, &format!("weight gradient of {what}"));
 
-            let backward = ConvInputGradient::new(shape, &bordered, &plain_input).unwrap();
             let mut out = Buffer::from_slice(&vec![7.0; plain_input.len()]);
-            backward.run(path, &images[2], &transposed, &mut out, false);
+            let weights = backward.weights(path, &packed, &mut room);
+            backward.run(path, &[&images[2]], weights, &mut [&mut out], false);
             // Once more, on top: twice the gradient.
-            backward.run(path, &images[2], &transposed, &mut out, true);
+            backward.run(path, &[&images[2]], weights, &mut [&mut out], true);
             let twice: Vec<f64> = dx.iter().map(|g| 2.0 * g).collect();
             assert_close(
                 &read_back(&plain_input, &out),
                 &twice,
                 &format!("input gradient of {what}"),
             );
+        }
+    }
+}
+
+/// Images of which a chunk of tiles holds all, some or a part.
+#[test]
+fn a_group_of_images_gives_what_each_gives_alone() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for (side, count) in [(4, 70), (8, 17), (20, 3)] {
+        let shape = ConvShape {
+            in_channels: 6,
+            out_channels: 40,
+            kernel: 3,
+            stride: 1,
+        };
+        let input = Layout::features(6, side, side, 1);
+        let output = Layout::features(40, side, side, 0);
+        let conv = Conv::new(shape, &input, &output).unwrap();
+        let packed = shape.pack(&random(40 * 6 * 9, &mut rng)).unwrap();
+        let images: Vec<Buffer> = (0..count)
+            .map(|_| lay_out(&input, &random(6 * side * side, &mut rng)))
+            .collect();
+        let sources: Vec<&[f32]> = images.iter().map(|image| &image[..]).collect();
+        for path in paths() {
+            let mut room = Buffer::default();
+            let weights = conv.weights(path, &packed, &mut room);
+            let run = |sources: &[&[f32]]| {
+                let mut out = vec![0.0; sources.len() * output.len()];
+                let mut targets: Vec<&mut [f32]> = out.chunks_mut(output.len()).collect();
+                let (start, finish) = (Start::Zero, Finish::Linear);
+                conv.forward(path, sources, weights, &mut targets, start, finish);
+                out
+            };
+            let alone: Vec<f32> = sources.iter().flat_map(|source| run(&[source])).collect();
+            assert_eq!(run(&sources), alone, "{side} on {}", path.name());
         }
     }
 }
@@ -203,57 +254,65 @@ fn sums_start_from_bias_and_residual_and_end_in_a_relu() {
         kernel: 3,
         stride: 1,
     };
-    let input = Layout::pixels(3, 4, 5);
-    let output = Layout::features(21, 4, 5, 1);
-    let packed = shape.pack(&random(21 * 27, &mut rng)).unwrap();
-    let x = lay_out(&input, &random(60, &mut rng));
-    let residual_values = random(21 * 20, &mut rng);
-    let residual = lay_out(&output, &residual_values);
-    let mut bias = vec![0.0; 2 * BLOCK];
-    bias[..21].copy_from_slice(&random(21, &mut rng));
-    let conv = Conv::new(shape, &input, &output).unwrap();
-    for path in paths() {
-        let mut out = Buffer::zeros(output.len());
-        conv.forward(path, &x, &packed, &mut out, Start::Zero, Finish::Linear);
-        let linear = read_back(&output, &out);
-        let start = Start::BiasAndResidual(&bias, &residual);
-        conv.forward(path, &x, &packed, &mut out, start, Finish::Relu);
-        let expected =
-            linear
-                .iter()
-                .zip(&residual_values)
-                .enumerate()
-                .map(|(at, (sum, residual))| {
-                    (f64::from(*sum) + f64::from(*residual) + f64::from(bias[at % 21])).max(0.0)
-                });
-        let expected: Vec<f64> = expected.collect();
-        assert!(expected.contains(&0.0));
-        assert_close(&read_back(&output, &out), &expected, path.name());
+    // Colors are summed directly, features of this size by tiles.
+    for input in [Layout::pixels(3, 4, 8), Layout::features(3, 4, 8, 1)] {
+        let output = Layout::features(21, 4, 8, 1);
+        let packed = shape.pack(&random(21 * 27, &mut rng)).unwrap();
+        let x = lay_out(&input, &random(96, &mut rng));
+        let residual_values = random(21 * 32, &mut rng);
+        let residual = lay_out(&output, &residual_values);
+        let mut bias = vec![0.0; 2 * BLOCK];
+        bias[..21].copy_from_slice(&random(21, &mut rng));
+        let conv = Conv::new(shape, &input, &output).unwrap();
+        for path in paths() {
+            let mut out = Buffer::zeros(output.len());
+            let mut run = |start, finish| {
+                let mut room = Buffer::default();
+                let weights = conv.weights(path, &packed, &mut room);
+                conv.forward(path, &[&x], weights, &mut [&mut out], start, finish);
+                read_back(&output, &out)
+            };
+            let linear = run(Start::Zero, Finish::Linear);
+            let residuals: [&[f32]; 1] = [&residual];
+            let found = run(Start::BiasAndResidual(&bias, &residuals), Finish::Relu);
+            let expected =
+                linear
+                    .iter()
+                    .zip(&residual_values)
+                    .enumerate()
+                    .map(|(at, (sum, residual))| {
+                        (f64::from(*sum) + f64::from(*residual) + f64::from(bias[at % 21])).max(0.0)
+                    });
+            let expected: Vec<f64> = expected.collect();
+            assert!(expected.contains(&0.0));
+            assert_close(&found, &expected, path.name());
+        }
     }
 }
 
 #[test]
 fn parts_of_a_weight_gradient_are_the_rows_of_the_whole() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let shape = ConvShape {
-        in_channels: 5,
-        out_channels: 64,
-        kernel: 3,
-        stride: 2,
-    };
-    let input = Layout::features(5, 9, 9, 1);
-    let output = Layout::features(64, 5, 5, 0);
-    let conv = Conv::new(shape, &input, &output).unwrap();
-    let x: Vec<f32> = (0..2)
-        .flat_map(|_| lay_out(&input, &random(405, &mut rng)).to_vec())
-        .collect();
-    let dy = random(2 * output.len(), &mut rng);
-    for path in paths() {
-        let mut whole = vec![0.0; shape.packed_len()];
-        conv.weight_gradient(path, 2, &x, &dy, 0, &mut whole);
-        let mut part = vec![0.0; 2 * conv.weights_per_block()];
-        conv.weight_gradient(path, 2, &x, &dy, 2, &mut part);
-        assert_eq!(part, whole[2 * conv.weights_per_block()..]);
+    for (stride, side) in [(2, 9), (1, 8)] {
+        let shape = ConvShape {
+            in_channels: 5,
+            out_channels: 64,
+            kernel: 3,
+            stride,
+        };
+        let input = Layout::features(5, side, side, 1);
+        let output = Layout::features(64, side.div_ceil(stride), side.div_ceil(stride), 0);
+        let conv = Conv::new(shape, &input, &output).unwrap();
+        let x = [(); 2].map(|()| lay_out(&input, &random(5 * side * side, &mut rng)));
+        let dy = [(); 2].map(|()| random(output.len(), &mut rng));
+        let (sources, gradients) = ([&*x[0], &*x[1]], [&*dy[0], &*dy[1]]);
+        for path in paths() {
+            let mut whole = vec![0.0; conv.blocks() * conv.sum_per_block()];
+            conv.weight_gradient(path, &sources, &gradients, 0, &mut whole);
+            let mut part = vec![0.0; 2 * conv.sum_per_block()];
+            conv.weight_gradient(path, &sources, &gradients, 2, &mut part);
+            assert_eq!(part, whole[2 * conv.sum_per_block()..]);
+        }
     }
 }
 

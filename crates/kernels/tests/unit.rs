@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use mesa_kernels::{
-    Activations, Buffer, Completed, ConvShape, GradientTarget, Input, Layout, Path, Residual, Unit,
-    UnitGradients, UnitWeights,
+    Activations, Buffer, Completed, ConvShape, GradientTarget, Input, Layout, Path, Residual,
+    Scratch, Unit, UnitGradients, UnitWeights,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,7 +27,8 @@ struct Pass {
 }
 
 impl Block {
-    fn new() -> Self {
+    /// On images of a size, with convolutions of a stride: by plain sums or by tiles.
+    fn new((height, width): (usize, usize), stride: usize) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let shape = |in_channels, out_channels, kernel, stride| ConvShape {
             in_channels,
@@ -35,8 +36,12 @@ impl Block {
             kernel,
             stride,
         };
-        let shapes = [shape(3, 18, 3, 1), shape(18, 20, 1, 2), shape(18, 20, 3, 2)];
-        let image = Layout::pixels(3, 7, 6);
+        let shapes = [
+            shape(3, 18, 3, 1),
+            shape(18, 20, 1, stride),
+            shape(18, 20, 3, stride),
+        ];
+        let image = Layout::pixels(3, height, width);
         let first = Unit::new(shapes[0], image, true).unwrap();
         let shortcut = Unit::new(shapes[1], *first.output(), false).unwrap();
         let last = Unit::new(shapes[2], *first.output(), true).unwrap();
@@ -55,9 +60,11 @@ impl Block {
             weights.push(random(shape.out_channels, -0.5, 0.5));
         }
         let mut pixels = Buffer::zeros(BATCH * image.len());
-        for (at, value) in random(BATCH * 7 * 6 * 3, -1.0, 1.0).iter().enumerate() {
-            let (photo, pixel, color) = (at / 126, at / 3 % 42, at % 3);
-            pixels[photo * image.len() + image.offset(pixel / 6, pixel % 6) + color] = *value;
+        let count = height * width;
+        for (at, value) in random(BATCH * count * 3, -1.0, 1.0).iter().enumerate() {
+            let (photo, pixel, color) = (at / (3 * count), at / 3 % count, at % 3);
+            pixels[photo * image.len() + image.offset(pixel / width, pixel % width) + color] =
+                *value;
         }
         let direction = random(BATCH * last.output().pixel_count() * 20, -1.0, 1.0);
         Self {
@@ -80,19 +87,28 @@ impl Block {
         let [first, shortcut, last] = &self.units;
         let mut kept: [Activations; 3] = Default::default();
         let [of_first, of_shortcut, of_last] = &mut kept;
-        first.forward(path, BATCH, Input::Ready(&self.image), self.of(0), of_first);
+        let scratch = &mut Scratch::default();
+        first.forward(
+            path,
+            BATCH,
+            Input::Ready(&self.image),
+            self.of(0),
+            of_first,
+            scratch,
+        );
         let pending = Input::Pending {
             unit: first,
             kept: of_first,
             residual: None,
         };
-        shortcut.forward(path, BATCH, pending, self.of(1), of_shortcut);
+        shortcut.forward(path, BATCH, pending, self.of(1), of_shortcut, scratch);
         last.forward(
             path,
             BATCH,
             Input::Ready(of_first.output()),
             self.of(2),
             of_last,
+            scratch,
         );
         last.finish(
             path,
@@ -118,15 +134,7 @@ impl Block {
         let mut pass = self.forward(path);
         let [first, shortcut, last] = &self.units;
         let gradients: Vec<Vec<f32>> = self.weights.iter().map(|w| vec![0.0; w.len()]).collect();
-        let mut scratch = Buffer::default();
-        let transposed = |unit: usize| {
-            let shape = self.units[unit].shape();
-            let mut transposed = vec![0.0; shape.transposed_len()];
-            shape
-                .transpose(self.of(unit).conv, &mut transposed)
-                .unwrap();
-            transposed
-        };
+        let mut scratch = Scratch::default();
         let plain = last.output_gradient();
         let mut of_output = Buffer::zeros(BATCH * plain.len());
         for (at, direction) in self.direction.iter().enumerate() {
@@ -141,7 +149,7 @@ impl Block {
         last.backward(
             path,
             kept_first.output(),
-            &transposed(2),
+            self.of(2).conv,
             kept_last,
             &mut of_output,
             Some(GradientTarget {
@@ -166,7 +174,7 @@ impl Block {
         shortcut.backward(
             path,
             kept_first.output(),
-            &transposed(1),
+            self.of(1).conv,
             kept_shortcut,
             &mut of_shortcut,
             None,
@@ -198,6 +206,10 @@ impl Block {
     }
 }
 
+fn blocks() -> [Block; 2] {
+    [Block::new((7, 6), 2), Block::new((8, 4), 1)]
+}
+
 fn targets(part: &mut [Vec<f32>]) -> UnitGradients<'_> {
     let [conv, gamma, beta] = part else {
         panic!("three tensors a unit")
@@ -212,8 +224,10 @@ fn paths() -> Vec<Path> {
 
 #[test]
 fn gradients_agree_with_finite_differences_on_every_path() {
-    for path in paths() {
-        let mut block = Block::new();
+    for (path, mut block) in paths()
+        .into_iter()
+        .flat_map(|path| blocks().map(|block| (path, block)))
+    {
         let gradients = block.gradients(path);
         let mut rng = ChaCha8Rng::seed_from_u64(9);
         for (tensor, gradient) in gradients.iter().enumerate() {
@@ -258,8 +272,10 @@ fn gradients_agree_with_finite_differences_on_every_path() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    for path in paths() {
-        let block = Block::new();
+    for (path, block) in paths()
+        .into_iter()
+        .flat_map(|path| blocks().map(|block| (path, block)))
+    {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)

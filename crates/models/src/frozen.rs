@@ -17,9 +17,9 @@ use crate::graph::{COLORS, Graph, IMAGE_SIDE};
 use crate::network::{argmax, host_images, load_image};
 use crate::{Error, Normalization, Result};
 
-/// Images that go through the network together: enough to reuse the weights of the deep layers
-/// while they are in cache, few enough for the activations of the early ones.
-const GROUP: usize = 8;
+/// Images that go through the network together: enough to use what is read of the deep layers'
+/// weights, few enough for every processor to have a group.
+const GROUP: usize = 32;
 
 /// A classifier in evaluation mode. Cheap to clone and to share between threads.
 ///
@@ -50,8 +50,9 @@ struct Frozen {
     layouts: Vec<Layout>,
     convs: Vec<Conv>,
     input_gradients: Vec<ConvInputGradient>,
-    /// Weights and bias of each unit.
+    /// What each unit's convolution reads, and its bias.
     folded: Vec<(Buffer, Buffer)>,
+    /// What each unit's input gradient reads.
     transposed: Vec<Buffer>,
     linear: (Vec<f32>, Vec<f32>),
     /// Buffers of groups that are not running.
@@ -73,7 +74,7 @@ impl FrozenClassifier {
         graph: Graph,
         normalization: Normalization,
         path: Path,
-        folded: Vec<(Buffer, Buffer)>,
+        mut folded: Vec<(Buffer, Buffer)>,
         linear: (Vec<f32>, Vec<f32>),
     ) -> Result<Self> {
         let layouts = graph.layouts();
@@ -82,11 +83,17 @@ impl FrozenClassifier {
         let mut transposed = Vec::new();
         for (index, unit) in graph.units.iter().enumerate() {
             let (input, output) = (&layouts[unit.input], &layouts[index + 1]);
-            convs.push(Conv::new(unit.shape, input, output)?);
-            input_gradients.push(ConvInputGradient::new(unit.shape, output, input)?);
-            let mut weights = Buffer::zeros(unit.shape.transposed_len());
-            unit.shape.transpose(&folded[index].0, &mut weights)?;
-            transposed.push(weights);
+            let conv = Conv::new(unit.shape, input, output)?;
+            let input_gradient = ConvInputGradient::new(unit.shape, output, input)?;
+            let packed = &folded[index].0;
+            let mut room = Buffer::default();
+            transposed.push(Buffer::from_slice(
+                input_gradient.weights(path, packed, &mut room),
+            ));
+            let mut room = Buffer::default();
+            folded[index].0 = Buffer::from_slice(conv.weights(path, packed, &mut room));
+            convs.push(conv);
+            input_gradients.push(input_gradient);
         }
         let idle = Mutex::default();
         let inner = Frozen {
@@ -293,23 +300,16 @@ impl Frozen {
             } else {
                 Finish::Linear
             };
-            for image in 0..images {
-                let of = |node: usize| part(&before[node], image, &self.layouts[node]);
-                let start = match unit.residual {
-                    Some(residual) => Start::BiasAndResidual(bias, of(residual)),
-                    None => Start::Bias(bias),
-                };
-                let len = self.layouts[index + 1].len();
-                let target = &mut after[0][image * len..][..len];
-                self.convs[index].forward(
-                    self.path,
-                    of(unit.input),
-                    weights,
-                    target,
-                    start,
-                    finish,
-                );
-            }
+            let of = |node: usize| parts(&before[node], images, &self.layouts[node]);
+            let residuals = unit.residual.map(of);
+            let start = match &residuals {
+                Some(residuals) => Start::BiasAndResidual(bias, residuals),
+                None => Start::Bias(bias),
+            };
+            let len = self.layouts[index + 1].len();
+            let mut targets: Vec<&mut [f32]> = after[0].chunks_mut(len).take(images).collect();
+            let sources = of(unit.input);
+            self.convs[index].forward(self.path, &sources, weights, &mut targets, start, finish);
         }
         let head = self.head();
         workspace.pooled.resize(head.features.channels, 0.0);
@@ -392,17 +392,26 @@ impl Frozen {
                         target.copy_from_slice(gradient);
                     }
                 }
-                if unit.input > 0 {
-                    let target =
-                        part_mut(&mut before[unit.input], image, &self.layouts[unit.input]);
-                    self.input_gradients[index].run(
-                        self.path,
-                        gradient,
-                        &self.transposed[index],
-                        target,
-                        reached[unit.input],
-                    );
-                }
+            }
+            if unit.input > 0 {
+                let sources: Vec<&[f32]> = images
+                    .iter()
+                    .map(|image| part(&after[0], *image, layout))
+                    .collect();
+                let of = &self.layouts[unit.input];
+                let mut targets: Vec<&mut [f32]> = before[unit.input]
+                    .chunks_mut(of.len())
+                    .enumerate()
+                    .filter(|(image, _)| images.contains(image))
+                    .map(|(_, target)| target)
+                    .collect();
+                self.input_gradients[index].run(
+                    self.path,
+                    &sources,
+                    &self.transposed[index],
+                    &mut targets,
+                    reached[unit.input],
+                );
             }
             for node in unit.residual.into_iter().chain([unit.input]) {
                 reached[node] = true;
@@ -452,6 +461,10 @@ impl Frozen {
 
 fn part<'a>(buffer: &'a Buffer, image: usize, layout: &Layout) -> &'a [f32] {
     &buffer[image * layout.len()..][..layout.len()]
+}
+
+fn parts<'a>(buffer: &'a Buffer, images: usize, layout: &Layout) -> Vec<&'a [f32]> {
+    buffer.chunks(layout.len()).take(images).collect()
 }
 
 fn part_mut<'a>(buffer: &'a mut Buffer, image: usize, layout: &Layout) -> &'a mut [f32] {

@@ -2,8 +2,8 @@
 
 use candle::{DType, Device, Tensor};
 use mesa_kernels::{
-    Activations, Buffer, Completed, ConvShape, GradientTarget, Head, Input, Layout, Path, Unit,
-    UnitGradients, UnitWeights, cross_entropy,
+    Activations, Buffer, Completed, ConvShape, GradientTarget, Head, Input, Layout, Path, Scratch,
+    Unit, UnitGradients, UnitWeights, cross_entropy,
 };
 use rand::Rng;
 use rayon::prelude::*;
@@ -90,10 +90,9 @@ struct Engine {
     layouts: Vec<Layout>,
     image: Buffer,
     kept: Vec<Activations>,
-    transposed: Vec<Buffer>,
     pooled: Vec<f32>,
     logits: Vec<f32>,
-    scratch: Buffer,
+    scratch: Scratch,
     free: Vec<Buffer>,
 }
 
@@ -254,7 +253,14 @@ impl Network {
             };
             let weights = unit_weights(&self.parameters, index);
             let unit = &engine.units[index];
-            let moments = unit.forward(self.path, batch, input, weights, &mut after[0]);
+            let moments = unit.forward(
+                self.path,
+                batch,
+                input,
+                weights,
+                &mut after[0],
+                &mut engine.scratch,
+            );
             let running = &mut self.running[index];
             for (old, new) in [
                 (&mut running.mean, moments.mean),
@@ -330,18 +336,6 @@ impl Network {
             .for_each(|(gradient, logits)| head.feature_gradient(logits, &last, gradient));
         *gradients.last_mut().expect("the image is a node") = Some(gradient);
 
-        engine
-            .transposed
-            .par_iter_mut()
-            .zip(&self.graph.units)
-            .enumerate()
-            .try_for_each(|(index, (transposed, spec))| match spec.input {
-                0 => Ok(()),
-                _ => spec
-                    .shape
-                    .transpose(&self.parameters[3 * index].values, transposed),
-            })?;
-
         let last = self.graph.units.len() - 1;
         if let Some(gradient) = &gradients[last + 1] {
             engine.units[last].reduce(self.path, &mut engine.kept[last], gradient);
@@ -387,7 +381,7 @@ impl Network {
             engine.units[index].backward(
                 self.path,
                 input,
-                &engine.transposed[index],
+                &conv.values,
                 &mut after[0],
                 &mut gradient,
                 residual
@@ -531,19 +525,14 @@ impl Engine {
             .units
             .iter()
             .map(|spec| Unit::new(spec.shape, layouts[spec.input], spec.relu));
-        let transposed = graph.units.iter().map(|spec| match spec.input {
-            0 => Buffer::default(),
-            _ => Buffer::zeros(spec.shape.transposed_len()),
-        });
         Ok(Self {
             units: units.collect::<Result<_, _>>()?,
             kept: vec![Activations::default(); graph.units.len()],
-            transposed: transposed.collect(),
             layouts,
             image: Buffer::default(),
             pooled: Vec::new(),
             logits: Vec::new(),
-            scratch: Buffer::default(),
+            scratch: Scratch::default(),
             free: Vec::new(),
         })
     }

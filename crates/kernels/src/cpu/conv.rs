@@ -33,34 +33,38 @@ const SPAN: usize = 128;
 pub(crate) fn gather(
     path: Path,
     gather: &Gather,
-    source: &[f32],
+    sources: &[&[f32]],
     weights: &[f32],
-    target: &mut [f32],
+    targets: &mut [&mut [f32]],
     start: Start<'_>,
     finish: Finish,
 ) {
     // The offsets of a gather stay inside images of its layouts by construction.
-    assert!(source.len() >= gather.source_len && target.len() >= gather.target_len);
+    assert_eq!(sources.len(), targets.len());
     assert!(weights.len() >= gather.target_blocks * gather.weights_per_block);
-    let (bias, residual) = match start {
+    let (bias, residuals) = match start {
         Start::Zero | Start::Existing => (None, None),
         Start::Bias(bias) => (Some(bias), None),
-        Start::BiasAndResidual(bias, residual) => (Some(bias), Some(residual)),
+        Start::BiasAndResidual(bias, residuals) => (Some(bias), Some(residuals)),
     };
     assert!(bias.is_none_or(|bias| bias.len() >= gather.target_blocks * BLOCK));
-    assert!(residual.is_none_or(|residual| residual.len() >= gather.target_len));
-    path.run(GatherTask {
-        gather,
-        source: source.as_ptr(),
-        weights: weights.as_ptr(),
-        target: target.as_mut_ptr(),
-        existing: match (start, residual) {
-            (Start::Existing, _) => Some(target.as_ptr()),
-            (_, residual) => residual.map(<[f32]>::as_ptr),
-        },
-        bias: bias.map(<[f32]>::as_ptr),
-        relu: finish == Finish::Relu,
-    });
+    for (image, (source, target)) in sources.iter().zip(targets).enumerate() {
+        assert!(source.len() >= gather.source_len && target.len() >= gather.target_len);
+        let residual = residuals.map(|residuals| residuals[image]);
+        assert!(residual.is_none_or(|residual| residual.len() >= gather.target_len));
+        path.run(GatherTask {
+            gather,
+            source: source.as_ptr(),
+            weights: weights.as_ptr(),
+            target: target.as_mut_ptr(),
+            existing: match (start, residual) {
+                (Start::Existing, _) => Some(target.as_ptr()),
+                (_, residual) => residual.map(<[f32]>::as_ptr),
+            },
+            bias: bias.map(<[f32]>::as_ptr),
+            relu: finish == Finish::Relu,
+        });
+    }
 }
 
 struct GatherTask<'a> {
@@ -186,21 +190,28 @@ impl GatherTask<'_> {
 pub(crate) fn weight_gradient(
     path: Path,
     gather: &Gather,
-    images: usize,
-    sources: &[f32],
-    target_gradients: &[f32],
+    sources: &[&[f32]],
+    target_gradients: &[&[f32]],
     first_block: usize,
     gradient: &mut [f32],
 ) {
-    assert!(sources.len() >= images * gather.source_len);
-    assert!(target_gradients.len() >= images * gather.target_len);
+    assert_eq!(sources.len(), target_gradients.len());
+    assert!(
+        sources
+            .iter()
+            .all(|source| source.len() >= gather.source_len)
+    );
+    assert!(
+        target_gradients
+            .iter()
+            .all(|target| target.len() >= gather.target_len)
+    );
     let blocks = gradient.len() / gather.weights_per_block;
     assert!(first_block + blocks <= gather.target_blocks);
     path.run(WeightGradientTask {
         gather,
-        images,
-        sources: sources.as_ptr(),
-        target_gradients: target_gradients.as_ptr(),
+        sources,
+        target_gradients,
         first_block,
         blocks,
         gradient: gradient.as_mut_ptr(),
@@ -209,9 +220,8 @@ pub(crate) fn weight_gradient(
 
 struct WeightGradientTask<'a> {
     gather: &'a Gather,
-    images: usize,
-    sources: *const f32,
-    target_gradients: *const f32,
+    sources: &'a [&'a [f32]],
+    target_gradients: &'a [&'a [f32]],
     first_block: usize,
     blocks: usize,
     gradient: *mut f32,
@@ -232,8 +242,8 @@ impl Task for WeightGradientTask<'_> {
         let count = self.gather.targets.len();
         let images_per_span = (SPAN / count).max(1);
         let mut first_image = 0;
-        while first_image < self.images {
-            let images = images_per_span.min(self.images - first_image);
+        while first_image < self.sources.len() {
+            let images = images_per_span.min(self.sources.len() - first_image);
             let mut first_pixel = 0;
             while first_pixel < count {
                 let pixels = SPAN.min(count - first_pixel);
@@ -322,13 +332,10 @@ impl WeightGradientTask<'_> {
                 }
             }
             for image in span.first_image..span.first_image + span.images {
-                let source = self
-                    .sources
-                    .add(image * gather.source_len + channel)
-                    .offset(tap.source);
-                let target = self
-                    .target_gradients
-                    .add(image * gather.target_len + (self.first_block + block) * BLOCK);
+                let source = self.sources[image].as_ptr().add(channel).offset(tap.source);
+                let target = self.target_gradients[image]
+                    .as_ptr()
+                    .add((self.first_block + block) * BLOCK);
                 for pixel in span.first_pixel..span.first_pixel + span.pixels {
                     let from = source.add(*gather.sources.get_unchecked(pixel) as usize);
                     let to = target.add(*gather.targets.get_unchecked(pixel) as usize);

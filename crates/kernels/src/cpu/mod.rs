@@ -3,3 +3,4 @@
 pub(crate) mod batch_norm;
 pub(crate) mod conv;
 pub(crate) mod simd;
+pub(crate) mod winograd;
