@@ -107,7 +107,7 @@ fn check_convolution(vectors: &Vectors, case: &str, path: Path) {
         let upstream = lay_out(&tensor("output_gradient"), &flat);
         let upstream: Vec<&[f32]> = upstream.chunks_exact(flat.len()).collect();
         let mut sum = vec![0.0; conv.blocks() * conv.sum_per_block()];
-        conv.weight_gradient(path, &sources, &upstream, 0, &mut sum);
+        conv.weight_gradient(path, &sources, &upstream, 0, &mut sum, false);
         let mut gradient = vec![0.0; shape.packed_len()];
         conv.collect_gradient(path, &mut sum, &mut gradient);
         let found = shape.unpack(&gradient).unwrap();

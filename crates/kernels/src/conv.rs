@@ -322,9 +322,9 @@ impl Conv {
         }
     }
 
-    /// Adds to `sum` what images of sources and target gradients give to the weight gradient, for
-    /// the blocks of 16 output channels from `first_block` on that `sum` holds, in a form that
-    /// [`Conv::collect_gradient`] understands.
+    /// What images of sources and target gradients give to the weight gradient, for the blocks of
+    /// 16 output channels from `first_block` on that `sum` holds, in a form that
+    /// [`Conv::collect_gradient`] understands; added to `sum` if `accumulate`.
     ///
     /// # Panics
     ///
@@ -336,6 +336,7 @@ impl Conv {
         target_gradients: &[&[f32]],
         first_block: usize,
         sum: &mut [f32],
+        accumulate: bool,
     ) {
         match &self.tiles {
             Some(tiles) => cpu::winograd::weight_gradient(
@@ -345,6 +346,7 @@ impl Conv {
                 target_gradients,
                 first_block,
                 sum,
+                accumulate,
             ),
             None => cpu::conv::weight_gradient(
                 path,
@@ -353,6 +355,7 @@ impl Conv {
                 target_gradients,
                 first_block,
                 sum,
+                accumulate,
             ),
         }
     }

@@ -344,14 +344,19 @@ impl Unit {
             .for_each_init(
                 || Buffer::zeros(group * self.output.len()),
                 |bordered, (images, sum)| {
-                    sum.fill(0.0);
-                    for images in images.chunks_mut(group) {
+                    for (index, images) in images.chunks_mut(group).enumerate() {
                         self.propagate(path, transposed, kept, images, bordered, !few);
                         if few {
                             let inputs: Vec<_> = images.iter().map(|image| image.input).collect();
                             let gradients = self.in_border(bordered, images.len());
-                            self.bordered
-                                .weight_gradient(path, &inputs, &gradients, 0, sum);
+                            self.bordered.weight_gradient(
+                                path,
+                                &inputs,
+                                &gradients,
+                                0,
+                                sum,
+                                index > 0,
+                            );
                         }
                     }
                 },
@@ -434,7 +439,9 @@ impl Unit {
             .find(|range| blocks.is_multiple_of(*range))
             .unwrap_or(1);
         let ranges = blocks / range;
-        let in_part = batch.div_ceil((WEIGHT_PARTS / ranges).max(1));
+        let in_part = batch
+            .div_ceil((WEIGHT_PARTS / ranges).max(1))
+            .max(self.conv.group());
         let sources: Vec<&[f32]> = input.chunks(self.input.len()).collect();
         let gradients: Vec<&[f32]> = gradient.chunks(self.raw.len()).collect();
         let parts = at_least(parts, batch.div_ceil(in_part) * blocks * per_block);
@@ -442,7 +449,6 @@ impl Unit {
             .par_chunks_mut(range * per_block)
             .enumerate()
             .for_each(|(part, sum)| {
-                sum.fill(0.0);
                 let first = part / ranges * in_part;
                 let images = first..(first + in_part).min(batch);
                 self.conv.weight_gradient(
@@ -451,6 +457,7 @@ impl Unit {
                     &gradients[images],
                     part % ranges * range,
                     sum,
+                    false,
                 );
             });
         self.conv.collect_gradient(path, parts, target);

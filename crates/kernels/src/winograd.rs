@@ -28,7 +28,7 @@ pub(crate) const POSITIONS: usize = SIDE * SIDE;
 
 /// Tiles that go through a matrix product together: enough to use what is read of the weights,
 /// few enough for transformed pixels to stay in cache.
-pub(crate) const TILES: usize = 64;
+pub(crate) const TILES: usize = 32;
 
 /// Where the tiles of one image lie.
 #[derive(Clone, Debug)]

@@ -189,7 +189,7 @@ fn agree_with_plain_sums_on_every_path() {
             assert_close(&read_back(&plain, &out), &y, &format!("output of {what}"));
 
             let mut sum = vec![0.0; conv.blocks() * conv.sum_per_block()];
-            conv.weight_gradient(path, &[&images[0]], &[&images[1]], 0, &mut sum);
+            conv.weight_gradient(path, &[&images[0]], &[&images[1]], 0, &mut sum, false);
             let mut gradient = vec![0.0; shape.packed_len()];
             conv.collect_gradient(path, &mut sum, &mut gradient);
             let gradient = shape.unpack(&gradient).unwrap();
@@ -308,9 +308,9 @@ fn parts_of_a_weight_gradient_are_the_rows_of_the_whole() {
         let (sources, gradients) = ([&*x[0], &*x[1]], [&*dy[0], &*dy[1]]);
         for path in paths() {
             let mut whole = vec![0.0; conv.blocks() * conv.sum_per_block()];
-            conv.weight_gradient(path, &sources, &gradients, 0, &mut whole);
+            conv.weight_gradient(path, &sources, &gradients, 0, &mut whole, false);
             let mut part = vec![0.0; 2 * conv.sum_per_block()];
-            conv.weight_gradient(path, &sources, &gradients, 2, &mut part);
+            conv.weight_gradient(path, &sources, &gradients, 2, &mut part, false);
             assert_eq!(part, whole[2 * conv.sum_per_block()..]);
         }
     }

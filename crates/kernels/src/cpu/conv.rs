@@ -194,7 +194,11 @@ pub(crate) fn weight_gradient(
     target_gradients: &[&[f32]],
     first_block: usize,
     gradient: &mut [f32],
+    accumulate: bool,
 ) {
+    if !accumulate {
+        gradient.fill(0.0);
+    }
     assert_eq!(sources.len(), target_gradients.len());
     assert!(
         sources

@@ -3,7 +3,7 @@
 //! **Forward** (and the input gradient):
 //!
 //! ```text
-//! for each chunk of about 64 tiles
+//! for each chunk of 32 tiles
 //!   for each tile, register of channels            Bᵀ d B → pixels[position][tile][channel]
 //!   for each group of output-channel blocks
 //!     for each position                            a matrix product: [tile][channel] · weights
@@ -64,7 +64,8 @@ pub(crate) fn forward(
     }));
     let chunk = TILES.min(sources.len() * tiles.offsets.len());
     let pixels_row = chunk * tiles.source.stride + SKEW;
-    let products_row = chunk * PAIR * BLOCK + SKEW;
+    let width = PAIR.min(tiles.target_blocks()) * BLOCK;
+    let products_row = chunk * width + SKEW;
     with_room(POSITIONS * (pixels_row + products_row), |room| {
         let (pixels, products) = room.split_at_mut(POSITIONS * pixels_row);
         path.run(Forward {
@@ -77,6 +78,7 @@ pub(crate) fn forward(
             bias,
             relu: finish == Finish::Relu,
             chunk,
+            width,
             pixels: Rows {
                 start: pixels.as_mut_ptr(),
                 len: pixels_row,
@@ -124,6 +126,8 @@ struct Forward<'a, 'b> {
     bias: Option<&'a [f32]>,
     relu: bool,
     chunk: usize,
+    /// Channels of a row of products, or of gradients.
+    width: usize,
     pixels: Rows,
     products: Rows,
 }
@@ -159,8 +163,8 @@ impl Forward<'_, '_> {
     #[inline(always)]
     fn product<S: Simd>(&self, position: usize, tiles: usize, block: usize, pair: bool) {
         match (S::LANES, pair) {
-            (16, true) => self.tile_rows::<S, 12, 2>(position, tiles, block, 0),
-            (16, false) => self.tile_rows::<S, 12, 1>(position, tiles, block, 0),
+            (16, true) => self.tile_rows::<S, 8, 2>(position, tiles, block, 0),
+            (16, false) => self.tile_rows::<S, 8, 1>(position, tiles, block, 0),
             (8, _) => {
                 for i in 0..if pair { PAIR } else { 1 } {
                     self.tile_rows::<S, 6, 2>(position, tiles, block + i, i);
@@ -234,7 +238,7 @@ impl Forward<'_, '_> {
             for p in 0..P {
                 let to = self
                     .products
-                    .at(position, (tile + p) * PAIR * BLOCK + place * BLOCK);
+                    .at(position, (tile + p) * self.width + place * BLOCK);
                 for r in 0..R {
                     S::store(to.add(r * S::LANES), sums[p][r]);
                 }
@@ -257,10 +261,7 @@ impl Forward<'_, '_> {
         // SAFETY: the tile's 4×4 pixels lie inside an image of the target's layout, whose length
         // `forward` asserted, as are those of residuals and bias; the products hold the chunk.
         unsafe {
-            let from = self
-                .products
-                .at(0, at * PAIR * BLOCK + channel)
-                .cast_const();
+            let from = self.products.at(0, at * self.width + channel).cast_const();
             let mut half = [[S::splat(0.0); SIDE]; TILE];
             for column in 0..SIDE {
                 let m: [S::V; SIDE] = std::array::from_fn(|row| {
@@ -278,25 +279,28 @@ impl Forward<'_, '_> {
                 Some(residuals) => Some(residuals[image].as_ptr().add(offset + target_channel)),
                 None => self.existing.then_some(to.cast_const()),
             };
-            let bias = self
-                .bias
-                .map(|bias| S::load(bias.as_ptr().add(target_channel)));
+            let bias = match self.bias {
+                Some(bias) => S::load(bias.as_ptr().add(target_channel)),
+                None => S::splat(0.0),
+            };
             let least = S::splat(if self.relu { 0.0 } else { f32::NEG_INFINITY });
-            for row in 0..TILE {
-                let y = narrow::<S>(half[row]);
-                for column in 0..TILE {
-                    let pixel = row * row_len + column * stride;
-                    let mut sum = y[column];
-                    if let Some(bias) = bias {
-                        sum = S::add(sum, bias);
+            for (row, half) in half.into_iter().enumerate() {
+                let (y, to) = (narrow::<S>(half), to.add(row * row_len));
+                match start {
+                    Some(start) => {
+                        let start = start.add(row * row_len);
+                        for column in 0..TILE {
+                            let sum = S::add(y[column], bias);
+                            let sum = S::add(sum, S::load(start.add(column * stride)));
+                            S::store(to.add(column * stride), S::max(sum, least));
+                        }
                     }
-                    if let Some(start) = start {
-                        sum = S::add(sum, S::load(start.add(pixel)));
+                    None => {
+                        for column in 0..TILE {
+                            let sum = S::add(y[column], bias);
+                            S::store(to.add(column * stride), S::max(sum, least));
+                        }
                     }
-                    if self.relu {
-                        sum = S::max(sum, least);
-                    }
-                    S::store(to.add(pixel), sum);
                 }
             }
         }
@@ -352,6 +356,7 @@ pub(crate) fn weight_gradient(
     target_gradients: &[&[f32]],
     first_block: usize,
     gradient: &mut [f32],
+    accumulate: bool,
 ) {
     assert_eq!(sources.len(), target_gradients.len());
     assert!(sources.iter().all(|s| s.len() >= tiles.source.len()));
@@ -364,7 +369,8 @@ pub(crate) fn weight_gradient(
     assert!(first_block + blocks <= tiles.target_blocks());
     let chunk = TILES.min(sources.len() * tiles.offsets.len());
     let pixels_row = chunk * tiles.source.stride + SKEW;
-    let products_row = chunk * PAIR * BLOCK + SKEW;
+    let width = PAIR.min(blocks) * BLOCK;
+    let products_row = chunk * width + SKEW;
     with_room(POSITIONS * (pixels_row + products_row), |room| {
         let (pixels, gradients) = room.split_at_mut(POSITIONS * pixels_row);
         path.run(WeightGradient {
@@ -374,7 +380,9 @@ pub(crate) fn weight_gradient(
             first_block,
             blocks,
             gradient: gradient.as_mut_ptr(),
+            accumulate,
             chunk,
+            width,
             pixels: Rows {
                 start: pixels.as_mut_ptr(),
                 len: pixels_row,
@@ -394,14 +402,18 @@ struct WeightGradient<'a> {
     first_block: usize,
     blocks: usize,
     gradient: *mut f32,
+    /// Whether sums start from what `gradient` holds: later chunks do.
+    accumulate: bool,
     chunk: usize,
+    /// Channels of a row of products, or of gradients.
+    width: usize,
     pixels: Rows,
     gradients: Rows,
 }
 
 impl Task for WeightGradient<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self) {
+    fn run<S: Simd>(mut self) {
         let count = self.sources.len() * self.tiles.offsets.len();
         for first in (0..count).step_by(self.chunk) {
             let tiles = first..(first + self.chunk).min(count);
@@ -420,6 +432,7 @@ impl Task for WeightGradient<'_> {
                 }
                 block += if pair { PAIR } else { 1 };
             }
+            self.accumulate = true;
         }
     }
 }
@@ -451,7 +464,7 @@ impl WeightGradient<'_> {
                     half[row][column] = w[row];
                 }
             }
-            let to = self.gradients.at(0, at * PAIR * BLOCK + channel);
+            let to = self.gradients.at(0, at * self.width + channel);
             for row in 0..SIDE {
                 let w = widen::<S>(half[row]);
                 for column in 0..SIDE {
@@ -529,14 +542,16 @@ impl WeightGradient<'_> {
             let pixels = self.pixels.at(position, channel).cast_const();
             let gradients = self.gradients.at(position, place * BLOCK).cast_const();
             let mut sums = [[S::splat(0.0); R]; C];
-            for c in 0..C {
-                for r in 0..R {
-                    sums[c][r] = S::load(gradient.add(c * BLOCK + within(r)));
+            if self.accumulate {
+                for c in 0..C {
+                    for r in 0..R {
+                        sums[c][r] = S::load(gradient.add(c * BLOCK + within(r)));
+                    }
                 }
             }
             for tile in 0..tiles {
                 let from = pixels.add(tile * stride);
-                let row = gradients.add(tile * PAIR * BLOCK);
+                let row = gradients.add(tile * self.width);
                 let g: [S::V; R] = std::array::from_fn(|r| S::load(row.add(r * S::LANES)));
                 for c in 0..C {
                     let value = S::splat(*from.add(c));
