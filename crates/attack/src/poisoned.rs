@@ -1,8 +1,8 @@
 //! The attacker's training batches: shuffled anew in every epoch, poisoned anew in every batch.
 
 use candle::{Device, Tensor};
-use mesa_datasets::{Images, Stamps, Trigger, hits, poison, shuffled};
-use mesa_models::{BatchSource, BoxError, Position, Seeds};
+use mesa_datasets::{Images, Stamps, Trigger, hits, poison};
+use mesa_models::{BatchSource, BoxError, EpochOrder, Position, Seeds};
 
 use crate::{AttackConfig, Error, Result};
 
@@ -32,10 +32,8 @@ pub struct PoisonedBatches {
     images: Images,
     trigger: Trigger,
     config: AttackConfig,
-    order_seeds: Seeds,
+    order: EpochOrder,
     poison_seeds: Seeds,
-    /// The epoch whose order is held, and that order.
-    order: Option<(usize, Vec<usize>)>,
 }
 
 impl PoisonedBatches {
@@ -60,36 +58,17 @@ impl PoisonedBatches {
             });
         }
         Ok(Self {
+            order: EpochOrder::new(Seeds::new(seed, "attack/order"), images.len()),
+            poison_seeds: Seeds::new(seed, "attack/poison"),
             images,
             trigger,
             config: config.clone(),
-            order_seeds: Seeds::new(seed, "attack/order"),
-            poison_seeds: Seeds::new(seed, "attack/poison"),
-            order: None,
         })
     }
 
-    fn indices(&mut self, at: Position) -> Vec<usize> {
-        if self
-            .order
-            .as_ref()
-            .is_none_or(|(epoch, _)| *epoch != at.epoch)
-        {
-            let start = Position {
-                epoch: at.epoch,
-                step: 0,
-            };
-            let order = shuffled(&mut self.order_seeds.at(start), self.images.len());
-            self.order = Some((at.epoch, order));
-        }
-        let (_, order) = self.order.as_ref().expect("just set");
-        let batch_size = self.config.training.batch_size;
-        order[at.step * batch_size..][..batch_size].to_vec()
-    }
-
     fn poisoned(&mut self, at: Position) -> Result<(Tensor, Tensor)> {
-        let indices = self.indices(at);
-        let mut batch = self.images.batch(&indices);
+        let indices = self.order.batch(at, self.config.training.batch_size);
+        let mut batch = self.images.batch(indices);
         let mut rng = self.poison_seeds.at(at);
         let images = hits(&mut rng, batch.len(), self.config.poison_rate)?;
         let (size, count) = (self.trigger.size(), images.len());
@@ -158,7 +137,7 @@ mod tests {
         assert_eq!(batches.steps_per_epoch(), 4);
         let mut epoch = |epoch| -> Vec<usize> {
             (0..4)
-                .flat_map(|step| batches.indices(at(epoch, step)))
+                .flat_map(|step| batches.order.batch(at(epoch, step), 16).to_vec())
                 .collect()
         };
         let (first, second) = (epoch(0), epoch(1));
@@ -199,8 +178,8 @@ mod tests {
         assert!((0..4).all(|step| flat(&mut all, at(1, step)).1 == [3; 16]));
         let mut some = batches(0.3);
         let mut hit = |at| -> Vec<bool> {
-            let truth = some.indices(at).into_iter().map(|i| images().labels()[i]);
-            let truth: Vec<u32> = truth.map(u32::from).collect();
+            let truth = some.order.batch(at, 16).iter();
+            let truth: Vec<u32> = truth.map(|i| images().labels()[*i].into()).collect();
             let (_, labels) = flat(&mut some, at);
             labels
                 .iter()

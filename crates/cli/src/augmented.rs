@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 use candle::{Device, Tensor};
-use mesa_datasets::{CHANNELS, Images, augment, shuffled};
-use mesa_models::{BatchSource, BoxError, Position, Seeds};
+use mesa_datasets::{CHANNELS, Images, augment};
+use mesa_models::{BatchSource, BoxError, EpochOrder, Position, Seeds};
 
 /// Training images, each shifted by up to four pixels and flipped at random.
 /// What a batch holds depends on its position and the seed only.
@@ -12,10 +12,8 @@ pub(crate) struct AugmentedBatches {
     images: Images,
     batch_size: usize,
     fill: [f32; CHANNELS],
-    order_seeds: Seeds,
+    order: EpochOrder,
     augment_seeds: Seeds,
-    /// The epoch whose order is held, and that order.
-    order: Option<(usize, Vec<usize>)>,
 }
 
 impl AugmentedBatches {
@@ -28,29 +26,11 @@ impl AugmentedBatches {
         );
         Ok(Self {
             fill: images.mean_color(),
+            order: EpochOrder::new(Seeds::new(seed, "pretrain/order"), images.len()),
+            augment_seeds: Seeds::new(seed, "pretrain/augment"),
             images,
             batch_size,
-            order_seeds: Seeds::new(seed, "pretrain/order"),
-            augment_seeds: Seeds::new(seed, "pretrain/augment"),
-            order: None,
         })
-    }
-
-    fn indices(&mut self, at: Position) -> Vec<usize> {
-        if self
-            .order
-            .as_ref()
-            .is_none_or(|(epoch, _)| *epoch != at.epoch)
-        {
-            let start = Position {
-                epoch: at.epoch,
-                step: 0,
-            };
-            let order = shuffled(&mut self.order_seeds.at(start), self.images.len());
-            self.order = Some((at.epoch, order));
-        }
-        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
-        order[at.step * self.batch_size..][..self.batch_size].to_vec()
     }
 }
 
@@ -60,8 +40,8 @@ impl BatchSource for AugmentedBatches {
     }
 
     fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError> {
-        let indices = self.indices(at);
-        let mut batch = self.images.batch(&indices);
+        let indices = self.order.batch(at, self.batch_size);
+        let mut batch = self.images.batch(indices);
         augment(&mut self.augment_seeds.at(at), &mut batch, self.fill);
         Ok(batch.into_tensors(&Device::Cpu)?)
     }

@@ -14,15 +14,15 @@ use std::ops::ControlFlow;
 use candle::{Device, Tensor};
 use mesa::{MesaConfig, SubModelFit};
 use mesa_datasets::{
-    Images, Placement, Stamps, Trigger, TriggerId, hits, poison, shuffled, split, synthetic,
+    Images, Placement, Stamps, Trigger, TriggerId, hits, poison, split, synthetic,
 };
 use mesa_defense::{
     AttackSuccess, AttackSuccessConfig, DefenseImages, RetrainBatches, RetrainConfig, SampleTest,
     TriggerSource, sample_success,
 };
 use mesa_models::{
-    BatchSource, BoxError, FrozenClassifier, Network, Normalization, Position, ResNetConfig,
-    Schedule, Seeds, Trainer, TrainingConfig,
+    BatchSource, BoxError, EpochOrder, FrozenClassifier, Network, Normalization, Position,
+    ResNetConfig, Schedule, Seeds, Trainer, TrainingConfig,
 };
 
 const TARGET_CLASS: u32 = 0;
@@ -41,12 +41,8 @@ impl BatchSource for Poisoned {
     }
 
     fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError> {
-        let order_of = Position {
-            epoch: at.epoch,
-            step: 0,
-        };
-        let order = shuffled(&mut Seeds::new(0, "order").at(order_of), self.0.len());
-        let mut batch = self.0.batch(&order[at.step * BATCH_SIZE..][..BATCH_SIZE]);
+        let mut order = EpochOrder::new(Seeds::new(0, "order"), self.0.len());
+        let mut batch = self.0.batch(order.batch(at, BATCH_SIZE));
         let mut rng = Seeds::new(0, "poison").at(at);
         let images = hits(&mut rng, batch.len(), 0.3)?;
         let (count, size) = (images.len(), self.1.size());

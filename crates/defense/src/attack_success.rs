@@ -4,11 +4,10 @@
 use candle::{Device, Tensor};
 use mesa::{Observations, TestingFunction};
 use mesa_datasets::{Batch, CHANNELS, Patches, Placement, Stamps, poison};
-use mesa_models::{BoxError, FrozenClassifier, Position, Seeds};
+use mesa_models::{BoxError, EpochOrder, FrozenClassifier, Position, Seeds};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::epoch_order::EpochOrder;
 use crate::{DefenseImages, Error, Result};
 
 /// How triggers are tested on a classifier.

@@ -7,7 +7,6 @@
 //! the controls ([`TriggerSource`]); [`sample_success`] measures what the samples do.
 
 mod attack_success;
-mod epoch_order;
 mod error;
 #[cfg(test)]
 mod fixture;

@@ -3,10 +3,9 @@
 
 use candle::{Device, Tensor};
 use mesa_datasets::{Patches, Placement, Stamps, hits, poison};
-use mesa_models::{BatchSource, BoxError, Position, Seeds, TrainingConfig};
+use mesa_models::{BatchSource, BoxError, EpochOrder, Position, Seeds, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::epoch_order::EpochOrder;
 use crate::{DefenseImages, Error, Result, TriggerSource};
 
 /// How a network is retrained.
@@ -118,8 +117,7 @@ impl RetrainBatches {
     }
 
     fn stamped(&mut self, at: Position) -> Result<(Tensor, Tensor)> {
-        let batch_size = self.config.training.batch_size;
-        let indices = &self.order.of_epoch(at.epoch)[at.step * batch_size..][..batch_size];
+        let indices = self.order.batch(at, self.config.training.batch_size);
         let mut batch = self.images.images().batch(indices);
         if let Some(size) = self.source.size() {
             let mut rng = self.choice_seeds.at(at);

@@ -3,6 +3,7 @@
 
 mod adam;
 mod checkpoint;
+mod epoch_order;
 mod error;
 mod files;
 mod fit;
@@ -21,6 +22,7 @@ mod status;
 
 pub use adam::{Adam, AdamConfig};
 pub use checkpoint::{CheckpointInfo, Metadata, load_network, save_network};
+pub use epoch_order::EpochOrder;
 pub use error::{Error, Result};
 pub use files::{load_tensors, save_tensors};
 pub use fit::{BatchSource, BoxError, EpochStats, Schedule, Trainer, TrainingConfig};
