@@ -196,13 +196,22 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         assert!(fs_err::metadata(&path).unwrap().len() > 0);
     }
     let data = ["--data", "synthetic", "--json"];
-    let with = [
-        &["evaluate", &good, "--trigger", "170", "--target", "0"],
-        &data[..],
-    ]
-    .concat();
-    let measured = json(&with);
-    assert_eq!(measured["split"], "evaluation");
+    let with = ["evaluate", &good, "--trigger", "170", "--target", "0"];
+    let measured = step(&with);
+    assert_eq!(
+        (&measured["split"], &measured["images"]),
+        (&"evaluation".into(), &144.into())
+    );
+    let refused = say(&[&with[..], &data[..]].concat());
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused
+            .stderr
+            .contains("the first 256 of 400 test images of synthetic")
+            && refused.stderr.contains("name the same settings"),
+        "the split of another preset shares images with what the defense saw: {}",
+        refused.stderr
+    );
     assert!(measured["asr"].is_number() && measured["regained_accuracy"].is_number());
     let without = [&["evaluate", &good, "--split", "test"], &data[..]].concat();
     let measured = json(&without);

@@ -13,6 +13,7 @@ mod pipeline;
 mod progress;
 mod resumable;
 mod resume;
+mod seen;
 mod stages;
 
 use std::process::ExitCode;

@@ -33,7 +33,9 @@ Examples:
   mesa pretrain -o toy.safetensors --data synthetic --epochs 4 --images 6000
 
 ResNet-18 for 32×32 images, every image flipped and shifted at random anew in
-each epoch. Stopped or killed, the same command goes on from FILE.state.")]
+each epoch. The settings are those of the preset `cpu` unless --preset or
+--config says otherwise. Stopped or killed, the same command goes on from
+FILE.state.")]
 pub(crate) struct Pretrain {
     /// File to write the network to (safetensors)
     #[arg(short, long, value_name = "FILE")]
@@ -269,8 +271,11 @@ clean_accuracy     share of images given their true class
 asr                share of stamped images, not of the target class, given the target class
 regained_accuracy  share of those images given their true class all the same
 
-`evaluation` is the 2,000 test images that neither modeling nor retraining
-sees, `test` all 10,000. Without --trigger the last two are null in the JSON.")]
+`evaluation` is the test images that neither modeling nor retraining sees:
+2,000 of CIFAR-10's in all presets. `test` is all of them. The split and the
+places of the trigger are those of the preset `cpu` unless --preset or --config
+says otherwise; a network that was repaired with another split is refused.
+Without --trigger the last two are null in the JSON.")]
 pub(crate) struct Evaluate {
     /// The network
     #[arg(value_name = "MODEL")]
@@ -289,6 +294,8 @@ pub(crate) struct Evaluate {
     /// Device to compute on
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) preset: PresetArgs,
     /// Seed of the places
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -296,8 +303,8 @@ pub(crate) struct Evaluate {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SplitName {
-    /// The 2,000 images kept for evaluation
+    /// The test images kept for evaluation
     Evaluation,
-    /// All 10,000 test images
+    /// All test images
     Test,
 }

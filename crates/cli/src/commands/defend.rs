@@ -5,14 +5,14 @@ use candle::Device;
 use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_attack::evaluate;
 use mesa_defense::{Ensemble, TriggerSource};
-use mesa_models::{Seeds, save_network};
+use mesa_models::{Seeds, load_tensors, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{Control, Defend};
 use crate::resume::{StateFile, Watch};
-use crate::{inputs, logging, output, stages};
+use crate::{inputs, logging, output, seen, stages};
 
 #[derive(Serialize)]
 struct Repaired {
@@ -36,6 +36,11 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let (method, source) = source(args, &settings.entropy)?;
     let backdoored = inputs::network(&args.model)?;
     let data = backdoored.data(&args.data, &settings.data)?;
+    let split = seen::split_words(&data, &settings.data);
+    seen::check(&args.model, &backdoored.info.made_by, &split)?;
+    for path in &args.with {
+        seen::check(path, &load_tensors(path)?.1, &split)?;
+    }
     let images = inputs::defense_images(&data, &settings.data)?;
     let with: Vec<String> = args
         .with
@@ -69,6 +74,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         ("data", data.name.to_string()),
         ("model_sha256", backdoored.sha256),
         ("method", method.clone()),
+        (seen::SPLIT, split),
         ("config", serde_json::to_string(&config)?),
     ]);
     save_network(&args.output, &network, &made_by)?;

@@ -2,12 +2,11 @@
 
 use anyhow::Result;
 use mesa_attack::{Attacked, evaluate};
-use mesa_datasets::{Placement, TriggerId};
+use mesa_datasets::TriggerId;
 use serde::Serialize;
 
 use crate::args::{Evaluate, SplitName};
-use crate::config::ExperimentConfig;
-use crate::{inputs, logging, output};
+use crate::{inputs, logging, output, seen};
 
 #[derive(Serialize)]
 struct Measured {
@@ -26,17 +25,25 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     logging::start(None)?;
     inputs::device(args.device)?;
     let trigger = args.trigger.as_deref().map(inputs::trigger).transpose()?;
-    let settings = ExperimentConfig::preset("cpu")?.data;
+    let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let loaded = inputs::network(&args.model)?;
-    let data = loaded.data(&args.data, &settings)?;
+    let data = loaded.data(&args.data, &settings.data)?;
+    let settings = settings.for_data(data.name);
     let (split, images) = match args.split {
-        SplitName::Evaluation => ("evaluation", inputs::evaluation_images(&data, &settings)?),
+        SplitName::Evaluation => {
+            let here = seen::split_words(&data, &settings.data);
+            seen::check(&args.model, &loaded.info.made_by, &here)?;
+            (
+                "evaluation",
+                inputs::evaluation_images(&data, &settings.data)?,
+            )
+        }
         SplitName::Test => ("test", data.test.clone()),
     };
     let attacked = trigger
         .map(|id| {
             let target_class = args.target;
-            let placement = Placement::PerImage;
+            let placement = settings.backdoor.placement;
             id.trigger().map(|trigger| Attacked {
                 trigger,
                 target_class,

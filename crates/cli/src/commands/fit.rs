@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::args::Fit;
 use crate::output::Usage;
 use crate::resume::{StateFile, Watch};
-use crate::{inputs, logging, output, stages};
+use crate::{inputs, logging, output, seen, stages};
 
 #[derive(Serialize)]
 struct Fitted {
@@ -86,6 +86,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         ("data", data.name.to_string()),
         ("model_sha256", suspect.sha256),
         ("target_class", args.target.to_string()),
+        (seen::SPLIT, seen::split_words(&data, &settings.data)),
         ("config", serde_json::to_string(&config)?),
     ]);
     sub_model.save(&args.output, &made_by)?;

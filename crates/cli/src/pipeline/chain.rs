@@ -166,6 +166,7 @@ impl Running<'_> {
                 let made_by = [
                     ("trigger", chain.trigger.to_string()),
                     ("seed", chain.seed.to_string()),
+                    session.split(),
                 ];
                 sub_model.save(&files.checkpoint, &session.made_by(&made_by))?;
                 Ok(Work {
@@ -246,6 +247,7 @@ impl Running<'_> {
                 let made_by = [
                     ("method", method.to_string()),
                     ("seed", chain.seed.to_string()),
+                    session.split(),
                 ];
                 save_network(&files.checkpoint, &network, &session.made_by(&made_by))?;
             }

@@ -17,7 +17,7 @@ use super::keys::Steps;
 use super::step::{Finished, Work};
 use crate::args::SaveEvery;
 use crate::config::ExperimentConfig;
-use crate::{inputs, stages};
+use crate::{inputs, seen, stages};
 
 /// What all steps of a run share.
 pub(crate) struct Session {
@@ -179,6 +179,12 @@ impl Session {
             CleanSource::Trained => &clean.files.checkpoint,
         };
         Ok(load_network(path)?.0)
+    }
+
+    /// Which test images a defense of this run sees, for the description of its files.
+    pub(crate) fn split(&self) -> (&'static str, String) {
+        let words = seen::split_words(&self.data, &self.config.data);
+        (seen::SPLIT, words)
     }
 
     /// What made a file of this run.

@@ -1,0 +1,69 @@
+//! Which test images a file's making saw: noted in the file, so that nothing is evaluated on images
+//! that its defense was made with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use mesa_datasets::{Dataset, DatasetName};
+
+use crate::config::DataConfig;
+
+/// The entry of a file's description.
+pub(crate) const SPLIT: &str = "split";
+
+/// A split in words that are the same if and only if its parts are.
+pub(crate) fn split_words(data: &Dataset, config: &DataConfig) -> String {
+    let drawn = match data.name {
+        DatasetName::Synthetic => format!(" (seed {})", config.synthetic_seed),
+        DatasetName::Cifar10 | DatasetName::Cifar100 => String::new(),
+    };
+    format!(
+        "the first {} of {} test images of {}{drawn}, shuffled by seed {}",
+        config.split_at,
+        data.test.len(),
+        data.name,
+        config.split_seed
+    )
+}
+
+/// Refuses a file whose making saw another split's modeling images; one that says nothing of a
+/// split (a clean or an attacked network) saw no test image.
+pub(crate) fn check(path: &Path, made_by: &BTreeMap<String, String>, here: &str) -> Result<()> {
+    match made_by.get(SPLIT) {
+        Some(seen) if seen != here => bail!(
+            "{} was made with {seen}; these settings take {here}, so that images it has seen may \
+             be among those for evaluation: name the same settings with --preset or --config",
+            path.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesa_datasets::synthetic;
+
+    use super::*;
+    use crate::config::ExperimentConfig;
+
+    #[test]
+    fn another_split_is_refused_and_no_split_is_fine() {
+        let mut config = ExperimentConfig::paper().data;
+        let data = synthetic(0, 1, 50);
+        let seen = split_words(&data, &config);
+        let made_by = BTreeMap::from([(SPLIT.to_owned(), seen.clone())]);
+        let path = Path::new("good.safetensors");
+        check(path, &made_by, &seen).unwrap();
+        check(path, &BTreeMap::new(), &seen).unwrap();
+        config.split_seed = 1;
+        let error = check(path, &made_by, &split_words(&data, &config)).unwrap_err();
+        assert!(
+            error.to_string().contains("--preset or --config"),
+            "{error}"
+        );
+        config.split_seed = 0;
+        let shorter = split_words(&synthetic(0, 1, 40), &config);
+        assert!(check(path, &made_by, &shorter).is_err());
+    }
+}
