@@ -209,6 +209,8 @@ Examples:
 
 Several sub-models take turns, one in each epoch; with --weighted each image's
 trigger is drawn from one of them with its weight γ, which is measured first.
+The patches of `--control random` have the size that the settings give triggers
+(`mesa.trigger_shape`).
 The settings are those of the preset `cpu` unless --preset or --config says
 otherwise. Stopped or killed, the same command goes on from FILE.state.")]
 pub(crate) struct Defend {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{Control, Defend};
+use crate::config::ExperimentConfig;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
 
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
     config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
     config.validate()?;
-    let (method, source) = source(args, &settings.entropy)?;
+    let (method, source) = source(args, &settings)?;
     let backdoored = inputs::network(&args.model)?;
     let data = backdoored.data(&args.data, &settings.data)?;
     let split = seen::split_words(&data, &settings.data);
@@ -49,6 +50,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         .collect::<Result<_, _>>()?;
     let detail = json!({
         "config": config, "method": method, "with": with, "trigger": args.trigger,
+        "patch": source.size(),
         "seed": args.seed, "images": settings.data, "model": backdoored.sha256,
         "entropy": settings.entropy,
     });
@@ -97,11 +99,15 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
 }
 
 /// Where the triggers come from, and the method's name.
-fn source(args: &Defend, entropy: &EntropyConfig) -> Result<(String, TriggerSource)> {
+fn source(args: &Defend, settings: &ExperimentConfig) -> Result<(String, TriggerSource)> {
     if let Some(control) = args.control {
         return Ok(match control {
             Control::NoTrigger => ("no-trigger".to_owned(), TriggerSource::None),
-            Control::Random => ("random".to_owned(), TriggerSource::Random { size: (3, 3) }),
+            Control::Random => {
+                let [_, height, width] = settings.mesa.trigger_shape;
+                let size = (height, width);
+                ("random".to_owned(), TriggerSource::Random { size })
+            }
             Control::Ideal => {
                 let name = args
                     .trigger
@@ -124,7 +130,7 @@ fn source(args: &Defend, entropy: &EntropyConfig) -> Result<(String, TriggerSour
             sub_models.len() > 1,
             "--weighted mixes several sub-models; only one was named"
         );
-        let gamma = weigh(&sub_models, entropy, args.seed)?;
+        let gamma = weigh(&sub_models, &settings.entropy, args.seed)?;
         let staircase = Staircase::new(sub_models, &gamma)?;
         return Ok((
             "ensemble:weighted".to_owned(),
@@ -162,4 +168,24 @@ fn weigh(sub_models: &[SubModel], config: &EntropyConfig, seed: u64) -> Result<V
         tracing::warn!("the measured entropy does not fall as β rises: γ cannot be read");
     }
     Ok(weights.gamma)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn random_patches_have_the_size_of_the_settings_triggers() {
+        let line = ["mesa", "defend", "m", "--control", "random", "-o", "x"];
+        let Command::Defend(args) = Cli::parse_from(line).command else {
+            unreachable!("that is what was parsed")
+        };
+        let mut settings = ExperimentConfig::paper();
+        settings.mesa.trigger_shape = [3, 2, 5];
+        let (method, source) = source(&args, &settings).unwrap();
+        assert_eq!((method.as_str(), source.size()), ("random", Some((2, 5))));
+    }
 }

@@ -110,7 +110,9 @@ impl Session {
         if has("defend") {
             let mut watch = Watch::measuring("measuring: defend", batches);
             let images = self.defense_images.clone();
-            let source = TriggerSource::Random { size: (3, 3) };
+            let [_, height, width] = config.mesa.trigger_shape;
+            let size = (height, width);
+            let source = TriggerSource::Random { size };
             stages::retrain(network()?, images, source, &config.retrain, 0, &mut watch)?;
             rates.defend = watch.images_per_s();
         }
