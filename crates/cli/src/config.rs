@@ -261,6 +261,10 @@ impl ExperimentConfig {
             "`samples.count`: at least one is needed"
         );
         ensure!(
+            self.samples.images_per_sample > 0,
+            "`samples.images_per_sample`: at least one is needed"
+        );
+        ensure!(
             self.network.width > 0,
             "`network.width`: at least one channel is needed"
         );
@@ -275,6 +279,12 @@ impl ExperimentConfig {
                 .context("`backdoor_on_synthetic`")?;
         }
         self.mesa.validate().context("`mesa`")?;
+        // A deterministic generator's samples have infinitely much information on its noise.
+        ensure!(
+            self.mesa.trigger_noise_std > 0.0,
+            "`mesa.trigger_noise_std`: 0 leaves the entropy of samples infinite, and every \
+             sub-model's is measured; above 0 is needed"
+        );
         self.entropy.validate().context("`entropy`")?;
         self.retrain.validate().context("`retrain`")?;
         Ok(())
@@ -400,6 +410,16 @@ mod tests {
         let text = PAPER.replace("width = 64", "width = \"wide\"");
         let error = format!("{:#}", ExperimentConfig::parse(&text).unwrap_err());
         assert!(error.contains("`network.width`"), "{error}");
+    }
+
+    #[test]
+    fn triggers_without_noise_are_refused_before_anything_is_fitted() {
+        let text = PAPER.replace("trigger_noise_std = 0.1", "trigger_noise_std = 0.0");
+        let error = ExperimentConfig::parse(&text).unwrap_err().to_string();
+        assert!(
+            error.contains("`mesa.trigger_noise_std`") && error.contains("above 0 is needed"),
+            "{error}"
+        );
     }
 
     #[test]
