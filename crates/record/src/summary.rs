@@ -132,6 +132,18 @@ pub struct MixtureWeight {
     pub gamma_se: f64,
     /// γ if every level set had the same entropy.
     pub gamma_equal_entropy: f64,
+    /// Estimate of I(x̃; z) of the sub-model, in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy_nats: Option<f64>,
+    /// Standard error of `entropy_nats`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy_se: Option<f64>,
+    /// Gaussian upper bound of h(x̃), in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy_upper_bound: Option<f64>,
+    /// Share of the sub-model's samples whose mean target probability is β or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_level_set: Option<f64>,
 }
 
 /// Which network something started from.

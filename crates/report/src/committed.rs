@@ -249,8 +249,11 @@ fn results_page(runs: &[Summary]) -> String {
         ASR: share of stamped images, not of the target class, that are given the target class. \
         Regained: share of those images that are given their true class. Sample ASR: that of the \
         sub-model's own samples. In level set: share of samples whose mean target probability is β \
-        or more. Entropy: lower bound on the information between noise and noisy samples, which \
-        ranks spread and is no volume. The paper's figures: width 64, mean and worst over 51 \
+        or more. Entropy: lower bound on the information I between noise and noisy samples, which \
+        ranks spread and is no volume; the noisy samples' own entropy is h = I − 23.86 nats for 3×3 \
+        triggers and noise 0.1. h ≤: that of the Gaussian with their covariance, which h never \
+        exceeds. γ: what a sub-model weighs in `ensemble:weighted`, with the error that entropy's \
+        carries into it, and at equal h. The paper's figures: width 64, mean and worst over 51 \
         black/white triggers or mean over 10 color triggers.\n"
         .to_owned();
     if runs.is_empty() {

@@ -14,6 +14,7 @@ mod format;
 #[cfg(test)]
 mod made_up;
 mod means;
+mod mixture;
 mod paper;
 mod picture;
 mod report;

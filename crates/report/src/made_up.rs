@@ -40,6 +40,7 @@ fn network(trigger: &str, seed: u64, before: f64, after: f64) -> Vec<Row> {
     mesa.in_level_set = Some(0.875);
     mesa.entropy_nats = Some(3.456);
     mesa.entropy_se = Some(0.021);
+    mesa.entropy_upper_bound = Some(-18.25);
     mesa.sample_std = Some(0.21);
     vec![
         row("ideal", 0.021),
@@ -59,6 +60,10 @@ pub(crate) fn single() -> Summary {
         gamma,
         gamma_se: 0.01,
         gamma_equal_entropy,
+        entropy_nats: Some(3.456),
+        entropy_se: Some(0.021),
+        entropy_upper_bound: Some(-18.25),
+        in_level_set: Some(0.875),
     };
     weighted.mixture = Some(Mixture {
         weights: vec![weight(0.9, 0.05, 0.111), weight(0.5, 0.95, 0.889)],

@@ -8,6 +8,7 @@ use crate::{
     Table,
     format::{data_words, hardware, memory, percent, percent_or_blank, seconds},
     means,
+    mixture::{self, nats, nats_with_error},
     paper::rank,
 };
 
@@ -45,13 +46,14 @@ impl Report {
     /// The report of a run.
     pub fn of(summary: &Summary) -> Self {
         let networks = networks(summary);
-        let tables = match networks[..] {
+        let mut tables = match networks[..] {
             [network] => vec![network_table(summary, network)],
             _ => means::tables(summary)
                 .into_iter()
                 .chain([asr_table(summary)])
                 .collect(),
         };
+        tables.extend(mixture::table(summary));
         Self {
             tables,
             notes: notes(summary),
@@ -94,6 +96,7 @@ pub(crate) fn network_table(summary: &Summary, network: Network<'_>) -> Table {
         "sample\nASR %",
         "in level\nset %",
         "entropy,\nnats",
+        "h ≤,\nnats",
         "time",
         "remark",
     ];
@@ -164,6 +167,11 @@ pub(crate) fn takes(summary: &Summary, (trigger, seed): Network<'_>) -> bool {
     summary.attack_took(trigger, seed).unwrap_or(true)
 }
 
+/// A network in a list of them.
+pub(crate) fn named((trigger, seed): Network<'_>) -> String {
+    format!("{trigger} (seed {seed})")
+}
+
 fn rows_of<'a>(summary: &'a Summary, network: Network<'a>) -> impl Iterator<Item = &'a Row> {
     summary
         .rows
@@ -172,11 +180,6 @@ fn rows_of<'a>(summary: &'a Summary, network: Network<'a>) -> impl Iterator<Item
 }
 
 fn cells(summary: &Summary, row: &Row) -> Vec<String> {
-    let entropy = match (row.entropy_nats, row.entropy_se) {
-        (Some(nats), Some(error)) => format!("{nats:.2} ± {error:.2}"),
-        (Some(nats), None) => format!("{nats:.2}"),
-        _ => String::new(),
-    };
     vec![
         row.method.clone(),
         percent(row.asr),
@@ -184,7 +187,8 @@ fn cells(summary: &Summary, row: &Row) -> Vec<String> {
         percent(row.regained_accuracy),
         percent_or_blank(row.sample_asr),
         percent_or_blank(row.in_level_set),
-        entropy,
+        nats_with_error(row.entropy_nats, row.entropy_se),
+        nats(row.entropy_upper_bound),
         seconds(row.wall_s),
         // The clean network was attacked by nobody.
         remark(
@@ -214,12 +218,7 @@ fn notes(summary: &Summary) -> Vec<String> {
         notes.push(format!("differs from the paper: {name}: {paper} → {here}"));
     }
     notes.extend(attack_note(summary));
-    notes.extend(
-        summary
-            .rows
-            .iter()
-            .filter_map(|row| mixture_note(summary, row)),
-    );
+    notes.extend(mixture::note(summary));
     let committed = summary.rows.iter().filter(|row| row.committed).count();
     if committed > 0 {
         notes.push(format!(
@@ -247,7 +246,7 @@ fn attack_note(summary: &Summary) -> Option<String> {
     let missed: Vec<String> = networks
         .iter()
         .filter(|&&network| !takes(summary, network))
-        .map(|(trigger, seed)| format!("{trigger} (seed {seed})"))
+        .map(|&network| named(network))
         .collect();
     (!missed.is_empty()).then(|| {
         format!(
@@ -258,30 +257,6 @@ fn attack_note(summary: &Summary) -> Option<String> {
             missed.join(", ")
         )
     })
-}
-
-fn mixture_note(summary: &Summary, row: &Row) -> Option<String> {
-    let mixture = row.mixture.as_ref()?;
-    let weights: Vec<String> = mixture
-        .weights
-        .iter()
-        .map(|weight| {
-            format!(
-                "β {}: {:.3} ± {:.3} ({:.3} at equal h)",
-                weight.beta, weight.gamma, weight.gamma_se, weight.gamma_equal_entropy
-            )
-        })
-        .collect();
-    let place = match networks(summary)[..] {
-        [_] => String::new(),
-        _ => format!(" of trigger {}, seed {}", row.trigger, row.seed),
-    };
-    let verdict = if mixture.readable {
-        ""
-    } else {
-        "; γ cannot be read: h does not fall as β rises"
-    };
-    Some(format!("γ{place}: {}{verdict}", weights.join(", ")))
 }
 
 #[cfg(test)]

@@ -151,18 +151,30 @@ fn source(args: &Defend, settings: &ExperimentConfig) -> Result<(String, Trigger
 /// Measures the sub-models' entropies and weighs them.
 fn weigh(sub_models: &[SubModel], config: &EntropyConfig, seed: u64) -> Result<Vec<f64>> {
     let seeds = Seeds::new(seed, "entropy");
-    let mut entropies = Vec::new();
-    for sub_model in sub_models {
-        let found = entropy_of(&Device::Cpu, sub_model, config, &seeds)?;
-        entropies.push((found.entropy_nats, found.information_se));
-    }
+    let found = sub_models
+        .iter()
+        .map(|sub_model| entropy_of(&Device::Cpu, sub_model, config, &seeds))
+        .collect::<Result<Vec<_>, _>>()?;
+    let entropies: Vec<(f64, f64)> = found
+        .iter()
+        .map(|found| (found.entropy_nats, found.information_se))
+        .collect();
     let betas: Vec<f64> = sub_models
         .iter()
         .map(|sub_model| sub_model.info().beta)
         .collect();
     let weights = mixture_weights(&betas, &entropies)?;
-    for (beta, gamma) in betas.iter().zip(&weights.gamma) {
-        tracing::info!("γ of β = {beta}: {gamma:.3}");
+    for (index, (beta, found)) in betas.iter().zip(&found).enumerate() {
+        tracing::info!(
+            "γ of β = {beta}: {:.3} ± {:.3} ({:.3} at equal h); information {:.2} ± {:.2} nats, \
+             h ≤ {:.2} nats",
+            weights.gamma[index],
+            weights.gamma_se[index],
+            weights.gamma_at_equal_entropy[index],
+            found.information_nats,
+            found.information_se,
+            found.gaussian_bound_nats
+        );
     }
     if !weights.readable {
         tracing::warn!("the measured entropy does not fall as β rises: γ cannot be read");

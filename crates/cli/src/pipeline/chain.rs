@@ -319,14 +319,22 @@ impl Running<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let found = mixture_weights(betas, &entropies)?;
-        let weights = betas.iter().enumerate().map(|(index, beta)| MixtureWeight {
-            beta: *beta,
-            gamma: found.gamma[index],
-            gamma_se: found.gamma_se[index],
-            gamma_equal_entropy: found.gamma_at_equal_entropy[index],
+        let weights = betas.iter().enumerate().map(|(index, beta)| {
+            let known = find(modeled, *beta)?;
+            let entropy = &known.entropy.results;
+            Ok(MixtureWeight {
+                beta: *beta,
+                gamma: found.gamma[index],
+                gamma_se: found.gamma_se[index],
+                gamma_equal_entropy: found.gamma_at_equal_entropy[index],
+                entropy_nats: Some(entropy.information_nats),
+                entropy_se: Some(entropy.information_se),
+                entropy_upper_bound: Some(entropy.gaussian_bound_nats),
+                in_level_set: Some(known.samples.results.in_level_set),
+            })
         });
         Ok(Mixture {
-            weights: weights.collect(),
+            weights: weights.collect::<Result<_>>()?,
             readable: found.readable,
         })
     }
