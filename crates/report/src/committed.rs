@@ -14,7 +14,7 @@ use crate::{
     format::{data_words, hardware, memory, percent, seconds},
     means::{kinds, means, worst_words},
     paper::paper_figure,
-    report::{network_table, networks},
+    report::{attack_note, network_table, networks},
 };
 
 /// The line above README's generated block.
@@ -230,6 +230,9 @@ fn readme_run(run: &Summary) -> String {
             );
         }
         text.push('\n');
+    }
+    if let Some(note) = attack_note(run) {
+        let _ = writeln!(text, "Note: {note}.\n");
     }
     let _ = writeln!(
         text,

@@ -140,6 +140,21 @@ mod tests {
     use crate::made_up;
 
     #[test]
+    fn an_attack_takes_from_85_percent_on() {
+        let mut sweep = made_up::sweep();
+        let ended_at = |sweep: &mut Summary, asr| {
+            for row in &mut sweep.rows {
+                if row.trigger == "0".into() && row.method == "backdoored" {
+                    row.asr = asr;
+                }
+            }
+            means(sweep, TriggerKind::BlackWhite)[0].count
+        };
+        assert_eq!(ended_at(&mut sweep, 0.8499), 2);
+        assert_eq!(ended_at(&mut sweep, 0.85), 3);
+    }
+
+    #[test]
     fn networks_whose_attack_failed_stay_out() {
         // Trigger 0 of the made-up sweep ended at 20 %.
         let means = means(&made_up::sweep(), TriggerKind::BlackWhite);

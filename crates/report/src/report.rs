@@ -241,7 +241,8 @@ fn notes(summary: &Summary) -> Vec<String> {
     notes
 }
 
-fn attack_note(summary: &Summary) -> Option<String> {
+/// How many networks stay out of means, and which.
+pub(crate) fn attack_note(summary: &Summary) -> Option<String> {
     let networks = networks(summary);
     let missed: Vec<String> = networks
         .iter()
@@ -291,6 +292,27 @@ mod tests {
                 .tables
                 .iter()
                 .all(|table| table.title.contains("SYNTHETIC"))
+        );
+    }
+
+    #[test]
+    fn a_failed_attack_is_said_in_its_rows_and_counted_below() {
+        let report = Report::of(&made_up::sweep());
+        let every = report.tables.last().unwrap();
+        let said = |trigger: &str| {
+            let row = every.rows.iter().find(|row| row[0] == trigger).unwrap();
+            row.last().unwrap().clone()
+        };
+        assert_eq!(
+            (said("0"), said("170")),
+            ("attack did not take".into(), String::new())
+        );
+        let note = "attack did not take (ASR below 85 %) on 1 of 4 networks, which stay out of \
+                    means: 0 (seed 0)";
+        assert!(
+            report.notes.iter().any(|line| line == note),
+            "{:?}",
+            report.notes
         );
     }
 
