@@ -1,10 +1,12 @@
-//! What can be saved and taken up again: the trainings of classifiers and of sub-models.
+//! What can be saved and taken up again: the trainings of classifiers and of sub-models, and the
+//! test of a sub-model's samples.
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mesa::SubModelFit;
-use mesa_models::{Position, Trainer};
+use mesa_defense::SampleTesting;
+use mesa_models::{NamedTensors, Position, Trainer, load_tensors, save_tensors};
 
 /// A training that can be saved and taken up again.
 pub(crate) trait Resumable {
@@ -81,5 +83,91 @@ impl Resumable for SubModelFit {
                 report.information_nats
             )
         })
+    }
+}
+
+/// The entry of a state file that holds a [`SampleTesting`]'s progress.
+const SAMPLE_TEST: &str = "sample_test";
+
+impl Resumable for SampleTesting {
+    fn save(&self, path: &Path) -> Result<()> {
+        let progress = serde_json::to_string(self.progress())?;
+        let metadata = [(SAMPLE_TEST.to_owned(), progress)].into();
+        Ok(save_tensors(path, &NamedTensors::new(), &metadata)?)
+    }
+
+    fn load(&mut self, path: &Path) -> Result<()> {
+        let (_, metadata) = load_tensors(path)?;
+        let text = metadata
+            .get(SAMPLE_TEST)
+            .context("it holds no state of a sample test")?;
+        let progress = serde_json::from_str(text).context("its progress is malformed")?;
+        Ok(self.resume(progress)?)
+    }
+
+    fn position(&self) -> Position {
+        let done = self.progress().batches;
+        Position {
+            epoch: done / self.batches().max(1),
+            step: done % self.batches().max(1),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let stamped = (self.progress().batches * self.batch_size()).max(1);
+        let share = self.progress().fooled as f64 / stamped as f64;
+        format!("ASR of samples about {:.0} %", 100.0 * share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use candle::Device;
+    use mesa::MesaConfig;
+    use mesa_datasets::{split, synthetic};
+    use mesa_defense::{DefenseImages, SampleTest, sample_success};
+    use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
+
+    use super::*;
+
+    #[test]
+    fn a_sample_test_that_was_saved_goes_on_to_the_same_figures() {
+        let shape = ResNetConfig {
+            width: 4,
+            num_classes: 10,
+        };
+        let mut rng = Seeds::new(0, "weights").start();
+        let network = Network::resnet18(shape, Normalization::cifar10(), &mut rng).unwrap();
+        let suspect = network.freeze().unwrap();
+        let images = DefenseImages::new(&synthetic(0, 1, 60).test, &split(60, 50, 0).unwrap());
+        let config = MesaConfig {
+            network_width: 16,
+            ..MesaConfig::paper()
+        };
+        let fit = SubModelFit::new(&Device::Cpu, config, 0.9, Seeds::new(0, "fit")).unwrap();
+        let sub_model = fit.into_sub_model();
+        let test = SampleTest {
+            samples: 40,
+            images_per_sample: 16,
+            ..SampleTest::standard(0)
+        };
+        let expected = sample_success(&suspect, &sub_model, &images, test, 3).unwrap();
+
+        let new = || SampleTesting::new(&suspect, &sub_model, &images, test, 3).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let mut stopped = new();
+        let stop = &mut |_: &SampleTesting| ControlFlow::Break(());
+        stopped.run(&suspect, stop).unwrap();
+        stopped.save(&path).unwrap();
+        let mut resumed = new();
+        resumed.load(&path).unwrap();
+        assert_eq!(resumed.position(), Position { epoch: 0, step: 1 });
+        let go_on = &mut |_: &SampleTesting| ControlFlow::Continue(());
+        resumed.run(&suspect, go_on).unwrap();
+        assert_eq!(resumed.position(), Position { epoch: 1, step: 0 });
+        assert_eq!(resumed.finish().unwrap(), expected);
     }
 }

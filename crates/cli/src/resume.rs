@@ -74,6 +74,13 @@ impl StateFile {
         Self::new(name, key)
     }
 
+    /// The state of a further part of the same command.
+    pub(crate) fn part(&self, name: &str, key: Key) -> Self {
+        let mut path = self.path.as_os_str().to_owned();
+        path.push(format!(".{name}"));
+        Self::new(path, key)
+    }
+
     fn note(&self) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
         name.push(".json");

@@ -1,5 +1,5 @@
-//! The four trainings of the protocol, each on whatever it is given: the single
-//! commands and the whole run differ only in where things come from and go.
+//! The four trainings of the protocol and the test of samples, each on whatever it is given: the
+//! single commands and the whole run differ only in where things come from and go.
 
 use anyhow::Result;
 use candle::Device;
@@ -7,7 +7,8 @@ use mesa::{MesaConfig, SubModel, SubModelFit, TestingFunction};
 use mesa_attack::{AttackConfig, PoisonedBatches};
 use mesa_datasets::{Images, Trigger};
 use mesa_defense::{
-    AttackSuccess, AttackSuccessConfig, DefenseImages, RetrainBatches, RetrainConfig, TriggerSource,
+    AttackSuccess, AttackSuccessConfig, DefenseImages, RetrainBatches, RetrainConfig,
+    SampleSuccess, SampleTest, SampleTesting, TriggerSource,
 };
 use mesa_models::{
     BatchSource, FrozenClassifier, Network, Normalization, ResNetConfig, Seeds, Trainer,
@@ -68,6 +69,27 @@ pub(crate) fn fit(
     fit.run(&mut testing, &mut |fit| watch.observe(fit))?;
     watch.finish(&fit)?;
     Ok(fit.into_sub_model())
+}
+
+/// Tests a sub-model's samples on the network they were fitted on.
+pub(crate) fn sample_test(
+    suspect: &FrozenClassifier,
+    sub_model: &SubModel,
+    images: &DefenseImages,
+    test: SampleTest,
+    seed: u64,
+    watch: &mut Watch,
+) -> Result<SampleSuccess> {
+    let mut testing = SampleTesting::new(suspect, sub_model, images, test, seed)?;
+    let extent = Extent {
+        epochs: 1,
+        steps_per_epoch: testing.batches(),
+        batch_size: testing.batch_size(),
+    };
+    watch.take_up(&mut testing, extent)?;
+    testing.run(suspect, &mut |testing| watch.observe(testing))?;
+    watch.finish(&testing)?;
+    Ok(testing.finish()?)
 }
 
 /// Retrains a backdoored network with triggers under true labels.

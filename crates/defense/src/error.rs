@@ -44,6 +44,29 @@ pub enum Error {
         /// The attacked class.
         target_class: u32,
     },
+    /// Figures were asked for before all samples were tested.
+    #[error("only {done} of {batches} batches of samples are tested")]
+    Unfinished {
+        /// Batches that are done.
+        done: usize,
+        /// Batches of the whole test.
+        batches: usize,
+    },
+    /// Progress that belongs to a test of another size.
+    #[error(
+        "{found_batches} batches of {found_samples} samples are no part of a test of {batches} \
+         batches of {samples} samples"
+    )]
+    OtherTest {
+        /// Samples of this test.
+        samples: usize,
+        /// Batches of this test.
+        batches: usize,
+        /// Samples of the other.
+        found_samples: usize,
+        /// Batches done of the other.
+        found_batches: usize,
+    },
     /// An ensemble of nothing.
     #[error("an ensemble needs at least one sub-model")]
     EmptyEnsemble,

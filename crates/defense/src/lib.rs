@@ -4,7 +4,8 @@
 //! A defender holds the backdoored network and some clean, labeled images ([`DefenseImages`]).
 //! [`AttackSuccess`] turns the two into the testing function that MESA models triggers with;
 //! [`RetrainBatches`] feeds a training run that unlearns samples of those models, or of one of
-//! the controls ([`TriggerSource`]); [`sample_success`] measures what the samples do.
+//! the controls ([`TriggerSource`]); [`sample_success`] measures what the samples do, and
+//! [`SampleTesting`] does so in pieces.
 
 mod attack_success;
 mod error;
@@ -19,5 +20,7 @@ pub use attack_success::{AttackSuccess, AttackSuccessConfig};
 pub use error::{Error, Result};
 pub use images::DefenseImages;
 pub use retrain::{RetrainBatches, RetrainConfig};
-pub use sample_success::{SampleSuccess, SampleTest, sample_success};
+pub use sample_success::{
+    SampleProgress, SampleSuccess, SampleTest, SampleTesting, sample_success,
+};
 pub use trigger_source::{Ensemble, TriggerSource};

@@ -1,9 +1,12 @@
 //! What a sub-model's samples do to the classifier they were fitted on.
 
+use std::ops::{ControlFlow, Range};
+
 use candle::{Device, Tensor};
 use mesa::SubModel;
 use mesa_datasets::{Placement, shuffled};
 use mesa_models::{FrozenClassifier, Seeds};
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::attack_success::{check_target, stamp_each};
@@ -99,80 +102,218 @@ pub fn sample_success(
     test: SampleTest,
     seed: u64,
 ) -> Result<SampleSuccess> {
-    check_target(classifier, test.target_class)?;
-    let mut rng = Seeds::new(seed, "samples").start();
-    let triggers = sub_model.sample(&mut rng, test.samples)?;
-    let mut logits = |images: &Tensor| Ok(classifier.logits(images)?.to_vec2::<f32>()?);
-    test_samples(
-        &mut logits,
-        &triggers,
-        sub_model.info().beta,
-        images,
-        test,
-        seed,
-    )
+    let mut testing = SampleTesting::new(classifier, sub_model, images, test, seed)?;
+    testing.run(classifier, &mut |_| ControlFlow::Continue(()))?;
+    testing.finish()
+}
+
+/// The test of [`sample_success`] batch by batch, to be stopped and taken up anywhere: the figures
+/// are the same to the last bit.
+#[derive(Clone, Debug)]
+pub struct SampleTesting {
+    images: DefenseImages,
+    test: SampleTest,
+    beta: f64,
+    /// The samples' pixels, one after another.
+    pixels: Vec<f32>,
+    size: (usize, usize),
+    /// The images of other classes, in the order in which they are stamped.
+    order: Vec<usize>,
+    place_seeds: Seeds,
+    progress: SampleProgress,
+}
+
+/// What a [`SampleTesting`] has counted so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleProgress {
+    /// Batches that are done.
+    pub batches: usize,
+    /// Stamped images that were predicted as the target class.
+    pub fooled: usize,
+    /// Of each sample, the sum of its images' target probabilities.
+    pub probabilities: Vec<f64>,
+}
+
+impl SampleTesting {
+    /// A test that is about to begin.
+    ///
+    /// # Errors
+    ///
+    /// As [`sample_success`].
+    pub fn new(
+        classifier: &FrozenClassifier,
+        sub_model: &SubModel,
+        images: &DefenseImages,
+        test: SampleTest,
+        seed: u64,
+    ) -> Result<Self> {
+        check_target(classifier, test.target_class)?;
+        let mut rng = Seeds::new(seed, "samples").start();
+        let triggers = sub_model.sample(&mut rng, test.samples)?;
+        Self::of_triggers(&triggers, sub_model.info().beta, images, test, seed)
+    }
+
+    fn of_triggers(
+        triggers: &Tensor,
+        beta: f64,
+        images: &DefenseImages,
+        test: SampleTest,
+        seed: u64,
+    ) -> Result<Self> {
+        let (samples, _, height, width) = triggers.dims4()?;
+        Ok(Self {
+            beta,
+            pixels: triggers.flatten_all()?.to_vec1()?,
+            size: (height, width),
+            order: stamp_order(images, test, seed)?,
+            place_seeds: Seeds::new(seed, "samples/places"),
+            images: images.clone(),
+            test,
+            progress: SampleProgress {
+                probabilities: vec![0.0; samples],
+                ..SampleProgress::default()
+            },
+        })
+    }
+
+    /// Tests batches until all are done or `observe`, which is called after each, breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dataset`] if a trigger does not fit its place, [`Error::Model`] if the classifier
+    /// fails.
+    pub fn run(
+        &mut self,
+        classifier: &FrozenClassifier,
+        observe: &mut dyn FnMut(&Self) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut logits = |images: &Tensor| Ok(classifier.logits(images)?.to_vec2::<f32>()?);
+        self.run_with(&mut logits, observe)
+    }
+
+    /// Batches of the whole test.
+    pub fn batches(&self) -> usize {
+        self.visits().div_ceil(BATCH_SIZE)
+    }
+
+    /// Images in a batch, but for the last.
+    pub fn batch_size(&self) -> usize {
+        BATCH_SIZE
+    }
+
+    /// What was counted so far.
+    pub fn progress(&self) -> &SampleProgress {
+        &self.progress
+    }
+
+    /// Goes on where [`SampleTesting::progress`] was taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherTest`] if it is that of a test of another size.
+    pub fn resume(&mut self, progress: SampleProgress) -> Result<()> {
+        let (samples, found) = (self.test.samples, progress.probabilities.len());
+        if found != samples || progress.batches > self.batches() {
+            return Err(Error::OtherTest {
+                samples,
+                batches: self.batches(),
+                found_samples: found,
+                found_batches: progress.batches,
+            });
+        }
+        self.progress = progress;
+        Ok(())
+    }
+
+    /// The figures, once all batches are done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unfinished`] before.
+    pub fn finish(self) -> Result<SampleSuccess> {
+        let (done, batches) = (self.progress.batches, self.batches());
+        if done < batches {
+            return Err(Error::Unfinished { done, batches });
+        }
+        let per_sample = self.test.images_per_sample as f64;
+        let sums = &self.progress.probabilities;
+        let inside = sums.iter().filter(|sum| **sum / per_sample >= self.beta);
+        let count = sums.len() as f64;
+        let (pixel_means, pixel_stds) = spread(&self.pixels, sums.len());
+        Ok(SampleSuccess {
+            samples: sums.len(),
+            images_per_sample: self.test.images_per_sample,
+            sample_asr: self.progress.fooled as f64 / (count * per_sample),
+            in_level_set: inside.count() as f64 / count,
+            mean_probability: sums.iter().sum::<f64>() / (count * per_sample),
+            sample_mean: mean(&pixel_means),
+            sample_std: mean(&pixel_stds.iter().map(|std| std * std).collect::<Vec<_>>()).sqrt(),
+            pixel_means,
+            pixel_stds,
+        })
+    }
+
+    fn run_with(
+        &mut self,
+        logits: Logits<'_>,
+        observe: &mut dyn FnMut(&Self) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut rng = self.place_seeds.start();
+        // All places come from one stream: those of the batches done before are drawn again.
+        for batch in 0..self.progress.batches {
+            let (count, image) = (self.batch_at(batch).len(), self.images.images().size());
+            self.test
+                .placement
+                .places(&mut rng, count, image, self.size)?;
+        }
+        while self.progress.batches < self.batches() {
+            self.test_batch(logits, &mut rng)?;
+            self.progress.batches += 1;
+            if observe(self).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn test_batch(&mut self, logits: Logits<'_>, rng: &mut impl Rng) -> Result<()> {
+        let visits = self.batch_at(self.progress.batches);
+        let samples = self.progress.probabilities.len();
+        let sample_of = |visit: usize| visit / self.test.images_per_sample;
+        let indices: Vec<usize> = visits
+            .clone()
+            .map(|visit| self.order[visit % self.order.len()])
+            .collect();
+        let patches: Vec<f32> = visits
+            .clone()
+            .flat_map(|visit| pixels_of(&self.pixels, samples, sample_of(visit)))
+            .copied()
+            .collect();
+        let mut batch = self.images.images().batch(&indices);
+        stamp_each(rng, &mut batch, &patches, self.size, self.test.placement)?;
+        let rows = logits(&batch.into_tensors(&Device::Cpu)?.0)?;
+        for (visit, row) in visits.zip(&rows) {
+            let (probability, is_target) = target_of(row, self.test.target_class as usize);
+            self.progress.probabilities[sample_of(visit)] += probability;
+            self.progress.fooled += usize::from(is_target);
+        }
+        Ok(())
+    }
+
+    /// Stamped images of the whole test, numbered sample by sample.
+    fn visits(&self) -> usize {
+        self.progress.probabilities.len() * self.test.images_per_sample
+    }
+
+    fn batch_at(&self, batch: usize) -> Range<usize> {
+        let start = batch * BATCH_SIZE;
+        start..(start + BATCH_SIZE).min(self.visits())
+    }
 }
 
 /// The logits of a batch of images.
 type Logits<'a> = &'a mut dyn FnMut(&Tensor) -> Result<Vec<Vec<f32>>>;
-
-fn test_samples(
-    logits: Logits<'_>,
-    triggers: &Tensor,
-    beta: f64,
-    images: &DefenseImages,
-    test: SampleTest,
-    seed: u64,
-) -> Result<SampleSuccess> {
-    let (samples, _, height, width) = triggers.dims4()?;
-    let flat = triggers.flatten_all()?.to_vec1::<f32>()?;
-    let stamped = stamp_order(images, test, seed)?;
-    let mut rng = Seeds::new(seed, "samples/places").start();
-    let mut sums = vec![0.0; samples];
-    let mut fooled = 0;
-    let visits: Vec<usize> = (0..samples * test.images_per_sample).collect();
-    for visits in visits.chunks(BATCH_SIZE) {
-        let indices: Vec<usize> = visits
-            .iter()
-            .map(|visit| stamped[visit % stamped.len()])
-            .collect();
-        let sample_of = |visit: &usize| visit / test.images_per_sample;
-        let patches: Vec<f32> = visits
-            .iter()
-            .flat_map(|visit| pixels_of(&flat, samples, sample_of(visit)))
-            .copied()
-            .collect();
-        let mut batch = images.images().batch(&indices);
-        stamp_each(
-            &mut rng,
-            &mut batch,
-            &patches,
-            (height, width),
-            test.placement,
-        )?;
-        let rows = logits(&batch.into_tensors(&Device::Cpu)?.0)?;
-        for (visit, row) in visits.iter().zip(&rows) {
-            let (probability, is_target) = target_of(row, test.target_class as usize);
-            sums[sample_of(visit)] += probability;
-            fooled += usize::from(is_target);
-        }
-    }
-    let per_sample = test.images_per_sample as f64;
-    let inside = sums.iter().filter(|sum| **sum / per_sample >= beta).count();
-    let count = samples as f64;
-    let (pixel_means, pixel_stds) = spread(&flat, samples);
-    Ok(SampleSuccess {
-        samples,
-        images_per_sample: test.images_per_sample,
-        sample_asr: fooled as f64 / (count * per_sample),
-        in_level_set: inside as f64 / count,
-        mean_probability: sums.iter().sum::<f64>() / (count * per_sample),
-        sample_mean: mean(&pixel_means),
-        sample_std: mean(&pixel_stds.iter().map(|std| std * std).collect::<Vec<_>>()).sqrt(),
-        pixel_means,
-        pixel_stds,
-    })
-}
 
 /// The images of other classes than the target, in random order.
 fn stamp_order(images: &DefenseImages, test: SampleTest, seed: u64) -> Result<Vec<usize>> {
@@ -268,10 +409,96 @@ mod tests {
             .collect())
     }
 
+    fn testing(triggers: &Tensor, test: SampleTest) -> SampleTesting {
+        SampleTesting::of_triggers(triggers, 0.8, &images(), test, 0).unwrap()
+    }
+
+    fn whole(triggers: &Tensor) -> SampleSuccess {
+        let mut testing = testing(triggers, test());
+        let go_on = &mut |_: &SampleTesting| ControlFlow::Continue(());
+        testing.run_with(&mut gray_reader, go_on).unwrap();
+        testing.finish().unwrap()
+    }
+
+    #[test]
+    fn stopped_anywhere_it_ends_with_the_same_figures_to_the_last_bit() {
+        // 800 stamped images in four batches, at places of their own.
+        let test = SampleTest {
+            images_per_sample: 20,
+            samples: 40,
+            placement: Placement::PerImage,
+            ..test()
+        };
+        let mut rng = Seeds::new(1, "triggers").start();
+        let flat: Vec<f32> = (0..40 * 27).map(|_| rng.random()).collect();
+        let triggers = Tensor::from_vec(flat, (40, 3, 3, 3), &Device::Cpu).unwrap();
+        let tested = |stop_after: &[usize]| {
+            let mut forward_passes = 0;
+            let mut progress = testing(&triggers, test).progress().clone();
+            for stop in stop_after.iter().chain([&usize::MAX]) {
+                let mut testing = testing(&triggers, test);
+                testing.resume(progress).unwrap();
+                let mut logits = |images: &Tensor| {
+                    forward_passes += 1;
+                    // A score that depends on every pixel, and so on the places.
+                    let weights: Vec<f32> = (0..3072).map(|i| (i as f32).sin()).collect();
+                    let weights = Tensor::from_vec(weights, (3072, 1), &Device::Cpu)?;
+                    let scores = images.flatten_from(1)?.matmul(&weights)?;
+                    let scores = scores.flatten_all()?.to_vec1::<f32>()?;
+                    Ok(scores.iter().map(|score| vec![*score, 0.0]).collect())
+                };
+                let mut observe = |testing: &SampleTesting| {
+                    if testing.progress().batches >= *stop {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                };
+                testing.run_with(&mut logits, &mut observe).unwrap();
+                progress = testing.progress().clone();
+            }
+            let mut testing = testing(&triggers, test);
+            testing.resume(progress).unwrap();
+            (testing.finish().unwrap(), forward_passes)
+        };
+        let (expected, passes) = tested(&[]);
+        assert_eq!(passes, 4);
+        for stops in [&[1][..], &[2], &[3], &[1, 2, 3]] {
+            let (found, passes) = tested(stops);
+            assert_eq!(found, expected, "{stops:?}");
+            assert_eq!(passes, 4, "nothing is tested twice: {stops:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_to_end_early_and_to_go_on_with_another_test() {
+        let grays = triggers([0.5; 4]);
+        let unfinished = testing(&grays, test()).finish();
+        assert!(matches!(
+            unfinished,
+            Err(Error::Unfinished {
+                done: 0,
+                batches: 1
+            })
+        ));
+        let other = SampleProgress {
+            probabilities: vec![0.0; 3],
+            ..SampleProgress::default()
+        };
+        let refused = testing(&grays, test()).resume(other);
+        assert!(matches!(
+            refused,
+            Err(Error::OtherTest {
+                found_samples: 3,
+                ..
+            })
+        ));
+    }
+
     #[test]
     fn counts_images_for_success_and_samples_for_the_level_set() {
         let grays = triggers([0.9, 0.6, 0.85, 0.1]);
-        let found = test_samples(&mut gray_reader, &grays, 0.8, &images(), test(), 0).unwrap();
+        let found = whole(&grays);
         assert_eq!((found.sample_asr, found.in_level_set), (0.75, 0.5));
         assert!((found.mean_probability - 2.45 / 4.0).abs() < 1e-6);
         assert!((found.sample_mean - 2.45 / 4.0).abs() < 1e-6);
@@ -280,25 +507,9 @@ mod tests {
 
     #[test]
     fn a_collapsed_generator_has_no_spread() {
-        let found = test_samples(
-            &mut gray_reader,
-            &triggers([0.5; 4]),
-            0.8,
-            &images(),
-            test(),
-            0,
-        )
-        .unwrap();
+        let found = whole(&triggers([0.5; 4]));
         assert!(found.sample_std < 1e-9);
-        let found = test_samples(
-            &mut gray_reader,
-            &triggers([0.1, 0.9, 0.1, 0.9]),
-            0.8,
-            &images(),
-            test(),
-            0,
-        )
-        .unwrap();
+        let found = whole(&triggers([0.1, 0.9, 0.1, 0.9]));
         assert!((found.sample_std - 0.4).abs() < 1e-6);
     }
 

@@ -1,7 +1,7 @@
 //! `mesa fit`: model the triggers of a network.
 
 use anyhow::{Result, ensure};
-use mesa_defense::{SampleTest, sample_success};
+use mesa_defense::SampleTest;
 use serde::Serialize;
 use serde_json::json;
 
@@ -51,7 +51,10 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         "config": config, "beta": args.beta, "seed": args.seed, "target": args.target,
         "images": settings.data, "placement": placement, "model": suspect.sha256,
     });
-    let state = StateFile::beside(&args.output, super::key("fit", &data.digest, detail));
+    let key = super::key("fit", &data.digest, detail);
+    let after = json!({"fit": key, "samples": settings.samples});
+    let state = StateFile::beside(&args.output, key);
+    let samples_state = state.part("samples", super::key("samples", &data.digest, after));
     let mut watch = Watch::new(
         &format!("mesa:{}", args.beta),
         Some(state),
@@ -81,7 +84,9 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         images_per_sample: settings.samples.images_per_sample,
         placement,
     };
-    let found = sample_success(&frozen, &sub_model, &images, test, args.seed)?;
+    let fit_s = watch.effort().wall_s;
+    let mut testing = Watch::new("samples", Some(samples_state), args.running.save_every);
+    let found = stages::sample_test(&frozen, &sub_model, &images, test, args.seed, &mut testing)?;
     let made_by = super::made_by(&[
         ("data", data.name.to_string()),
         ("model_sha256", suspect.sha256),
@@ -98,8 +103,9 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         in_level_set: found.in_level_set,
         sample_mean: found.sample_mean,
         sample_std: found.sample_std,
-        wall_s: watch.effort().wall_s,
+        wall_s: fit_s + testing.effort().wall_s,
     };
+    testing.done();
     watch.done();
     let plain = format!(
         "{}: ASR of samples {}, share with F ≥ {} {}, pixels {:.2} ± {:.2}",

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use candle::Device;
 use mesa::{Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_attack::{Attacked, Evaluation, evaluate};
-use mesa_defense::{Ensemble, SampleSuccess, SampleTest, TriggerSource, sample_success};
+use mesa_defense::{Ensemble, SampleSuccess, SampleTest, TriggerSource};
 use mesa_models::{Network, Seeds, load_network, save_network};
 use mesa_record::{Mixture, MixtureWeight, Row, Summary};
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,8 @@ impl Running<'_> {
     fn samples(&self, beta: f64, fit: &Finished<FitResults>) -> Result<Finished<SampleSuccess>> {
         let (session, chain) = (self.session, self.chain);
         let step = session.steps.samples(chain, beta);
-        session.step(&format!("{}/samples-{beta}", self.folder), &step, |_, _| {
+        let name = format!("{}/samples-{beta}", self.folder);
+        session.step(&name, &step, |_, watch| {
             let test = SampleTest {
                 target_class: session.steps.target_class(chain),
                 samples: session.config.samples.count,
@@ -189,13 +190,9 @@ impl Running<'_> {
             };
             let frozen = self.backdoored()?.freeze()?;
             let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
-            let results = sample_success(
-                &frozen,
-                &sub_model,
-                &session.defense_images,
-                test,
-                chain.seed,
-            )?;
+            let images = &session.defense_images;
+            let results =
+                stages::sample_test(&frozen, &sub_model, images, test, chain.seed, watch)?;
             Ok(Work {
                 results,
                 images: (test.samples * test.images_per_sample) as u64,
