@@ -181,7 +181,8 @@ impl Watch {
         (self.last_epoch, self.last_save) = (training.position().epoch, now);
         self.extent = Some(extent);
         let done = extent.steps_before(training.position());
-        self.progress = Some(Progress::new(&self.label, done, extent.steps()));
+        let total = self.batches_left.map_or(extent.steps(), |left| done + left);
+        self.progress = Some(Progress::new(&self.label, done, total));
         Ok(())
     }
 
@@ -228,16 +229,21 @@ impl Watch {
             return Err(failure);
         }
         if self.stopped {
-            return Err(interrupt::Interrupted {
-                go_on: interrupt::how_to_go_on(),
-            }
-            .into());
+            let go_on = if self.batches_left.is_none() {
+                interrupt::how_to_go_on()
+            } else {
+                "a measurement saves nothing".to_owned()
+            };
+            return Err(interrupt::Interrupted { go_on }.into());
         }
         if self.batches_left.is_none() {
-            self.save(training)
-        } else {
-            Ok(())
+            return self.save(training);
         }
+        // What saving a state takes belongs to the peak memory that is measured.
+        let file = std::env::temp_dir().join(format!("mesa-measured-{}", std::process::id()));
+        let saved = training.save(&file);
+        let _ = fs_err::remove_file(&file);
+        saved
     }
 
     /// Training images for each second, the first batch left out.

@@ -32,7 +32,17 @@ pub struct Plan {
     /// Processor, as the system names it.
     #[serde(default)]
     pub processor: String,
-    /// Most memory held while measuring, in MiB, if that was asked for.
+    /// The device: `cpu` or `cuda`.
+    #[serde(default)]
+    pub device: String,
+    /// Number of the engine that was measured.
+    #[serde(default)]
+    pub engine_version: u32,
+    /// Batches of each stage that the times come from, if they were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_batches: Option<usize>,
+    /// Most memory held while measuring, in MiB, if that was asked for. Every stage was measured
+    /// at its full size and saved its state, so the whole run takes as much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_mb: Option<f64>,
 }

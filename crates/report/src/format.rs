@@ -18,8 +18,19 @@ pub(crate) fn seconds(seconds: f64) -> String {
         format!("{seconds:.0} s")
     } else if seconds < 99.5 * 60.0 {
         format!("{:.1} min", seconds / 60.0)
-    } else {
+    } else if seconds < 48.0 * 3600.0 {
         format!("{:.1} h", seconds / 3600.0)
+    } else {
+        format!("{:.1} days", seconds / 86_400.0)
+    }
+}
+
+/// The size of files in the unit that suits it.
+pub(crate) fn bytes(count: f64) -> String {
+    if count < 1e9 {
+        format!("{:.0} MB", count / 1e6)
+    } else {
+        format!("{:.1} GB", count / 1e9)
     }
 }
 
@@ -35,15 +46,30 @@ pub(crate) fn data_words(data: &str) -> &str {
 
 /// Where a run was made: device, kernels, threads, processor.
 pub(crate) fn hardware(summary: &Summary) -> String {
-    let mut parts = vec![summary.device.clone()];
-    if !summary.kernel_path.is_empty() {
-        parts.push(format!("{} kernels", summary.kernel_path));
+    hardware_words(
+        &summary.device,
+        &summary.kernel_path,
+        summary.threads,
+        &summary.processor,
+    )
+}
+
+/// Device, kernels, threads, processor, as far as they are known.
+pub(crate) fn hardware_words(
+    device: &str,
+    kernel_path: &str,
+    threads: usize,
+    processor: &str,
+) -> String {
+    let mut parts = vec![device.to_owned()];
+    if !kernel_path.is_empty() {
+        parts.push(format!("{kernel_path} kernels"));
     }
-    if summary.threads > 0 {
-        parts.push(format!("{} threads", summary.threads));
+    if threads > 0 {
+        parts.push(format!("{threads} threads"));
     }
-    if !summary.processor.is_empty() {
-        parts.push(summary.processor.clone());
+    if !processor.is_empty() {
+        parts.push(processor.to_owned());
     }
     parts.join(", ")
 }
@@ -65,6 +91,11 @@ mod tests {
         assert_eq!(seconds(4.4), "4 s");
         assert_eq!(seconds(200.0), "3.3 min");
         assert_eq!(seconds(9000.0), "2.5 h");
+        assert_eq!(seconds(864_000.0), "10.0 days");
+        assert_eq!(
+            (bytes(4.5e7), bytes(4.6e9)),
+            ("45 MB".into(), "4.6 GB".into())
+        );
         assert_eq!(percent(0.034), "3.4");
     }
 }

@@ -17,6 +17,7 @@ mod means;
 mod mixture;
 mod paper;
 mod picture;
+mod plan;
 mod report;
 mod table;
 

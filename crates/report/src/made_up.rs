@@ -1,6 +1,9 @@
 //! Made-up figures for tests: nobody measured them.
 
-use mesa_record::{Difference, Mixture, MixtureWeight, NetworkRecord, Row, Summary};
+use mesa_record::{
+    Difference, Mixture, MixtureWeight, NetworkRecord, Plan, PlannedChain, PlannedStage, Row,
+    Summary,
+};
 
 fn summary(rows: Vec<Row>) -> Summary {
     Summary {
@@ -82,4 +85,42 @@ pub(crate) fn sweep() -> Summary {
         network("color:3", 0, 0.99, 0.02),
     ];
     summary(networks.concat())
+}
+
+/// What two networks would need.
+pub(crate) fn plan() -> Plan {
+    let stage = |kind: &str, steps, images, images_per_s: Option<f64>, estimated_s| PlannedStage {
+        kind: kind.into(),
+        steps,
+        images,
+        estimated_s: Some(estimated_s),
+        images_per_s,
+    };
+    let chain = |trigger: &str| PlannedChain {
+        trigger: trigger.into(),
+        seed: 0,
+        methods: vec!["ideal".into()],
+        done: Vec::new(),
+    };
+    Plan {
+        preset: "paper".into(),
+        data: "cifar10".into(),
+        out: "runs/paper".into(),
+        clean_network: "trained once, in this run".into(),
+        chains: vec![chain("170"), chain("16")],
+        stages: vec![
+            stage("pretrain", 1, 3_000_000, Some(100.0), 30_000.0),
+            stage("attack", 2, 1_000_000, Some(125.0), 8_000.0),
+            stage("entropy", 2, 0, None, 50.0),
+        ],
+        estimated_s: Some(400_000.0),
+        estimated_bytes: 2.5e9,
+        threads: 2,
+        kernel_path: "portable".into(),
+        processor: "a processor".into(),
+        device: "cpu".into(),
+        engine_version: 1,
+        measured_batches: Some(20),
+        peak_rss_mb: Some(2345.6),
+    }
 }

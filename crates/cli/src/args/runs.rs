@@ -97,8 +97,8 @@ Examples:
   mesa report
   mesa report --check
 
-To be started in the repository's root: reads docs/records/**/summary.json and
-writes docs/results.md and the result table in README.md.")]
+To be started in the repository's root: reads summary.json and plan.json below
+docs/records, and writes docs/results.md and the result table in README.md.")]
 pub(crate) struct Report {
     /// Write nothing; exit code 1 where a file is not what the records say
     #[arg(long)]

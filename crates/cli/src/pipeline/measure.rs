@@ -32,7 +32,8 @@ impl Session {
     ///
     /// The fit is measured at its slowest: every image still needs a gradient.
     pub(crate) fn measure(&self, plan: &mut Plan, batches: usize) -> Result<()> {
-        let rates = self.rates(plan, batches.max(2))?;
+        let batches = batches.max(2);
+        let rates = self.rates(plan, batches)?;
         for stage in &mut plan.stages {
             let rate = match stage.kind.as_str() {
                 "pretrain" => rates.pretrain,
@@ -55,6 +56,7 @@ impl Session {
                 .filter_map(|stage| stage.estimated_s)
                 .sum(),
         );
+        plan.measured_batches = Some(batches);
         plan.peak_rss_mb = peak_rss_mb();
         Ok(())
     }
@@ -132,18 +134,18 @@ impl Session {
             rates.evaluate = images.len() as f64 / started.elapsed().as_secs_f64();
         }
         if has("entropy") {
-            rates.entropy_s = self.entropy_s()?;
+            rates.entropy_s = self.entropy_s(batches)?;
         }
         Ok(rates)
     }
 
     /// Seconds for one entropy measurement, from a few of its steps.
-    fn entropy_s(&self) -> Result<f64> {
+    fn entropy_s(&self, steps: usize) -> Result<f64> {
         let (mesa, whole) = (self.config.mesa.clone(), &self.config.entropy);
         let beta = mesa.betas[0];
         let fit = SubModelFit::new(&Device::Cpu, mesa, beta, Seeds::new(0, "measure"))?;
         let few = EntropyConfig {
-            steps: 5,
+            steps,
             held_out: 512,
             ..whole.clone()
         };

@@ -172,6 +172,9 @@ impl Session {
             threads: self.threads,
             kernel_path: self.kernel_path.to_owned(),
             processor: processor(),
+            device: self.device.to_owned(),
+            engine_version: mesa_models::ENGINE_VERSION,
+            measured_batches: None,
             peak_rss_mb: None,
         }
     }

@@ -1,0 +1,86 @@
+//! What a run would need, as measured by `mesa plan --measure`.
+
+use std::fmt::Write as _;
+
+use mesa_record::Plan;
+
+use crate::{
+    Table,
+    format::{bytes, data_words, hardware_words, memory, seconds},
+};
+
+/// The section of a committed plan in `docs/results.md`.
+pub(crate) fn section(plan: &Plan) -> String {
+    let place = match plan.device.as_str() {
+        "cuda" => "a GPU",
+        _ => "a CPU",
+    };
+    let mut text = format!(
+        "\n## What preset {} needs on {place}\n\n```text\nmesa plan --preset {} --measure{}\n```\n\n",
+        plan.preset,
+        plan.preset,
+        if plan.data == "synthetic" {
+            " --data synthetic"
+        } else {
+            ""
+        }
+    );
+    let _ = write!(
+        text,
+        "An estimate for {} networks on {}: {} of each stage were run on an untrained network, \
+         modeling at its slowest, and the rest follows from their speed.\n\n{}\n",
+        plan.chains.len(),
+        data_words(&plan.data),
+        plan.measured_batches.map_or_else(
+            || "some batches".to_owned(),
+            |count| format!("{count} batches")
+        ),
+        stages(plan).to_markdown()
+    );
+    let _ = writeln!(
+        text,
+        "- time {}; peak memory {}; disk {}",
+        plan.estimated_s
+            .map_or_else(|| "not measured".to_owned(), seconds),
+        memory(plan.peak_rss_mb),
+        bytes(plan.estimated_bytes)
+    );
+    let _ = writeln!(
+        text,
+        "- {}",
+        hardware_words(
+            &plan.device,
+            &plan.kernel_path,
+            plan.threads,
+            &plan.processor
+        )
+    );
+    text
+}
+
+fn stages(plan: &Plan) -> Table {
+    let columns = ["stage", "steps", "images", "images/s", "time"];
+    let mut table = Table::new(String::new(), &columns);
+    table.rows = plan
+        .stages
+        .iter()
+        .map(|stage| {
+            let images = if stage.images == 0 {
+                String::new()
+            } else {
+                stage.images.to_string()
+            };
+            vec![
+                stage.kind.clone(),
+                stage.steps.to_string(),
+                images,
+                stage
+                    .images_per_s
+                    .map(|rate| format!("{rate:.0}"))
+                    .unwrap_or_default(),
+                stage.estimated_s.map(seconds).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    table
+}
