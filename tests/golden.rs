@@ -4,6 +4,7 @@
 //! last place (6e-8) for each level of summation; a wrong formula costs orders of magnitude more.
 
 mod adam;
+mod checkpoints;
 mod kernels;
 mod perceptrons;
 mod resnet;
@@ -14,13 +15,13 @@ use candle::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 
 /// One file of reference vectors.
-struct Vectors {
+pub(crate) struct Vectors {
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
 }
 
 impl Vectors {
-    fn load(name: &str) -> Self {
+    pub(crate) fn load(name: &str) -> Self {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
         let bytes = fs_err::read(format!("{folder}/{name}.safetensors")).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -44,7 +45,7 @@ impl Vectors {
         tensor.to_dtype(DType::F32).unwrap()
     }
 
-    fn values(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn values(&self, name: &str) -> Vec<f32> {
         values(&self.tensor(name))
     }
 
@@ -72,7 +73,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Fails where two tensors differ by more than `tolerance` of the largest expected value.
-fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}: length");
     let largest = expected
         .iter()

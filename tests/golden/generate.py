@@ -17,6 +17,7 @@ import struct
 import sys
 import tempfile
 
+import checkpoints
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -497,6 +498,21 @@ def mesa_case():
     return {"mesa": (tensors, metadata)}
 
 
+# --- checkpoints that PyTorch saved ---------------------------------------------------------------
+
+
+def checkpoint_files():
+    """Contents of `.pth` files, and the case that says what the networks in them compute."""
+    draw = Draw(7)
+    images = draw.uniform(3, 3, 32, 32)
+    contents, logits = checkpoints.files(
+        lambda width, num_classes: seeded_resnet(draw, width, num_classes, *CIFAR10, images), images
+    )
+    tensors = {f"{name}.logits": f32(value) for name, value in logits.items()}
+    metadata = {"normalization": "cifar10", "torch": torch.__version__.split("+")[0]}
+    return contents, {"checkpoints": (tensors | {"images": f16(images)}, metadata)}
+
+
 # --- all of them ---------------------------------------------------------------------------------
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -516,8 +532,13 @@ def cases():
 
 def write(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (tensors, metadata) in cases().items():
+    contents, logits = checkpoint_files()
+    for name, (tensors, metadata) in (cases() | logits).items():
         save(folder / f"{name}.safetensors", tensors, metadata)
+    # What PyTorch writes differs with its version: a rewrite keeps to what was asked for.
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / "checkpoints" / f"{name}.pth").write_bytes(content)
 
 
 def differences(expected, found):

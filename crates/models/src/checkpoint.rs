@@ -1,12 +1,13 @@
-//! Checkpoints: safetensors in and out, atomically, with what made them.
+//! Checkpoints: safetensors and PyTorch's files in and out, atomically, with what made them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{load_tensors, save_tensors};
-use crate::{Error, Network, Normalization, ResNetConfig, Result, Seeds};
+use crate::files::{raw_tensors, read_file, save_tensors, write_file};
+use crate::state_dict::network_state;
+use crate::{Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
 
 /// Text beside the tensors of a file.
 pub type Metadata = BTreeMap<String, String>;
@@ -24,7 +25,35 @@ pub struct CheckpointInfo {
     pub made_by: Metadata,
 }
 
+/// A network from a file.
+#[derive(Debug)]
+pub struct LoadedNetwork {
+    /// The network.
+    pub network: Network,
+    /// What the file says about it, or what its shapes do.
+    pub info: CheckpointInfo,
+    /// Who says how its images are normalized.
+    pub normalization_from: NormalizationSource,
+}
+
+/// Who says how images are normalized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormalizationSource {
+    /// The file itself, which this project wrote.
+    File,
+    /// The caller.
+    Caller,
+    /// Nobody: the number of classes is that of CIFAR-10 or CIFAR-100.
+    Classes,
+}
+
+/// Key of a [`CheckpointInfo`] in a safetensors file's metadata.
+const INFO_KEY: &str = "network";
+
 /// Writes a network; the file appears whole or not at all.
+///
+/// A name that ends in `.pt` or `.pth` makes it a state dict that `torch.load` reads, any other a
+/// safetensors file. Both hold the [`CheckpointInfo`] too.
 ///
 /// # Errors
 ///
@@ -37,55 +66,149 @@ pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Resul
         made_by: made_by.clone(),
     };
     let text = serde_json::to_string(&info).expect("plain fields become JSON");
-    save_tensors(
-        path,
-        &network.state()?,
-        &Metadata::from([("network".to_owned(), text)]),
-    )
+    let state = network.state()?;
+    if !named_by_pytorch(path) {
+        return save_tensors(path, &state, &Metadata::from([(INFO_KEY.to_owned(), text)]));
+    }
+    let bytes = pytorch::to_bytes(&state, &text).map_err(|source| Error::Write {
+        path: path.to_owned(),
+        source,
+    })?;
+    write_file(path, &[&bytes])
 }
 
-/// Reads a network written by [`save_network`].
+fn named_by_pytorch(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "pt" || extension == "pth")
+}
+
+/// Reads a network: [`load_network_with`] without a normalization of the caller's.
 ///
 /// # Errors
 ///
-/// [`Error::Read`] if the file cannot be read; [`Error::NotSafetensors`], [`Error::Checkpoint`] and the like if it is cut off, holds
-/// something else, or a tensor is missing, unexpected, of another shape or type, or not finite.
+/// As of [`load_network_with`].
 pub fn load_network(path: &Path) -> Result<(Network, CheckpointInfo)> {
+    let loaded = load_network_with(path, None)?;
+    Ok((loaded.network, loaded.info))
+}
+
+/// Reads a network written by [`save_network`], or a state dict of the common CIFAR ResNet-18
+/// that PyTorch saved (`.pt`, `.pth`) or that lies in a safetensors file.
+///
+/// Such a state dict does not say how images are normalized: `normalization` does, else the number
+/// of classes, which may be wrong. Nothing in a file is executed, and no more is allocated than
+/// its length warrants.
+///
+/// # Errors
+///
+/// [`Error::Read`] if the file cannot be read; [`Error::NotSafetensors`], [`Error::Pytorch`] if it
+/// is cut off, damaged or of another format; [`Error::Layout`] if a tensor is missing, unexpected,
+/// of another shape or type, or not finite; [`Error::Checkpoint`] if the file contradicts itself;
+/// [`Error::OtherNormalization`], [`Error::NoNormalization`].
+pub fn load_network_with(
+    path: &Path,
+    normalization: Option<Normalization>,
+) -> Result<LoadedNetwork> {
+    let bytes = read_file(path)?;
+    let (tensors, info) = if named_by_pytorch(path) || pytorch::is_pytorch(&bytes) {
+        let contents = pytorch::read(&bytes).map_err(|source| Error::Pytorch {
+            path: path.to_owned(),
+            source,
+        })?;
+        (contents.tensors, contents.info.map(str::to_owned))
+    } else {
+        let (tensors, mut metadata) = raw_tensors(path, &bytes)?;
+        (tensors, metadata.remove(INFO_KEY))
+    };
+    let info = info.map(|text| parse_info(path, &text)).transpose()?;
+    let (config, state) = network_state(tensors, bytes.len()).map_err(|source| Error::Layout {
+        path: path.to_owned(),
+        source,
+    })?;
+    // The network needs the room.
+    drop(bytes);
+    let (info, normalization_from) = match info {
+        Some(info) => {
+            check_info(path, &info, config, normalization)?;
+            (info, NormalizationSource::File)
+        }
+        None => foreign_info(path, config, normalization)?,
+    };
+    let mut rng = Seeds::new(0, "replaced").start();
+    let mut network = Network::resnet18(config, info.normalization, &mut rng)?;
+    network.load_state(&state)?;
+    Ok(LoadedNetwork {
+        network,
+        info,
+        normalization_from,
+    })
+}
+
+fn parse_info(path: &Path, text: &str) -> Result<CheckpointInfo> {
     let wrong = |reason: String| Error::Checkpoint {
         path: path.to_owned(),
         reason,
     };
-    let (tensors, metadata) = load_tensors(path)?;
-    let text = metadata.get("network").ok_or_else(|| {
-        wrong("it holds no network, or not one that says how its images are normalized".to_owned())
-    })?;
     let info: CheckpointInfo = serde_json::from_str(text)
-        .map_err(|source| wrong(format!("its metadata `network` is malformed: {source}")))?;
+        .map_err(|source| wrong(format!("its description is malformed: {source}")))?;
     if info.architecture != "resnet18" {
         return Err(wrong(format!(
             "its architecture is `{}`; resnet18 is the one known",
             info.architecture
         )));
     }
-    // The shapes say how large the network is before anything of that size is made.
-    let dim = |name: &str| {
-        tensors
-            .get(name)
-            .and_then(|tensor| tensor.dims().first().copied())
-    };
-    let sizes = (dim("conv1.weight"), dim("linear.weight"));
-    if sizes != (Some(info.config.width), Some(info.config.num_classes)) {
-        return Err(wrong(format!(
-            "its metadata says {:?}, but conv1.weight and linear.weight have first dimensions {sizes:?}",
-            info.config
-        )));
+    Ok(info)
+}
+
+/// Checks what a file says against what it holds, and against what the caller says.
+fn check_info(
+    path: &Path,
+    info: &CheckpointInfo,
+    config: ResNetConfig,
+    normalization: Option<Normalization>,
+) -> Result<()> {
+    if info.config != config {
+        return Err(Error::Checkpoint {
+            path: path.to_owned(),
+            reason: format!(
+                "it says {:?}, but its tensors are those of {config:?}",
+                info.config
+            ),
+        });
     }
-    let mut rng = Seeds::new(0, "replaced").start();
-    let mut network = Network::resnet18(info.config, info.normalization, &mut rng)?;
-    network
-        .load_state(&tensors)
-        .map_err(|error| wrong(error.to_string()))?;
-    Ok((network, info))
+    if normalization.is_some_and(|given| given != info.normalization) {
+        return Err(Error::OtherNormalization {
+            path: path.to_owned(),
+            found: info.normalization,
+        });
+    }
+    Ok(())
+}
+
+/// What can be said of a network whose file says nothing.
+fn foreign_info(
+    path: &Path,
+    config: ResNetConfig,
+    normalization: Option<Normalization>,
+) -> Result<(CheckpointInfo, NormalizationSource)> {
+    let (normalization, source) = match (normalization, config.num_classes) {
+        (Some(given), _) => (given, NormalizationSource::Caller),
+        (None, 10) => (Normalization::cifar10(), NormalizationSource::Classes),
+        (None, 100) => (Normalization::cifar100(), NormalizationSource::Classes),
+        (None, num_classes) => {
+            return Err(Error::NoNormalization {
+                path: path.to_owned(),
+                num_classes,
+            });
+        }
+    };
+    let info = CheckpointInfo {
+        architecture: "resnet18".to_owned(),
+        config,
+        normalization,
+        made_by: Metadata::new(),
+    };
+    Ok((info, source))
 }
 
 #[cfg(test)]
@@ -93,6 +216,7 @@ mod tests {
     use candle::{Device, Tensor};
 
     use super::*;
+    use crate::load_tensors;
 
     fn network() -> Network {
         let mut rng = Seeds::new(3, "weights").start();
@@ -115,6 +239,13 @@ mod tests {
         assert_eq!(fs_err::read(first).unwrap(), fs_err::read(second).unwrap());
     }
 
+    fn reason(path: &Path) -> String {
+        match load_network(path) {
+            Err(Error::Layout { source, .. }) => source.to_string(),
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    }
+
     #[test]
     fn names_what_is_wrong_with_a_file() {
         let folder = tempfile::tempdir().unwrap();
@@ -122,7 +253,6 @@ mod tests {
         save_network(&path, &network(), &Metadata::new()).unwrap();
         let whole = fs_err::read(&path).unwrap();
         let (tensors, metadata) = load_tensors(&path).unwrap();
-        let message = || load_network(&path).map(|_| ()).unwrap_err().to_string();
 
         fs_err::write(&path, &whole[..whole.len() - 10]).unwrap();
         assert!(matches!(
@@ -130,36 +260,78 @@ mod tests {
             Err(Error::NotSafetensors { .. })
         ));
 
-        let mut missing = tensors.clone();
-        missing.remove("layer3.0.bn1.weight");
-        save_tensors(&path, &missing, &metadata).unwrap();
+        let mut renamed = tensors.clone();
+        let moved = renamed.remove("layer3.0.bn1.weight").unwrap();
+        renamed.insert("layer9.weight".to_owned(), moved);
+        save_tensors(&path, &renamed, &metadata).unwrap();
+        let names = reason(&path);
         assert!(
-            message().contains("layer3.0.bn1.weight is missing"),
-            "{}",
-            message()
-        );
-
-        let mut unexpected = tensors.clone();
-        unexpected.insert("layer9.weight".to_owned(), tensors["bn1.bias"].clone());
-        save_tensors(&path, &unexpected, &metadata).unwrap();
-        assert!(
-            message().contains("unexpected tensor layer9.weight"),
-            "{}",
-            message()
+            names.contains("missing: layer3.0.bn1.weight; unexpected: layer9.weight"),
+            "{names}"
         );
 
         let mut of_other_shape = tensors.clone();
-        of_other_shape.insert(
-            "bn1.weight".to_owned(),
-            tensors["layer4.0.bn1.bias"].clone(),
-        );
+        let other = tensors["layer4.0.bn1.bias"].clone();
+        of_other_shape.insert("bn1.weight".to_owned(), other);
         save_tensors(&path, &of_other_shape, &metadata).unwrap();
-        assert!(message().contains("bn1.weight is"), "{}", message());
+        let shape = reason(&path);
+        assert!(shape.contains("bn1.weight has the shape [24]"), "{shape}");
 
         let mut not_finite = tensors.clone();
         let values = Tensor::new(&[1.0, f32::NAN, 1.0], &Device::Cpu).unwrap();
         not_finite.insert("bn1.weight".to_owned(), values);
         save_tensors(&path, &not_finite, &metadata).unwrap();
-        assert!(matches!(load_network(&path), Err(Error::NotFinite { .. })));
+        assert!(reason(&path).contains("bn1.weight holds a value that is not finite"));
+
+        let mut metadata = metadata.clone();
+        let other = metadata["network"].replace("\"width\":3", "\"width\":5");
+        metadata.insert("network".to_owned(), other);
+        save_tensors(&path, &tensors, &metadata).unwrap();
+        assert!(matches!(load_network(&path), Err(Error::Checkpoint { .. })));
+    }
+
+    #[test]
+    fn pytorchs_files_carry_what_safetensors_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let made_by = Metadata::from([("seed".to_owned(), "3".to_owned())]);
+        for name in ["a.pth", "b.pt"] {
+            let path = folder.path().join(name);
+            save_network(&path, &network(), &made_by).unwrap();
+            let loaded = load_network_with(&path, None).unwrap();
+            assert_eq!(loaded.normalization_from, NormalizationSource::File);
+            assert_eq!(loaded.info.made_by, made_by);
+            assert_eq!(
+                format!("{:?}", loaded.network.state().unwrap()),
+                format!("{:?}", network().state().unwrap())
+            );
+            // The content decides how a file is read, its name how it is written.
+            let renamed = folder.path().join("renamed");
+            fs_err::copy(&path, &renamed).unwrap();
+            load_network(&renamed).unwrap();
+        }
+        let same = |name: &str| fs_err::read(folder.path().join(name)).unwrap();
+        assert_eq!(same("a.pth"), same("b.pt"));
+    }
+
+    #[test]
+    fn a_file_that_does_not_say_how_to_normalize_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.safetensors");
+        save_tensors(&path, &network().state().unwrap(), &Metadata::new()).unwrap();
+        assert!(matches!(
+            load_network(&path),
+            Err(Error::NoNormalization { num_classes: 4, .. })
+        ));
+        let given = Normalization::identity();
+        let loaded = load_network_with(&path, Some(given)).unwrap();
+        assert_eq!(loaded.normalization_from, NormalizationSource::Caller);
+        assert_eq!(loaded.network.normalization(), given);
+
+        save_network(&path, &network(), &Metadata::new()).unwrap();
+        assert!(load_network_with(&path, Some(Normalization::cifar10())).is_ok());
+        assert!(matches!(
+            load_network_with(&path, Some(given)),
+            Err(Error::OtherNormalization { .. })
+        ));
     }
 }

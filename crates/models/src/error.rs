@@ -93,6 +93,51 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// A file of PyTorch is of another kind, damaged, or holds more than tensors.
+    #[error("failed to read {} as a PyTorch checkpoint", path.display())]
+    Pytorch {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: crate::PytorchError,
+    },
+    /// A file's tensors are not those of a network.
+    #[error("{} holds no network of this project", path.display())]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: crate::LayoutError,
+    },
+    /// A file does not say how images are normalized, and nothing else does.
+    #[error(
+        "{} does not say how its images are normalized, and a network of {num_classes} classes may \
+         be of any data; name its normalization",
+        path.display()
+    )]
+    NoNormalization {
+        /// The file.
+        path: PathBuf,
+        /// Its classes.
+        num_classes: usize,
+    },
+    /// A normalization was given for a file that has another.
+    #[error("{} says that its images are normalized by {found}; leave out another", path.display())]
+    OtherNormalization {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        found: crate::Normalization,
+    },
+    /// A text that is no normalization.
+    #[error(
+        "`{text}` is no normalization: expected cifar10, cifar100, none or three means and three \
+         positive standard deviations, M,M,M/S,S,S"
+    )]
+    NormalizationText {
+        /// The text.
+        text: String,
+    },
     /// A file could not be read.
     #[error("failed to read {}", path.display())]
     Read {

@@ -5,9 +5,11 @@ use std::io::Write;
 use std::path::Path;
 
 use candle::{DType, Device, Tensor};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
+use crate::state_dict::{RawTensor, contiguous};
 use crate::{Error, NamedTensors, Result};
 
 /// Writes tensors (f32 or u32) and a description to a safetensors file.
@@ -58,6 +60,18 @@ pub fn save_tensors(
     while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
+    write_file(
+        path,
+        &[
+            &(header.len() as u64).to_le_bytes(),
+            header.as_bytes(),
+            &data,
+        ],
+    )
+}
+
+/// Writes a file of these parts; it appears whole or not at all.
+pub(crate) fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let written = (|| {
         let folder = path
             .parent()
@@ -67,9 +81,9 @@ pub fn save_tensors(
             .suffix(".tmp")
             .tempfile_in(folder.unwrap_or(Path::new(".")))?;
         make_readable(&file)?;
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
-        file.write_all(&data)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
@@ -123,10 +137,7 @@ fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<&'static str> {
 /// another format, [`Error::TensorType`] for types other than f32 and u32, [`Error::NotFinite`]
 /// for a NaN or infinity among the weights.
 pub fn load_tensors(path: &Path) -> Result<(NamedTensors, BTreeMap<String, String>)> {
-    let bytes = fs_err::read(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = read_file(path)?;
     let refused = |source| Error::NotSafetensors {
         path: path.to_owned(),
         source,
@@ -172,6 +183,41 @@ pub fn load_tensors(path: &Path) -> Result<(NamedTensors, BTreeMap<String, Strin
         tensors.insert(name.to_owned(), tensor);
     }
     Ok((tensors, metadata))
+}
+
+/// The tensors of a safetensors file where they lie, and its description.
+pub(crate) fn raw_tensors<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+) -> Result<(BTreeMap<String, RawTensor<'a>>, BTreeMap<String, String>)> {
+    let refused = |source| Error::NotSafetensors {
+        path: path.to_owned(),
+        source,
+    };
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(refused)?;
+    let file = SafeTensors::deserialize(bytes).map_err(refused)?;
+    let raw = |(name, view): (String, TensorView<'a>)| {
+        let tensor = RawTensor {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            strides: contiguous(view.shape()),
+            offset: 0,
+            storage: view.data(),
+        };
+        (name, tensor)
+    };
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok((
+        file.tensors().into_iter().map(raw).collect(),
+        metadata.into_iter().collect(),
+    ))
+}
+
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    fs_err::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod epoch_order;
 mod error;
 mod files;
 mod fit;
+mod format_error;
 mod frozen;
 mod graph;
 mod init;
@@ -15,17 +16,24 @@ mod mlp;
 mod network;
 mod normalize;
 mod optim;
+mod pickle;
+mod pytorch;
 mod resnet;
 mod seeds;
 mod state;
+mod state_dict;
 mod status;
 
 pub use adam::{Adam, AdamConfig};
-pub use checkpoint::{CheckpointInfo, Metadata, load_network, save_network};
+pub use checkpoint::{
+    CheckpointInfo, LoadedNetwork, Metadata, NormalizationSource, load_network, load_network_with,
+    save_network,
+};
 pub use epoch_order::EpochOrder;
 pub use error::{Error, Result};
 pub use files::{load_tensors, save_tensors};
 pub use fit::{BatchSource, BoxError, EpochStats, Schedule, Trainer, TrainingConfig};
+pub use format_error::{LayoutError, PickleError, PytorchError};
 pub use frozen::FrozenClassifier;
 pub use graph::IMAGE_SIDE;
 pub use mesa_kernels::Path as CpuPath;

@@ -1,6 +1,11 @@
 //! Lets a classifier take pixels in [0, 1].
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
+
+use crate::Error;
 
 /// Mean and standard deviation of each color, which a classifier takes from its images first:
 /// `(pixel − mean) / std`.
@@ -35,6 +40,89 @@ impl Normalization {
         Self {
             mean: [0.0; 3],
             std: [1.0; 3],
+        }
+    }
+}
+
+/// `cifar10`, `cifar100`, `none`, or means and standard deviations, `M,M,M/S,S,S`.
+///
+/// # Examples
+///
+/// ```
+/// use mesa_models::Normalization;
+///
+/// assert_eq!("cifar10".parse::<Normalization>()?, Normalization::cifar10());
+/// let halves: Normalization = "0.5,0.5,0.5/0.5,0.5,0.5".parse()?;
+/// assert_eq!(halves.mean, [0.5; 3]);
+/// # Ok::<(), mesa_models::Error>(())
+/// ```
+impl FromStr for Normalization {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let three = |part: &str| -> Option<[f32; 3]> {
+            let numbers: Option<Vec<f32>> = part
+                .split(',')
+                .map(|number| number.trim().parse().ok().filter(|n: &f32| n.is_finite()))
+                .collect();
+            numbers?.try_into().ok()
+        };
+        let numbers = || {
+            let (mean, std) = text.split_once('/')?;
+            let (mean, std) = (three(mean)?, three(std)?);
+            std.iter()
+                .all(|std| *std > 0.0)
+                .then_some(Self { mean, std })
+        };
+        match text {
+            "cifar10" => Ok(Self::cifar10()),
+            "cifar100" => Ok(Self::cifar100()),
+            "none" => Ok(Self::identity()),
+            _ => numbers().ok_or_else(|| Error::NormalizationText {
+                text: text.to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Normalization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let three = |numbers: [f32; 3]| numbers.map(|number| number.to_string()).join(",");
+        write!(f, "{}/{}", three(self.mean), three(self.std))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_from_its_text() {
+        for normalization in [
+            Normalization::cifar10(),
+            Normalization::cifar100(),
+            Normalization::identity(),
+        ] {
+            let text = normalization.to_string();
+            assert_eq!(text.parse::<Normalization>().unwrap(), normalization);
+        }
+        assert_eq!(
+            "none".parse::<Normalization>().unwrap(),
+            Normalization::identity()
+        );
+    }
+
+    #[test]
+    fn refuses_what_divides_by_zero_or_is_no_triple() {
+        for text in [
+            "",
+            "cifar",
+            "1,2,3",
+            "0,0,0/1,1",
+            "0,0,0/1,0,1",
+            "0,0,nan/1,1,1",
+        ] {
+            assert!(text.parse::<Normalization>().is_err(), "{text}");
         }
     }
 }

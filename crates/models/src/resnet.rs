@@ -2,6 +2,8 @@
 //! projection shortcuts with batch norm, global average pooling, linear (He et al. 2016; the
 //! layer names are those of the common CIFAR variant in PyTorch).
 
+use std::collections::BTreeMap;
+
 use mesa_kernels::ConvShape;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +39,33 @@ impl ResNetConfig {
         } else {
             Err(Error::ResNetConfig { config: *self })
         }
+    }
+
+    /// Names and shapes of a network's tensors, as [`crate::Network::state`] gives them.
+    pub(crate) fn layout(&self) -> BTreeMap<String, Vec<usize>> {
+        let graph = self.graph();
+        let mut layout = BTreeMap::from([
+            (
+                "linear.weight".to_owned(),
+                vec![self.num_classes, graph.features()],
+            ),
+            ("linear.bias".to_owned(), vec![self.num_classes]),
+        ]);
+        for unit in graph.units {
+            let shape = unit.shape;
+            let weights = [
+                shape.out_channels,
+                shape.in_channels,
+                shape.kernel,
+                shape.kernel,
+            ];
+            layout.insert(format!("{}.weight", unit.conv), weights.to_vec());
+            for name in ["weight", "bias", "running_mean", "running_var"] {
+                let name = format!("{}.{name}", unit.norm);
+                layout.insert(name, vec![shape.out_channels]);
+            }
+        }
+        layout
     }
 
     pub(crate) fn graph(&self) -> Graph {
@@ -127,6 +156,23 @@ mod tests {
         assert_eq!(names[0], "conv1");
         assert!(names.contains(&"layer2.0.shortcut.0") && names.contains(&"layer4.1.conv2"));
         assert_eq!(graph.features(), 512);
+    }
+
+    #[test]
+    fn the_layout_is_that_of_a_networks_state() {
+        let config = ResNetConfig {
+            width: 3,
+            num_classes: 4,
+        };
+        let mut rng = crate::Seeds::new(0, "weights").start();
+        let network =
+            crate::Network::resnet18(config, crate::Normalization::identity(), &mut rng).unwrap();
+        let state = network.state().unwrap();
+        let shapes = state
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.dims().to_vec()))
+            .collect();
+        assert_eq!(config.layout(), shapes);
     }
 
     #[test]

@@ -1,0 +1,166 @@
+//! What can be wrong with a network in a file of another program.
+
+use crate::ResNetConfig;
+
+/// Why a pickle was not read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PickleError {
+    /// An opcode that state dicts do without.
+    #[error("opcode {name} at byte {at} is refused: state dicts do without it")]
+    Opcode {
+        /// Its name, or its number if it has none.
+        name: String,
+        /// Where it stands.
+        at: usize,
+    },
+    /// A class or function that state dicts do without.
+    #[error(
+        "it names `{name}`, which is refused: only tensors and plain values are read. From a whole \
+         module or other objects, save the state dict: torch.save(model.state_dict(), FILE)"
+    )]
+    Global {
+        /// Its full name.
+        name: String,
+    },
+    /// The pickle ends in the middle.
+    #[error("it is cut off")]
+    CutOff,
+    /// The pickle makes no sense.
+    #[error("it is damaged: {what} before byte {at}")]
+    Malformed {
+        /// What was found.
+        what: &'static str,
+        /// Where.
+        at: usize,
+    },
+}
+
+/// Why a PyTorch checkpoint was not read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PytorchError {
+    /// Another format, such as PyTorch's own before 1.6.
+    #[error(
+        "it is not in the zip format that PyTorch writes since version 1.6; load it there and save \
+         it again with torch.save(model.state_dict(), FILE)"
+    )]
+    NotZip,
+    /// The archive's structure is damaged.
+    #[error("its zip archive is cut off or damaged")]
+    Zip(#[from] zip::result::ZipError),
+    /// Records share bytes or a name.
+    #[error("records of its zip archive overlap or share a name")]
+    Overlap,
+    /// A record is missing.
+    #[error("it holds no record `{name}`")]
+    MissingRecord {
+        /// The record.
+        name: String,
+    },
+    /// A record is compressed or encrypted.
+    #[error("record `{name}` is compressed or encrypted, which torch.save never does")]
+    Compressed {
+        /// The record.
+        name: String,
+    },
+    /// A record's length or checksum is wrong.
+    #[error("record `{name}` is damaged: its length or its checksum is wrong")]
+    Damaged {
+        /// The record.
+        name: String,
+    },
+    /// Numbers of another byte order than this project reads.
+    #[error("its record `byteorder` says `{found}`; only `little` is read")]
+    ByteOrder {
+        /// What the record says.
+        found: String,
+    },
+    /// A pickle longer than any state dict's.
+    #[error("its pickle has {len} bytes, more than any state dict needs")]
+    LongPickle {
+        /// Its length.
+        len: usize,
+    },
+    /// The pickle is refused or damaged.
+    #[error("its pickle `data.pkl` was not read")]
+    Pickle(#[from] PickleError),
+    /// Nothing in it is a state dict.
+    #[error(
+        "it holds no state dict: expected tensors by name, or under `net`, `state_dict` or `model`; \
+         found the keys [{keys}]"
+    )]
+    NoStateDict {
+        /// The keys it has.
+        keys: String,
+    },
+    /// A tensor that is not described as PyTorch does it.
+    #[error("tensor {name} is not described as PyTorch does it")]
+    Tensor {
+        /// The tensor.
+        name: String,
+    },
+}
+
+/// Why tensors are no network of this project.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// Names that a ResNet-18 does not have, or does not do without.
+    #[error(
+        "its names are not those of the CIFAR ResNet-18; missing: {missing}; unexpected: {unexpected}"
+    )]
+    Names {
+        /// Names that are missing.
+        missing: String,
+        /// Names that nothing asks for.
+        unexpected: String,
+    },
+    /// A size that no network has.
+    #[error("its conv1.weight and linear.weight have the sizes of no network: {config:?}")]
+    Size {
+        /// The size they say.
+        config: ResNetConfig,
+    },
+    /// A shape that does not go with the network's size.
+    #[error("{name} has the shape {found}, expected {expected}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// What belongs there, and why.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// Tensors that share so much that the file could not have held them apart.
+    #[error("its tensors have {elements} elements, more than its {file_len} bytes warrant")]
+    TooLarge {
+        /// Elements of all tensors.
+        elements: usize,
+        /// Length of the file.
+        file_len: usize,
+    },
+    /// A tensor of a type that no weights have.
+    #[error("{name} is of type {found}, expected F16, BF16, F32 or F64")]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
+    },
+    /// A tensor that reaches beyond its storage.
+    #[error("{name} reaches beyond its storage")]
+    Storage {
+        /// The tensor.
+        name: String,
+    },
+    /// A NaN, an infinity, or a value beyond f32.
+    #[error("{name} holds a value that is not finite in f32")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle::Error),
+}

@@ -1,0 +1,449 @@
+//! Reads Python's pickles as inert values.
+//!
+//! A pickle is a program for a stack machine, and Python's machine imports and calls whatever the
+//! program names. This one calls nothing: it knows the few opcodes that `torch.save` writes, a
+//! global is a name that has to be on the caller's list, and a call is a note of what would have
+//! been called with what. Values lie in one list and refer to each other by number, so that
+//! sharing costs nothing and neither depth nor cycles can hurt. Every opcode adds at most one
+//! value: memory is proportional to the pickle's length.
+
+mod opcodes;
+
+use std::collections::HashMap;
+
+use self::opcodes as op;
+use crate::PickleError;
+
+/// The class whose call makes an empty dictionary.
+pub(crate) const ORDERED_DICT: &str = "collections.OrderedDict";
+
+/// A value's place in its [`Pickle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Id(usize);
+
+/// What a pickle holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value<'a> {
+    /// None, a truth value, a float: nothing asks which.
+    Other,
+    Int(i64),
+    Text(&'a str),
+    Tuple(Vec<Id>),
+    /// A list; nothing asks what is in it.
+    List,
+    Dict(Vec<(Id, Id)>),
+    /// A class or function, by its full name.
+    Global(&'static str),
+    /// What would be called, and the tuple of its arguments.
+    Called(&'static str, Id),
+    /// Something that lies outside the pickle, by the tuple that names it.
+    Persistent(Id),
+}
+
+/// The values of a pickle.
+#[derive(Debug)]
+pub(crate) struct Pickle<'a> {
+    values: Vec<Value<'a>>,
+    root: Id,
+}
+
+impl<'a> Pickle<'a> {
+    /// Reads a pickle that names no globals but `allowed`.
+    pub(crate) fn read(bytes: &'a [u8], allowed: &[&'static str]) -> Result<Self, PickleError> {
+        let mut machine = Machine {
+            bytes,
+            at: 0,
+            allowed,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        };
+        let root = loop {
+            if let Some(root) = machine.step()? {
+                break root;
+            }
+        };
+        let values = machine.values;
+        Ok(Self { values, root })
+    }
+
+    pub(crate) fn root(&self) -> &Value<'a> {
+        self.get(self.root)
+    }
+
+    pub(crate) fn get(&self, id: Id) -> &Value<'a> {
+        &self.values[id.0]
+    }
+}
+
+struct Machine<'a, 'b> {
+    bytes: &'a [u8],
+    at: usize,
+    allowed: &'b [&'static str],
+    values: Vec<Value<'a>>,
+    stack: Vec<Id>,
+    /// Heights of the stack that no pop goes below.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+}
+
+type Step<T> = Result<T, PickleError>;
+
+impl<'a> Machine<'a, '_> {
+    /// Takes one opcode; the result, if that was the last.
+    fn step(&mut self) -> Step<Option<Id>> {
+        let code = self.byte()?;
+        match code {
+            // The rest shows whether the protocol's opcodes are known.
+            op::PROTO => drop(self.byte()?),
+            op::FRAME => drop(self.take(8)?),
+            op::STOP => return self.pop().map(Some),
+            op::MARK => self.marks.push(self.stack.len()),
+            op::NONE | op::NEWTRUE | op::NEWFALSE => self.push(Value::Other),
+            op::BINFLOAT => {
+                self.take(8)?;
+                self.push(Value::Other);
+            }
+            op::BININT => {
+                let value = i32::from_le_bytes(self.array()?);
+                self.push(Value::Int(value.into()));
+            }
+            op::BININT1 => {
+                let value = self.byte()?;
+                self.push(Value::Int(value.into()));
+            }
+            op::BININT2 => {
+                let value = u16::from_le_bytes(self.array()?);
+                self.push(Value::Int(value.into()));
+            }
+            op::LONG1 => self.long()?,
+            op::BINUNICODE | op::SHORT_BINUNICODE => self.text(code == op::SHORT_BINUNICODE)?,
+            op::EMPTY_TUPLE => self.push(Value::Tuple(Vec::new())),
+            op::TUPLE => {
+                let parts = self.pop_to_mark()?;
+                self.push(Value::Tuple(parts));
+            }
+            op::TUPLE1 | op::TUPLE2 | op::TUPLE3 => self.short_tuple(code - op::TUPLE1 + 1)?,
+            op::EMPTY_LIST => self.push(Value::List),
+            op::APPEND => self.pop().and_then(|_| self.list())?,
+            op::APPENDS => self.pop_to_mark().and_then(|_| self.list())?,
+            op::EMPTY_DICT => self.push(Value::Dict(Vec::new())),
+            op::SETITEM => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set_items(&[key, value])?;
+            }
+            op::SETITEMS => {
+                let items = self.pop_to_mark()?;
+                self.set_items(&items)?;
+            }
+            op::BINPUT | op::LONG_BINPUT | op::MEMOIZE => self.put(code)?,
+            op::BINGET | op::LONG_BINGET => self.fetch(code == op::BINGET)?,
+            op::GLOBAL => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.global(module, name)?;
+            }
+            op::STACK_GLOBAL => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                match (&self.values[module.0], &self.values[name.0]) {
+                    (&Value::Text(module), &Value::Text(name)) => self.global(module, name)?,
+                    _ => return Err(self.malformed("a global whose name is no text")),
+                }
+            }
+            op::REDUCE => self.reduce()?,
+            // Sets attributes, such as a state dict's `_metadata`: nothing asks for them.
+            op::BUILD => {
+                self.pop()?;
+                self.top()?;
+            }
+            op::BINPERSID => {
+                let id = self.pop()?;
+                self.push(Value::Persistent(id));
+            }
+            other => {
+                let known = op::REFUSED.iter().find(|(code, _)| *code == other);
+                return Err(PickleError::Opcode {
+                    name: known.map_or_else(|| format!("{other:#04x}"), |(_, n)| (*n).to_owned()),
+                    at: self.at - 1,
+                });
+            }
+        }
+        Ok(None)
+    }
+
+    fn long(&mut self) -> Step<()> {
+        let len = self.byte()?;
+        let bytes = self.take(len.into())?;
+        let value = if bytes.len() > 8 {
+            // Beyond 64 bits it is no size of anything here.
+            Value::Other
+        } else {
+            let sign = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
+            let mut padded = [if sign { 0xff } else { 0 }; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            Value::Int(i64::from_le_bytes(padded))
+        };
+        self.push(value);
+        Ok(())
+    }
+
+    fn text(&mut self, short: bool) -> Step<()> {
+        let len = if short {
+            self.byte()?.into()
+        } else {
+            u32::from_le_bytes(self.array()?)
+        };
+        let bytes = self.take(len as usize)?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|_| self.malformed("a text that is no UTF-8"))?;
+        self.push(Value::Text(text));
+        Ok(())
+    }
+
+    fn short_tuple(&mut self, len: u8) -> Step<()> {
+        let mut parts = (0..len)
+            .map(|_| self.pop())
+            .collect::<Result<Vec<Id>, _>>()?;
+        parts.reverse();
+        self.push(Value::Tuple(parts));
+        Ok(())
+    }
+
+    fn list(&self) -> Step<()> {
+        match self.values[self.top()?.0] {
+            Value::List => Ok(()),
+            _ => Err(self.malformed("an element for something that is no list")),
+        }
+    }
+
+    fn set_items(&mut self, items: &[Id]) -> Step<()> {
+        let top = self.top()?;
+        let malformed = self.malformed("items for something that is no dictionary");
+        match &mut self.values[top.0] {
+            Value::Dict(known) if items.len().is_multiple_of(2) => {
+                known.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
+                Ok(())
+            }
+            _ => Err(malformed),
+        }
+    }
+
+    fn put(&mut self, code: u8) -> Step<()> {
+        let key = match code {
+            op::BINPUT => self.byte()?.into(),
+            op::LONG_BINPUT => u32::from_le_bytes(self.array()?),
+            _ => self.memo.len() as u32,
+        };
+        let top = self.top()?;
+        self.memo.insert(key, top);
+        Ok(())
+    }
+
+    fn fetch(&mut self, short: bool) -> Step<()> {
+        let key = if short {
+            self.byte()?.into()
+        } else {
+            u32::from_le_bytes(self.array()?)
+        };
+        let id = self.memo.get(&key).copied();
+        let id = id.ok_or_else(|| self.malformed("a reference to something not kept"))?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn global(&mut self, module: &str, name: &str) -> Step<()> {
+        let full = format!("{module}.{name}");
+        match self.allowed.iter().find(|allowed| **allowed == full) {
+            Some(allowed) => {
+                self.push(Value::Global(allowed));
+                Ok(())
+            }
+            None => Err(PickleError::Global {
+                name: crate::state_dict::shown(&full),
+            }),
+        }
+    }
+
+    fn reduce(&mut self) -> Step<()> {
+        let (arguments, function) = (self.pop()?, self.pop()?);
+        let value = match (&self.values[function.0], &self.values[arguments.0]) {
+            (Value::Global(ORDERED_DICT), Value::Tuple(parts)) if parts.is_empty() => {
+                Value::Dict(Vec::new())
+            }
+            (Value::Global(name), Value::Tuple(_)) => Value::Called(name, arguments),
+            _ => return Err(self.malformed("a call of something that is no function")),
+        };
+        self.push(value);
+        Ok(())
+    }
+
+    fn push(&mut self, value: Value<'a>) {
+        self.stack.push(Id(self.values.len()));
+        self.values.push(value);
+    }
+
+    fn top(&self) -> Step<Id> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        match self.stack.last() {
+            Some(id) if self.stack.len() > floor => Ok(*id),
+            _ => Err(self.malformed("something taken from an empty stack")),
+        }
+    }
+
+    fn pop(&mut self) -> Step<Id> {
+        let id = self.top()?;
+        self.stack.pop();
+        Ok(id)
+    }
+
+    fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
+        match self.marks.pop() {
+            Some(mark) => Ok(self.stack.split_off(mark)),
+            None => Err(self.malformed("an end without its beginning")),
+        }
+    }
+
+    fn byte(&mut self) -> Step<u8> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn array<const LEN: usize>(&mut self) -> Step<[u8; LEN]> {
+        let mut array = [0; LEN];
+        array.copy_from_slice(self.take(LEN)?);
+        Ok(array)
+    }
+
+    fn take(&mut self, len: usize) -> Step<&'a [u8]> {
+        let rest = &self.bytes[self.at..];
+        let taken = rest.get(..len).ok_or(PickleError::CutOff)?;
+        self.at += len;
+        Ok(taken)
+    }
+
+    /// The text up to the next end of line.
+    fn line(&mut self) -> Step<&'a str> {
+        let rest = &self.bytes[self.at..];
+        let len = rest.iter().position(|byte| *byte == b'\n');
+        let line = self.take(len.ok_or(PickleError::CutOff)?)?;
+        self.take(1)?;
+        std::str::from_utf8(line).map_err(|_| self.malformed("a name that is no UTF-8"))
+    }
+
+    fn malformed(&self, what: &'static str) -> PickleError {
+        PickleError::Malformed { what, at: self.at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Pickle<'_>, PickleError> {
+        Pickle::read(bytes, &[ORDERED_DICT, "torch.Size"])
+    }
+
+    #[test]
+    fn reads_what_protocols_2_and_4_write() {
+        // pickle.dumps({"a": (1, 300, -5, 2**40), "b": [None, True, 1.5]}, protocol) of Python 3.
+        let second = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01(K\x01M,\x01J\xfb\xff\xff\xff\
+            \x8a\x06\x00\x00\x00\x00\x00\x01tq\x02X\x01\x00\x00\x00bq\x03]q\x04(N\x88G?\xf8\
+            \x00\x00\x00\x00\x00\x00eu.";
+        let fourth = b"\x80\x04\x951\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x01a\x94(K\x01M,\x01\
+            J\xfb\xff\xff\xff\x8a\x06\x00\x00\x00\x00\x00\x01t\x94\x8c\x01b\x94]\x94(N\x88G?\
+            \xf8\x00\x00\x00\x00\x00\x00eu.";
+        for bytes in [&second[..], fourth] {
+            let pickle = read(bytes).unwrap();
+            let Value::Dict(items) = pickle.root() else {
+                panic!("{pickle:?}")
+            };
+            assert_eq!(pickle.get(items[0].0), &Value::Text("a"));
+            let Value::Tuple(parts) = pickle.get(items[0].1) else {
+                panic!("{pickle:?}")
+            };
+            let numbers: Vec<_> = parts.iter().map(|part| pickle.get(*part)).collect();
+            let expected = [1, 300, -5, 1 << 40].map(Value::Int);
+            assert_eq!(numbers, expected.iter().collect::<Vec<_>>());
+            assert_eq!(pickle.get(items[1].1), &Value::List);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_the_thing_itself() {
+        // A dictionary that is filled after it was kept, and holds itself.
+        let pickle = read(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.").unwrap();
+        let Value::Dict(items) = pickle.root() else {
+            panic!("{pickle:?}")
+        };
+        assert_eq!(pickle.get(items[0].1), pickle.root());
+    }
+
+    #[test]
+    fn calls_nothing_and_refuses_by_name() {
+        // os.system("true"), as protocol 0, 2 and 4 spell it.
+        for bytes in [
+            &b"cos\nsystem\n(X\x04\x00\x00\x00truetR."[..],
+            b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
+        ] {
+            let refused = read(bytes).unwrap_err();
+            assert!(
+                matches!(&refused, PickleError::Global { name } if name == "os.system"),
+                "{refused}"
+            );
+        }
+        for (bytes, expected) in [
+            (&b"(X\x04\x00\x00\x00trueios\nsystem\n."[..], "INST"),
+            (b"\x80\x02ctorch\nSize\n)\x81.", "NEWOBJ"),
+            (b"\x82\x01.", "EXT1"),
+            (b"\xff", "0xff"),
+        ] {
+            let refused = read(bytes).unwrap_err();
+            assert!(
+                matches!(&refused, PickleError::Opcode { name, .. } if name == expected),
+                "{refused}"
+            );
+        }
+        let escape = read(b"cos\x1b[2J\nsystem\n.").unwrap_err().to_string();
+        assert!(!escape.contains('\x1b'), "{escape:?}");
+    }
+
+    #[test]
+    fn an_inert_call_is_a_note() {
+        let pickle = read(b"ctorch\nSize\nK\x03\x85R.").unwrap();
+        assert!(matches!(pickle.root(), Value::Called("torch.Size", _)));
+        let pickle = read(b"ccollections\nOrderedDict\n)R}b.").unwrap();
+        assert_eq!(pickle.root(), &Value::Dict(Vec::new()));
+    }
+
+    #[test]
+    fn malformed_programs_are_errors() {
+        for bytes in [
+            &b""[..],
+            b".",
+            b"\x80",
+            b"X\xff\xff\xff\xffa.",
+            b"t.",
+            b"K\x01(\x85.",
+            b"h\x05.",
+            b"K\x01K\x02a.",
+            b"}(K\x01u.",
+            b"K\x01)R.",
+            b"cos",
+            b"K\x01K\x02\x93.",
+            b"(.",
+        ] {
+            let refused = read(bytes).unwrap_err();
+            assert!(
+                matches!(refused, PickleError::CutOff | PickleError::Malformed { .. }),
+                "{bytes:?}: {refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn depth_costs_nothing() {
+        let mut bytes = vec![b')'];
+        bytes.resize(200_000, op::TUPLE1);
+        bytes.push(op::STOP);
+        assert!(matches!(read(&bytes).unwrap().root(), Value::Tuple(_)));
+    }
+}

@@ -1,0 +1,366 @@
+//! A network's tensors as a file holds them: any float type, any strides, any of the usual names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle::{Device, Tensor};
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use crate::{LayoutError, NamedTensors, ResNetConfig};
+
+/// A tensor that still lies in the bytes of its file.
+#[derive(Clone, Debug)]
+pub(crate) struct RawTensor<'a> {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    /// Elements between neighbors, for each dimension.
+    pub(crate) strides: Vec<usize>,
+    /// Elements before the first.
+    pub(crate) offset: usize,
+    /// What it lies in, perhaps with other tensors.
+    pub(crate) storage: &'a [u8],
+}
+
+/// Prefixes that wrappers put before every name: data parallelism, compilation.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
+/// Counts batches for an average that nobody takes here.
+const COUNTER: &str = ".num_batches_tracked";
+
+/// Names that are shown in errors before the rest is counted.
+const SHOWN: usize = 8;
+
+/// The network's size and its tensors as [`crate::Network::load_state`] takes them.
+///
+/// Nothing is allocated before every name and shape has been checked, and no more elements than
+/// the file has bytes.
+pub(crate) fn network_state(
+    tensors: BTreeMap<String, RawTensor<'_>>,
+    file_len: usize,
+) -> Result<(ResNetConfig, NamedTensors), LayoutError> {
+    let tensors = renamed(tensors);
+    // The names are those of any size.
+    let known = ResNetConfig::paper().layout();
+    let missing: Vec<&String> = known
+        .keys()
+        .filter(|name| !tensors.contains_key(*name))
+        .collect();
+    let unexpected: Vec<&String> = tensors
+        .keys()
+        .filter(|name| !known.contains_key(*name))
+        .collect();
+    if !missing.is_empty() || !unexpected.is_empty() {
+        return Err(LayoutError::Names {
+            missing: listed(&missing),
+            unexpected: listed(&unexpected),
+        });
+    }
+    let first = |name: &str| tensors[name].shape.first().copied().unwrap_or(0);
+    let config = ResNetConfig {
+        width: first("conv1.weight"),
+        num_classes: first("linear.weight"),
+    };
+    config
+        .validate()
+        .map_err(|_| LayoutError::Size { config })?;
+    let mut elements = 0;
+    for (name, expected) in config.layout() {
+        let tensor = &tensors[&name];
+        if tensor.shape != expected {
+            return Err(LayoutError::Shape {
+                name,
+                expected: format!(
+                    "{expected:?} at width {} and {} classes",
+                    config.width, config.num_classes
+                ),
+                // A shape from a file may have any number of dimensions.
+                found: shown(&format!("{:?}", tensor.shape)),
+            });
+        }
+        elements += expected.iter().product::<usize>();
+    }
+    if elements > file_len {
+        return Err(LayoutError::TooLarge { elements, file_len });
+    }
+    let mut state = NamedTensors::new();
+    for (name, tensor) in tensors {
+        let values = tensor.values(&name)?;
+        let values = Tensor::from_vec(values, tensor.shape, &Device::Cpu)?;
+        state.insert(name, values);
+    }
+    Ok((config, state))
+}
+
+/// The tensors under this project's names, counters left out.
+fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, RawTensor<'_>> {
+    for wrapper in WRAPPERS {
+        if tensors.keys().all(|name| name.starts_with(wrapper)) {
+            let bare = |(name, tensor): (String, _)| (name[wrapper.len()..].to_owned(), tensor);
+            tensors = tensors.into_iter().map(bare).collect();
+        }
+    }
+    tensors.retain(|name, _| !name.ends_with(COUNTER));
+    let taken: BTreeSet<String> = tensors.keys().cloned().collect();
+    // A name that stands beside its synonym stays, to be refused.
+    let ours = |name: String| {
+        let ours = our_name(&name);
+        if taken.contains(&ours) { name } else { ours }
+    };
+    let renamed = |(name, tensor)| (ours(name), tensor);
+    tensors.into_iter().map(renamed).collect()
+}
+
+/// torchvision's names of layers as this project's.
+fn our_name(name: &str) -> String {
+    let name = name.replace(".downsample.", ".shortcut.");
+    match name.strip_prefix("fc.") {
+        Some(rest) => format!("linear.{rest}"),
+        None => name,
+    }
+}
+
+/// The first few names and the number of the others.
+fn listed(names: &[&String]) -> String {
+    let first: Vec<String> = names.iter().take(SHOWN).map(|name| shown(name)).collect();
+    match names.len() {
+        0 => "none".to_owned(),
+        len if len > SHOWN => format!("{} and {} more", first.join(", "), len - SHOWN),
+        _ => first.join(", "),
+    }
+}
+
+/// A text from a file, fit for a terminal.
+pub(crate) fn shown(text: &str) -> String {
+    const LONGEST: usize = 100;
+    let cut: String = text.chars().take(LONGEST).collect();
+    let dots = if cut.len() < text.len() { "…" } else { "" };
+    format!("{}{dots}", cut.escape_debug())
+}
+
+impl RawTensor<'_> {
+    /// Its elements in order, as f32.
+    fn values(&self, name: &str) -> Result<Vec<f32>, LayoutError> {
+        let Some(width) = float_width(self.dtype) else {
+            return Err(LayoutError::Type {
+                name: name.to_owned(),
+                found: format!("{:?}", self.dtype),
+            });
+        };
+        let end = self.end().and_then(|end| end.checked_mul(width));
+        if end.is_none_or(|end| end > self.storage.len()) {
+            return Err(LayoutError::Storage {
+                name: name.to_owned(),
+            });
+        }
+        let count = self.shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|index| {
+                let at = self.position(index) * width;
+                float(self.dtype, &self.storage[at..at + width])
+            })
+            .collect();
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(values);
+        }
+        Err(LayoutError::NotFinite {
+            name: name.to_owned(),
+        })
+    }
+
+    /// One past its last element, if that is a number at all.
+    fn end(&self) -> Option<usize> {
+        if self.shape.len() != self.strides.len() {
+            return None;
+        }
+        let mut last = self.offset;
+        for (size, stride) in self.shape.iter().zip(&self.strides) {
+            last = last.checked_add(size.checked_sub(1)?.checked_mul(*stride)?)?;
+        }
+        last.checked_add(1)
+    }
+
+    /// Where the element lies that comes at `index` in order.
+    fn position(&self, mut index: usize) -> usize {
+        let mut at = self.offset;
+        for (size, stride) in self.shape.iter().zip(&self.strides).rev() {
+            at += index % size * stride;
+            index /= size;
+        }
+        at
+    }
+}
+
+/// Bytes of a float; `None` for other types.
+fn float_width(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F16 | Dtype::BF16 => Some(2),
+        Dtype::F32 => Some(4),
+        Dtype::F64 => Some(8),
+        _ => None,
+    }
+}
+
+/// A float of [`float_width`] bytes; values beyond f32 become infinite.
+fn float(dtype: Dtype, bytes: &[u8]) -> f32 {
+    fn array<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
+        bytes.try_into().expect("as many bytes as the type has")
+    }
+    match dtype {
+        Dtype::F16 => f16::from_le_bytes(array(bytes)).to_f32(),
+        Dtype::BF16 => bf16::from_le_bytes(array(bytes)).to_f32(),
+        Dtype::F32 => f32::from_le_bytes(array(bytes)),
+        _ => f64::from_le_bytes(array(bytes)) as f32,
+    }
+}
+
+/// Strides of a tensor whose elements lie in order.
+pub(crate) fn contiguous(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1_usize; shape.len()];
+    for at in (1..shape.len()).rev() {
+        // Sizes that overflow are refused with the shape.
+        strides[at - 1] = strides[at].saturating_mul(shape[at]);
+    }
+    strides
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw<'a>(storage: &'a [u8], shape: &[usize], strides: &[usize]) -> RawTensor<'a> {
+        RawTensor {
+            dtype: Dtype::F32,
+            shape: shape.to_vec(),
+            strides: strides.to_vec(),
+            offset: 1,
+            storage,
+        }
+    }
+
+    /// The numbers 0, 1, 2, ….
+    fn bytes(count: u8) -> Vec<u8> {
+        (0..count)
+            .flat_map(|value| f32::from(value).to_le_bytes())
+            .collect()
+    }
+
+    /// A small network, each tensor in a storage of zeros.
+    fn zeros(storage: &[u8]) -> BTreeMap<String, RawTensor<'_>> {
+        let config = ResNetConfig {
+            width: 1,
+            num_classes: 2,
+        };
+        let raw = |(name, shape): (String, Vec<usize>)| {
+            let strides = contiguous(&shape);
+            (name, raw(storage, &shape, &strides))
+        };
+        config.layout().into_iter().map(raw).collect()
+    }
+
+    const ENOUGH: usize = 8 * 8 * 9 * 4 + 4;
+
+    #[test]
+    fn walks_strides_within_the_storage_only() {
+        let storage = bytes(7);
+        let transposed = raw(&storage, &[2, 3], &[1, 2]);
+        assert_eq!(
+            transposed.values("a").unwrap(),
+            [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]
+        );
+        assert_eq!(
+            raw(&storage, &[3], &[0]).values("a").unwrap(),
+            [1.0, 1.0, 1.0]
+        );
+        for (shape, strides) in [
+            (&[2, 3][..], &[1, 3][..]),
+            (&[7], &[1]),
+            (&[2], &[usize::MAX]),
+            (&[usize::MAX, 2], &[usize::MAX, 1]),
+            (&[2], &[]),
+        ] {
+            let refused = raw(&storage, shape, strides).values("a");
+            assert!(matches!(refused, Err(LayoutError::Storage { .. })));
+        }
+    }
+
+    #[test]
+    fn every_float_type_is_read() {
+        let of = |dtype, storage: &[u8]| {
+            let tensor = RawTensor {
+                dtype,
+                shape: vec![1],
+                strides: vec![1],
+                offset: 0,
+                storage,
+            };
+            tensor.values("a")
+        };
+        assert_eq!(of(Dtype::F64, &1.5_f64.to_le_bytes()).unwrap(), [1.5]);
+        let half = f16::from_f32(1.5).to_le_bytes();
+        assert_eq!(of(Dtype::F16, &half).unwrap(), [1.5]);
+        let brain = bf16::from_f32(1.5).to_le_bytes();
+        assert_eq!(of(Dtype::BF16, &brain).unwrap(), [1.5]);
+        let integer = of(Dtype::I64, &[0; 8]);
+        assert!(matches!(integer, Err(LayoutError::Type { .. })));
+        let too_large = of(Dtype::F64, &1e300_f64.to_le_bytes());
+        assert!(matches!(too_large, Err(LayoutError::NotFinite { .. })));
+    }
+
+    #[test]
+    fn names_of_wrappers_and_of_torchvision_are_known() {
+        let storage = vec![0; ENOUGH];
+        let theirs: BTreeMap<_, _> = zeros(&storage)
+            .into_iter()
+            .map(|(name, tensor)| {
+                let name = name
+                    .replace("linear", "fc")
+                    .replace("shortcut", "downsample");
+                (format!("_orig_mod.{name}"), tensor)
+            })
+            .map(|(name, tensor)| (format!("module.{name}"), tensor))
+            .collect();
+        let (config, state) = network_state(theirs, 1 << 20).unwrap();
+        assert_eq!((config.width, config.num_classes), (1, 2));
+        assert!(state.contains_key("layer2.0.shortcut.1.running_var"));
+    }
+
+    #[test]
+    fn a_name_beside_its_synonym_is_unexpected() {
+        let storage = vec![0; ENOUGH];
+        let mut tensors = zeros(&storage);
+        let twice = tensors["linear.bias"].clone();
+        tensors.insert("fc.bias".to_owned(), twice);
+        let refused = network_state(tensors, 1 << 20).unwrap_err().to_string();
+        assert!(
+            refused.contains("missing: none; unexpected: fc.bias"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn lists_missing_and_unexpected_names() {
+        let storage = vec![0; ENOUGH];
+        let mut tensors = zeros(&storage);
+        let moved = tensors.remove("bn1.bias").unwrap();
+        tensors.insert("\x1bnorm.bias".to_owned(), moved);
+        let refused = network_state(tensors, 1 << 20).unwrap_err().to_string();
+        assert!(refused.contains("missing: bn1.bias; "), "{refused}");
+        assert!(
+            refused.contains(r"unexpected: \u{1b}norm.bias"),
+            "{refused}"
+        );
+        let refused = network_state(BTreeMap::new(), 0).unwrap_err().to_string();
+        assert!(refused.contains("and 94 more"), "{refused}");
+    }
+
+    #[test]
+    fn refuses_more_elements_than_the_file_has_bytes() {
+        let storage = vec![0; ENOUGH];
+        let refused = network_state(zeros(&storage), 1000);
+        assert!(matches!(refused, Err(LayoutError::TooLarge { .. })));
+        let mut huge = zeros(&storage);
+        huge.insert("conv1.weight".into(), raw(&storage, &[1 << 40, 0], &[0, 0]));
+        let refused = network_state(huge, 1 << 20);
+        assert!(matches!(refused, Err(LayoutError::Size { .. })));
+    }
+}

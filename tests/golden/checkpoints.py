@@ -1,0 +1,100 @@
+"""Files that PyTorch itself saved, for tests/golden/checkpoints.rs to read.
+
+Written by generate.py. Each holds a small ResNet-18 in one of the ways in which programs save
+theirs; `checkpoints.safetensors` holds images and the logits that each of them gives, in f64.
+The files named `refused_…` hold what is not read.
+"""
+
+import io
+import zipfile
+
+import torch
+
+
+def stored_logits(model, images, state):
+    """What the network computes with the weights as the file has them."""
+    model.load_state_dict(state, strict=False)
+    return model.double().eval()(images)
+
+
+def cast(state, dtype):
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+
+
+def transposed(tensor):
+    """The same numbers with the first two dimensions' strides swapped."""
+    return tensor.transpose(0, 1).contiguous().transpose(0, 1) if tensor.dim() > 1 else tensor
+
+
+def in_one_storage(state):
+    """The same tensors as views of one storage."""
+    flat = torch.cat([value.reshape(-1) for value in state.values()])
+    views, at = {}, 0
+    for name, value in state.items():
+        views[name] = flat[at : at + value.numel()].view(value.shape)
+        at += value.numel()
+    return views
+
+
+def torchvision_name(name):
+    return name.replace("linear", "fc").replace("shortcut", "downsample")
+
+
+def big_endian(data):
+    """The same archive, but its `byteorder` record says `big`."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        for entry in old.infolist():
+            name = entry.filename
+            content = b"big" if name.endswith("byteorder") else old.read(name)
+            new.writestr(zipfile.ZipInfo(name), content)
+    return out.getvalue()
+
+
+def saved(value, **options):
+    out = io.BytesIO()
+    torch.save(value, out, **options)
+    return out.getvalue()
+
+
+def files(seeded, images):
+    """File contents and expected logits by name; `seeded(width, num_classes)` makes a network."""
+    contents, logits = {}, {}
+
+    def add(name, model, state, value, **options):
+        contents[name] = saved(value, **options)
+        logits[name] = stored_logits(model, images, state)
+
+    # As `torch.save(model.state_dict(), …)`: f32, counters and `_metadata` included.
+    model = seeded(2, 10).float()
+    add("bare", model, model.state_dict(), model.state_dict())
+
+    # As the common CIFAR training script does, from a network in data parallelism and in f16.
+    model = seeded(3, 10).half()
+    state = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    add("net", model, state, {"net": wrapped, "acc": 93.1, "epoch": 199})
+
+    # Parameters beside an optimizer's state, in bf16, in other orders of memory.
+    model = seeded(2, 4).bfloat16()
+    state = model.state_dict()
+    parameters = {
+        name: torch.nn.Parameter(transposed(value)) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [10, 20])
+    beside = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    add("model", model, state, beside | {"model": parameters})
+
+    # f64, all tensors in one storage, torchvision's names, a later pickle protocol.
+    model = seeded(2, 10)
+    state = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
+    shared = {torchvision_name(k): v for k, v in in_one_storage(state).items()}
+    add("state_dict", model, state, {"state_dict": shared}, pickle_protocol=4)
+
+    layer = torch.nn.Linear(2, 1)
+    contents["refused_module"] = saved(layer)
+    contents["refused_legacy"] = saved(layer.state_dict(), _use_new_zipfile_serialization=False)
+    contents["refused_big_endian"] = big_endian(saved(layer.state_dict()))
+    return contents, logits

@@ -1,0 +1,280 @@
+//! Networks in files that PyTorch saved: read in every variant, refused where they hold more,
+//! and never a panic, a hang or a bomb whatever happened to the bytes.
+
+use std::io::{Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+
+use mesa_models::{
+    Error, LayoutError, NormalizationSource, PickleError, PytorchError, Seeds, load_network_with,
+};
+use rand::Rng;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+use super::{Vectors, assert_close, values};
+
+/// As for the networks of the other reference vectors.
+const TOLERANCE: f32 = 2e-5;
+
+/// Each variant with its width and number of classes.
+const READ: [(&str, usize, usize); 4] = [
+    ("bare", 2, 10),
+    ("net", 3, 10),
+    ("model", 2, 4),
+    ("state_dict", 2, 10),
+];
+
+fn file(name: &str) -> PathBuf {
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/golden/checkpoints"
+    );
+    Path::new(folder).join(format!("{name}.pth"))
+}
+
+/// What reading these bytes gives.
+fn read(bytes: &[u8]) -> Result<mesa_models::LoadedNetwork, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("network.pth");
+    fs_err::write(&path, bytes).unwrap();
+    load_network_with(&path, Some("cifar10".parse().unwrap()))
+}
+
+fn refusal(bytes: &[u8]) -> PytorchError {
+    match read(bytes) {
+        Err(Error::Pytorch { source, .. }) => source,
+        other => panic!("{:?}", other.map(|loaded| loaded.info)),
+    }
+}
+
+#[test]
+fn every_variant_gives_pytorchs_logits() {
+    let vectors = Vectors::load("checkpoints");
+    let images = vectors.tensor("images");
+    let normalization = vectors.metadata["normalization"].parse().unwrap();
+    for (name, width, num_classes) in READ {
+        let loaded = load_network_with(&file(name), Some(normalization)).unwrap();
+        assert_eq!(loaded.normalization_from, NormalizationSource::Caller);
+        let config = loaded.info.config;
+        assert_eq!((config.width, config.num_classes), (width, num_classes));
+        let logits = loaded.network.freeze().unwrap().logits(&images).unwrap();
+        let expected = vectors.values(&format!("{name}.logits"));
+        assert_close(name, &values(&logits), &expected, TOLERANCE);
+    }
+}
+
+#[test]
+fn ten_classes_are_taken_for_cifar10_and_other_numbers_for_nothing() {
+    let loaded = load_network_with(&file("bare"), None).unwrap();
+    assert_eq!(loaded.normalization_from, NormalizationSource::Classes);
+    assert!(matches!(
+        load_network_with(&file("model"), None),
+        Err(Error::NoNormalization { num_classes: 4, .. })
+    ));
+}
+
+#[test]
+fn other_files_of_pytorch_are_refused_with_what_to_do() {
+    let refused = |name: &str| refusal(&fs_err::read(file(name)).unwrap());
+    let module = refused("refused_module");
+    let PytorchError::Pickle(source @ PickleError::Global { name }) = &module else {
+        panic!("{module:?}")
+    };
+    assert_eq!(name, "torch.nn.modules.linear.Linear");
+    assert!(source.to_string().contains("torch.save(model.state_dict()"));
+    let legacy = refused("refused_legacy");
+    assert!(matches!(legacy, PytorchError::NotZip), "{legacy}");
+    assert!(legacy.to_string().contains("torch.save(model.state_dict()"));
+    let order = refused("refused_big_endian");
+    assert!(matches!(&order, PytorchError::ByteOrder { found } if found == "big"));
+}
+
+/// The same archive, but for what `change` makes of its records.
+fn rewritten(
+    bytes: &[u8],
+    method: CompressionMethod,
+    mut change: impl FnMut(&str, Vec<u8>) -> Option<Vec<u8>>,
+) -> Vec<u8> {
+    let mut old = ZipArchive::new(Cursor::new(bytes)).unwrap();
+    let mut new = ZipWriter::new(Cursor::new(Vec::new()));
+    for index in 0..old.len() {
+        let mut entry = old.by_index(index).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        if let Some(content) = change(&name, content) {
+            let options = SimpleFileOptions::default().compression_method(method);
+            new.start_file(name, options).unwrap();
+            new.write_all(&content).unwrap();
+        }
+    }
+    new.finish().unwrap().into_inner()
+}
+
+#[test]
+fn a_file_cut_off_anywhere_or_with_flipped_bits_is_an_error_or_a_network() {
+    let mut rng = Seeds::new(0, "flipped").start();
+    for (name, ..) in READ {
+        let whole = fs_err::read(file(name)).unwrap();
+        assert!(read(&whole).is_ok());
+        for len in (0..whole.len()).step_by(whole.len() / 150) {
+            assert!(read(&whole[..len]).is_err(), "{name}, {len} bytes");
+        }
+        for _ in 0..150 {
+            let mut flipped = whole.clone();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..whole.len());
+                flipped[at] ^= 1 << rng.random_range(0..8);
+            }
+            let _ = read(&flipped);
+        }
+        // The directory at the end is where lies about lengths and places stand.
+        for _ in 0..150 {
+            let mut flipped = whole.clone();
+            let at = rng.random_range(whole.len() - 400..whole.len());
+            flipped[at] = rng.random();
+            let _ = read(&flipped);
+        }
+    }
+}
+
+/// Checksums catch most flips: here the pickle is changed and the checksum is right.
+#[test]
+fn a_changed_pickle_is_an_error_or_a_network() {
+    let mut rng = Seeds::new(0, "changed").start();
+    for (name, ..) in READ {
+        let whole = fs_err::read(file(name)).unwrap();
+        let mut networks = 0;
+        for _ in 0..150 {
+            let changed = rewritten(&whole, CompressionMethod::Stored, |name, mut content| {
+                if name.ends_with("data.pkl") {
+                    let at = rng.random_range(0..content.len());
+                    match rng.random_range(0..3) {
+                        0 => content.truncate(at),
+                        1 => content[at] = rng.random(),
+                        _ => drop(content.splice(at..at, [rng.random(), rng.random()])),
+                    }
+                }
+                Some(content)
+            });
+            networks += usize::from(read(&changed).is_ok());
+        }
+        assert!(networks < 75, "{name}: most changes are noticed");
+    }
+}
+
+#[test]
+fn archives_that_torch_save_never_writes_are_refused_by_name() {
+    let whole = fs_err::read(file("bare")).unwrap();
+    let same = |_: &str, content: Vec<u8>| Some(content);
+    assert!(read(&rewritten(&whole, CompressionMethod::Stored, same)).is_ok());
+    let without = |suffix: &'static str| {
+        rewritten(&whole, CompressionMethod::Stored, move |name, content| {
+            (!name.ends_with(suffix)).then_some(content)
+        })
+    };
+    let missing = refusal(&without("data/7"));
+    assert!(matches!(&missing, PytorchError::MissingRecord { name } if name == "data/7"));
+    let missing = refusal(&without("data.pkl"));
+    assert!(matches!(&missing, PytorchError::MissingRecord { name } if name == "data.pkl"));
+    // Files from before PyTorch 2.1 do not name their byte order.
+    assert!(read(&without("byteorder")).is_ok());
+    let short = rewritten(&whole, CompressionMethod::Stored, |name, mut content| {
+        if name.ends_with("data/7") {
+            content.pop();
+        }
+        Some(content)
+    });
+    assert!(matches!(refusal(&short), PytorchError::Damaged { name } if name == "data/7"));
+
+    // The method and the lengths in the directory: 10 and 20 bytes into an entry of 46 bytes, which
+    // the name follows, and the next entry.
+    let name = b"archive/data/7PK\x01\x02";
+    let name = whole.windows(name.len()).position(|part| part == name);
+    let at = name.unwrap() - 46;
+    assert!(whole[at..].starts_with(b"PK\x01\x02"));
+    let mut compressed = whole.clone();
+    compressed[at + 10] = 8;
+    assert!(read(&compressed).is_err());
+    for lie in [[0xff, 0xff, 0xff, 0x7f], [0, 0, 0, 0]] {
+        let mut longer = whole.clone();
+        longer[at + 20..at + 24].copy_from_slice(&lie);
+        longer[at + 24..at + 28].copy_from_slice(&lie);
+        assert!(read(&longer).is_err());
+    }
+}
+
+/// A file of 80 kB whose tensors claim to be those of a network of width 1024: 2.8 billion bytes.
+#[test]
+fn shapes_that_the_file_does_not_warrant_are_refused() {
+    let whole = fs_err::read(file("bare")).unwrap();
+    let wide = rewritten(&whole, CompressionMethod::Stored, |name, content| {
+        Some(if name.ends_with("data.pkl") {
+            wide_pickle()
+        } else if name.ends_with("data/0") {
+            vec![0; 4]
+        } else {
+            content
+        })
+    });
+    assert!(wide.len() < 100_000);
+    let refused = read(&wide);
+    assert!(
+        matches!(
+            &refused,
+            Err(Error::Layout {
+                source: LayoutError::TooLarge { .. },
+                ..
+            })
+        ),
+        "{:?}",
+        refused.map(|loaded| loaded.info)
+    );
+}
+
+/// Every tensor of a network of width 1024 as one element, repeated by strides of zero.
+fn wide_pickle() -> Vec<u8> {
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.push(b'X');
+        out.extend((text.len() as u32).to_le_bytes());
+        out.extend(text.as_bytes());
+    };
+    let sizes = |out: &mut Vec<u8>, sizes: &[usize]| {
+        out.push(b'(');
+        for size in sizes {
+            out.push(b'J');
+            out.extend((*size as u32).to_le_bytes());
+        }
+        out.push(b't');
+    };
+    let mut out = b"\x80\x02}(".to_vec();
+    for (name, shape) in wide_layout() {
+        text(&mut out, &name);
+        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(&mut out, "storage");
+        out.extend(b"ctorch\nFloatStorage\n");
+        text(&mut out, "0");
+        out.extend(b"NK\x01tQK\x00");
+        sizes(&mut out, &shape);
+        sizes(&mut out, &vec![0; shape.len()]);
+        out.extend(b"\x89NtR");
+    }
+    out.extend(b"u.");
+    out
+}
+
+/// Names and shapes, scaled up from those of width 2.
+fn wide_layout() -> Vec<(String, Vec<usize>)> {
+    let narrow = load_network_with(&file("bare"), None).unwrap().network;
+    let scaled = |(name, tensor): (String, candle::Tensor)| {
+        let mut shape = tensor.dims().to_vec();
+        if !name.starts_with("linear") {
+            shape[0] *= 512;
+        }
+        if shape.len() > 1 && name != "conv1.weight" {
+            shape[1] *= 512;
+        }
+        (name, shape)
+    };
+    narrow.state().unwrap().into_iter().map(scaled).collect()
+}
