@@ -9,8 +9,19 @@ fn in_temporary(folder: &tempfile::TempDir, name: &str) -> String {
 #[test]
 fn help_says_what_each_command_is_for() {
     for command in [
-        "data", "pretrain", "attack", "fit", "sample", "defend", "evaluate", "run", "plan",
+        "data",
+        "pretrain",
+        "attack",
+        "fit",
+        "sample",
+        "defend",
+        "evaluate",
+        "export",
+        "run",
+        "plan",
         "report",
+        "completions",
+        "man",
     ] {
         let said = say(&[command, "--help"]);
         assert_eq!(said.code, Some(0));
@@ -49,6 +60,12 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
             &["sample", "g", "-o", "x.png"],
             ".svg (a picture) or .safetensors",
         ),
+        (
+            &["sample", "g", "-o", "-", "--json"],
+            "both take standard output",
+        ),
+        (&["run", "--normalize", "none"], "--clean"),
+        (&["completions", "tcsh"], "possible values: bash"),
         (&["defend", "m", "-o", "x"], "--with"),
         (
             &["defend", "m", "-o", "x", "--control", "ideal"],
@@ -116,6 +133,59 @@ fn failures_end_with_1_and_name_file_and_field() {
         for part in expected {
             assert!(stderr.contains(part), "{arguments:?}: {stderr}");
         }
+    }
+}
+
+#[test]
+fn shells_and_man_learn_every_command() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let said = say(&["completions", shell]);
+        assert_eq!(said.code, Some(0));
+        assert!(said.stdout.contains("evaluate"), "{shell}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    assert_eq!(say(&["man", &pages.display().to_string()]).code, Some(0));
+    let page = fs_err::read_to_string(pages.join("mesa-evaluate.1")).unwrap();
+    assert!(
+        page.starts_with(".ie") && page.contains("resnet18.pth"),
+        "{page}"
+    );
+    assert!(pages.join("mesa.1").exists());
+}
+
+#[test]
+fn the_version_names_commit_and_features() {
+    let short = say(&["-V"]).stdout;
+    assert_eq!(short, concat!("mesa ", env!("CARGO_PKG_VERSION"), "\n"));
+    let long = say(&["--version"]).stdout;
+    assert!(long.starts_with(short.trim_end()), "{long}");
+    assert!(long.contains("features"), "{long}");
+}
+
+#[test]
+fn nothing_is_colored_or_drawn_where_nobody_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    let clean = in_temporary(&folder, "clean.safetensors");
+    let settings = tiny().display().to_string();
+    for color in [None, Some("1")] {
+        let mut command = crate::program::mesa(&[
+            "pretrain",
+            "-o",
+            &clean,
+            "--config",
+            &settings,
+            "--data",
+            "synthetic",
+        ]);
+        command.env_remove("NO_COLOR");
+        if let Some(value) = color {
+            command.env("NO_COLOR", value);
+        }
+        let said = Said::from(command.output().unwrap());
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        let all = said.stdout + &said.stderr;
+        assert!(!all.contains(['\x1b', '\r']), "{all:?}");
     }
 }
 
@@ -195,6 +265,8 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         );
         assert!(fs_err::metadata(&path).unwrap().len() > 0);
     }
+    let drawn = say(&["sample", &g9, "-n", "3", "-o", "-"]);
+    assert_eq!(drawn.stdout, fs_err::read_to_string(file("t.svg")).unwrap());
     let data = ["--data", "synthetic", "--json"];
     let with = ["evaluate", &good, "--trigger", "170", "--target", "0"];
     let measured = step(&with);

@@ -10,3 +10,4 @@ mod golden;
 mod pipeline;
 mod presets;
 mod program;
+mod pytorch;

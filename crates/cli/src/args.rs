@@ -1,20 +1,30 @@
 //! What can be said on the command line: clap types, nothing else.
 
 mod runs;
+mod shells;
 mod steps;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesa_models::Normalization;
 
 pub(crate) use runs::{Plan, Report, Run, Selection};
+pub(crate) use shells::{Completions, Man};
 pub(crate) use steps::{
-    Attack, Control, DataCommand, Defend, Evaluate, Fit, Pretrain, Sample, ScheduleName, SplitName,
+    Attack, Control, DataCommand, Defend, Evaluate, Export, Fit, Pretrain, Sample, ScheduleName,
+    SplitName,
 };
 
 /// Finds and removes neural backdoors by modeling the whole distribution of their triggers (MESA).
 #[derive(Debug, Parser)]
-#[command(name = "mesa", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(
+    name = "mesa",
+    version,
+    long_version = env!("MESA_LONG_VERSION"),
+    max_term_width = 100,
+    after_help = AFTER_HELP
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -58,9 +68,12 @@ pub(crate) enum Command {
     Sample(Sample),
     Defend(Defend),
     Evaluate(Evaluate),
+    Export(Export),
     Run(Run),
     Plan(Plan),
     Report(Report),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Where the images come from
@@ -70,6 +83,16 @@ pub(crate) struct DataArgs {
     /// for the built-in classes [default: `$MESA_DATA`, then ~/.cache/mesa]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+}
+
+/// How a file's images are normalized that does not say it
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct NormalizeArgs {
+    /// Normalization of a network whose file does not say it: `cifar10`,
+    /// `cifar100`, `none`, or means and deviations `M,M,M/S,S,S` [default: by its
+    /// number of classes]
+    #[arg(long, value_name = "HOW", allow_hyphen_values = true)]
+    pub(crate) normalize: Option<Normalization>,
 }
 
 /// Where and how often

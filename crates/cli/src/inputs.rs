@@ -5,17 +5,20 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use candle::Device;
 use mesa::{MesaConfig, SubModel};
+use mesa_attack::evaluate;
 use mesa_datasets::{
     Dataset, DatasetName, Images, Placement, Search, Split, TriggerId, cache_folder, split,
     synthetic,
 };
 use mesa_defense::{AttackSuccessConfig, DefenseImages};
-use mesa_models::{CheckpointInfo, Network, Normalization, load_network};
+use mesa_models::{
+    CheckpointInfo, LoadedNetwork, Network, Normalization, NormalizationSource, load_network_with,
+};
 use mesa_record::file_digest;
 
 use crate::args::{DataArgs, DeviceName, PresetArgs};
 use crate::config::{DataConfig, ExperimentConfig};
-use crate::output::Usage;
+use crate::output::{Usage, percent};
 
 /// The settings that were asked for and their name, or those of the preset `default`.
 pub(crate) fn settings(args: &PresetArgs, default: &str) -> Result<(String, ExperimentConfig)> {
@@ -101,17 +104,58 @@ pub(crate) fn first(images: &Images, count: usize) -> Images {
 pub(crate) struct Loaded {
     pub(crate) network: Network,
     pub(crate) info: CheckpointInfo,
+    normalization_from: NormalizationSource,
+    /// The file's digest, followed by the normalization where the file does not say it: what is
+    /// computed depends on both.
     pub(crate) sha256: String,
 }
 
-/// Loads a network.
-pub(crate) fn network(path: &Path) -> Result<Loaded> {
-    let (network, info) = load_network(path)?;
+/// Loads a network; `normalize` is for files that do not say how images are normalized.
+pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<Loaded> {
+    let LoadedNetwork {
+        network,
+        info,
+        normalization_from,
+    } = load_network_with(path, normalize)?;
+    let normalization = info.normalization;
+    if normalization_from == NormalizationSource::Classes {
+        tracing::info!(
+            "{} does not say how images are normalized; taken for CIFAR-{classes}'s, \
+             {normalization}, because it has {classes} classes; --normalize says otherwise",
+            path.display(),
+            classes = info.config.num_classes
+        );
+    }
+    let mut sha256 = file_digest(path)?;
+    if normalization_from != NormalizationSource::File {
+        sha256 = format!("{sha256} normalized {normalization}");
+    }
     Ok(Loaded {
         network,
         info,
-        sha256: file_digest(path)?,
+        normalization_from,
+        sha256,
     })
+}
+
+/// Images that show whether a network is near chance.
+const CHECKED_IMAGES: usize = 500;
+
+/// Share of what can be gained over chance below which a network is near it.
+const NEAR_CHANCE: f64 = 0.1;
+
+/// Warns of a network that is hardly better than guessing.
+pub(crate) fn warn_near_chance(clean_accuracy: f64, info: &CheckpointInfo) {
+    let chance = 1.0 / info.config.num_classes as f64;
+    if clean_accuracy < chance + NEAR_CHANCE * (1.0 - chance) {
+        tracing::warn!(
+            "a clean accuracy of {} is near chance, {}: the usual cause is a wrong normalization; \
+             this network's is {}. For files that do not say theirs, --normalize does",
+            percent(clean_accuracy),
+            percent(chance),
+            info.normalization
+        );
+    }
 }
 
 impl Loaded {
@@ -126,6 +170,16 @@ impl Loaded {
             ),
         };
         data(args, Some(wanted), config)
+    }
+
+    /// Warns where nothing but a guess says how images are normalized, and the guess seems wrong.
+    pub(crate) fn check_normalization(&self, data: &Dataset) -> Result<()> {
+        if self.normalization_from != NormalizationSource::File {
+            let images = first(&data.test, CHECKED_IMAGES);
+            let found = evaluate(&self.network.freeze()?, &images, None, 0)?;
+            warn_near_chance(found.clean_accuracy, &self.info);
+        }
+        Ok(())
     }
 }
 

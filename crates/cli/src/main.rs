@@ -60,8 +60,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sample(args) => commands::sample::run(&args, json),
         Command::Defend(args) => commands::defend::run(&args, json),
         Command::Evaluate(args) => commands::evaluate::run(&args, json),
+        Command::Export(args) => commands::export::run(&args, json),
         Command::Run(args) => commands::run::run(&args, json, threads),
         Command::Plan(args) => commands::plan::run(&args, json, threads),
         Command::Report(args) => commands::report::run(&args, json),
+        Command::Completions(args) => commands::shells::completions(&args),
+        Command::Man(args) => commands::shells::man(&args),
     }
 }

@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde::Serialize;
 
+/// The name of standard output where a file is asked for.
+pub(crate) const STDOUT: &str = "-";
+
 /// A wrong use of the command line that clap cannot see; exit code 2.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);

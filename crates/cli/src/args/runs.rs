@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::Args;
+use mesa_models::Normalization;
 
 use super::{DataArgs, PresetArgs, Running};
 
@@ -30,6 +31,15 @@ pub(crate) struct Selection {
     /// else one is trained once and kept in the run folder]
     #[arg(long, value_name = "FILE")]
     pub(crate) clean: Option<PathBuf>,
+    /// Normalization of the clean network if its file does not say it: `cifar10`,
+    /// `cifar100`, `none` or `M,M,M/S,S,S` [default: by its number of classes]
+    #[arg(
+        long,
+        value_name = "HOW",
+        requires = "clean",
+        allow_hyphen_values = true
+    )]
+    pub(crate) normalize: Option<Normalization>,
     /// Run folder [default: runs/PRESET]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

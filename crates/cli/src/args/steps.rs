@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{DataArgs, DeviceName, PresetArgs, Running};
+use super::{DataArgs, DeviceName, NormalizeArgs, PresetArgs, Running};
 
 /// Show which data sets are found where, and check them
 #[derive(Debug, Args)]
@@ -97,9 +97,11 @@ top-left pixel, row by row, 1 is white) or `color:0` … `color:9`.
 The settings are those of the preset `cpu` unless --preset or --config says
 otherwise. Stopped or killed, the same command goes on from FILE.state.")]
 pub(crate) struct Attack {
-    /// The clean network
+    /// The clean network (safetensors, .pt, .pth)
     #[arg(value_name = "CLEAN")]
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) normalize: NormalizeArgs,
     /// The attacker's trigger
     #[arg(long)]
     pub(crate) trigger: String,
@@ -142,9 +144,11 @@ the network and the 8,000 images of the modeling split, never the trigger.
 The settings are those of the preset `cpu` unless --preset or --config says
 otherwise. Stopped or killed, the same command goes on from FILE.state.")]
 pub(crate) struct Fit {
-    /// The backdoored network
+    /// The backdoored network (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) normalize: NormalizeArgs,
     /// The attacked class
     #[arg(long, default_value_t = 0)]
     pub(crate) target: u32,
@@ -179,7 +183,8 @@ pub(crate) struct Fit {
 #[command(after_help = "\
 Examples:
   mesa sample g90.safetensors -n 64 -o triggers.svg           a picture
-  mesa sample g90.safetensors -n 512 -o triggers.safetensors  a tensor (n, 3, 3, 3) in [0, 1]")]
+  mesa sample g90.safetensors -n 512 -o triggers.safetensors  a tensor (n, 3, 3, 3) in [0, 1]
+  mesa sample g90.safetensors -o - | display                  the picture, to another program")]
 pub(crate) struct Sample {
     /// The sub-model, as `mesa fit` writes it
     #[arg(value_name = "SUB_MODEL")]
@@ -187,7 +192,8 @@ pub(crate) struct Sample {
     /// How many triggers
     #[arg(short = 'n', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
-    /// File to write: `.svg` for a picture, `.safetensors` for the tensor `triggers`
+    /// File to write: `.svg` for a picture, `.safetensors` for the tensor `triggers`;
+    /// `-` for the picture on standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
     /// The true trigger, shown beside the samples in a picture
@@ -196,6 +202,26 @@ pub(crate) struct Sample {
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+}
+
+/// Write a network in another format
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa export good.safetensors -o good.pth
+  mesa export resnet18.pth -o resnet18.safetensors --normalize none
+
+A .pt or .pth file is a state dict: model.load_state_dict(torch.load(FILE)) takes
+it. Either format also says how images are normalized, which PyTorch passes over.")]
+pub(crate) struct Export {
+    /// The network (safetensors, .pt, .pth)
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) normalize: NormalizeArgs,
+    /// File to write: `.safetensors`, `.pt` or `.pth`
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 /// Remove a backdoor: retrain with sampled triggers under true labels
@@ -214,9 +240,11 @@ The patches of `--control random` have the size that the settings give triggers
 The settings are those of the preset `cpu` unless --preset or --config says
 otherwise. Stopped or killed, the same command goes on from FILE.state.")]
 pub(crate) struct Defend {
-    /// The backdoored network
+    /// The backdoored network (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) normalize: NormalizeArgs,
     /// Sub-models to draw triggers from, as `mesa fit` writes them
     #[arg(long, value_name = "SUB_MODEL", num_args = 1.., required_unless_present = "control")]
     pub(crate) with: Vec<PathBuf>,
@@ -268,6 +296,7 @@ pub(crate) enum Control {
 Examples:
   mesa evaluate good.safetensors --trigger 170 --target 0
   mesa evaluate clean.safetensors --split test --json
+  mesa evaluate resnet18.pth --normalize cifar10
 
 clean_accuracy     share of images given their true class
 asr                share of stamped images, not of the target class, given the target class
@@ -277,11 +306,17 @@ regained_accuracy  share of those images given their true class all the same
 2,000 of CIFAR-10's in all presets. `test` is all of them. The split and the
 places of the trigger are those of the preset `cpu` unless --preset or --config
 says otherwise; a network that was repaired with another split is refused.
-Without --trigger the last two are null in the JSON.")]
+Without --trigger the last two are null in the JSON.
+
+State dicts that PyTorch saved (.pt, .pth) are read where their layers are those
+of the CIFAR ResNet-18; nothing in them is executed. They do not say how images
+are normalized: --normalize does.")]
 pub(crate) struct Evaluate {
-    /// The network
+    /// The network (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) normalize: NormalizeArgs,
     /// The trigger to stamp
     #[arg(long)]
     pub(crate) trigger: Option<String>,

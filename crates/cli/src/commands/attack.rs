@@ -26,8 +26,9 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     inputs::device(args.running.device)?;
     let id = inputs::trigger(&args.trigger)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
-    let clean = inputs::network(&args.model)?;
+    let clean = inputs::network(&args.model, args.normalize.normalize)?;
     let data = clean.data(&args.data, &settings.data)?;
+    clean.check_normalization(&data)?;
     let settings = settings.for_data(data.name);
     let mut config = settings.backdoor.clone();
     config.target_class = args.target;

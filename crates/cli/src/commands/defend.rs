@@ -35,8 +35,9 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
     config.validate()?;
     let (method, source) = source(args, &settings)?;
-    let backdoored = inputs::network(&args.model)?;
+    let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
     let data = backdoored.data(&args.data, &settings.data)?;
+    backdoored.check_normalization(&data)?;
     let split = seen::split_words(&data, &settings.data);
     seen::check(&args.model, &backdoored.info.made_by, &split)?;
     for path in &args.with {

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     inputs::device(args.device)?;
     let trigger = args.trigger.as_deref().map(inputs::trigger).transpose()?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
-    let loaded = inputs::network(&args.model)?;
+    let loaded = inputs::network(&args.model, args.normalize.normalize)?;
     let data = loaded.data(&args.data, &settings.data)?;
     let settings = settings.for_data(data.name);
     let (split, images) = match args.split {
@@ -57,6 +57,7 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         attacked.as_ref(),
         args.seed,
     )?;
+    inputs::warn_near_chance(found.clean_accuracy, &loaded.info);
     let measured = Measured {
         model: args.model.display().to_string(),
         data: data.name.to_string(),

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
     config.learning_rate = args.learning_rate.unwrap_or(config.learning_rate);
     config.alpha = args.alpha.unwrap_or(config.alpha);
     config.validate()?;
-    let suspect = inputs::network(&args.model)?;
+    let suspect = inputs::network(&args.model, args.normalize.normalize)?;
     let classes = suspect.info.config.num_classes;
     ensure!(
         (args.target as usize) < classes,
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         classes - 1
     );
     let data = suspect.data(&args.data, &settings.data)?;
+    suspect.check_normalization(&data)?;
     let images = inputs::defense_images(&data, &settings.data)?;
     let placement = settings.retrain.placement;
     let detail = json!({

@@ -4,12 +4,14 @@ pub(crate) mod attack;
 pub(crate) mod data;
 pub(crate) mod defend;
 pub(crate) mod evaluate;
+pub(crate) mod export;
 pub(crate) mod fit;
 pub(crate) mod plan;
 pub(crate) mod pretrain;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod sample;
+pub(crate) mod shells;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -180,6 +180,7 @@ impl Chosen {
             data,
             run: RunDir::new(&self.out),
             clean: args.clean.clone(),
+            normalize: args.normalize,
             save_every: running.save_every,
             device,
             threads,

@@ -28,6 +28,10 @@ pub(crate) fn run(args: &Sample, json: bool) -> Result<()> {
     logging::start(None)?;
     super::check_output(&args.output)?;
     let form = Form::of(&args.output)?;
+    if json && args.output == Path::new(output::STDOUT) {
+        let reason = "--json and `-o -` both take standard output; name a file with -o";
+        return Err(Usage(reason.to_owned()).into());
+    }
     let truth = args.trigger.as_deref().map(inputs::trigger).transpose()?;
     let sub_model = inputs::sub_model(&args.sub_model)?;
     let mut rng = Seeds::new(args.seed, "sample").start();
@@ -44,7 +48,11 @@ pub(crate) fn run(args: &Sample, json: bool) -> Result<()> {
                 true_trigger: truth.map(|trigger| trigger.pixels().to_vec()),
                 groups: vec![SampleGroup::of_beta(beta, None, pixels.clone())],
             };
-            write_text(&args.output, &picture.to_svg()?)?;
+            let svg = picture.to_svg()?;
+            if args.output == Path::new(output::STDOUT) {
+                return output::text(&svg);
+            }
+            write_text(&args.output, &svg)?;
         }
         Form::Tensor => {
             let tensors = BTreeMap::from([("triggers".to_owned(), triggers.clone())]);
@@ -75,6 +83,7 @@ impl Form {
     fn of(path: &Path) -> Result<Self> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("svg") => Ok(Self::Picture),
+            None if path == Path::new(output::STDOUT) => Ok(Self::Picture),
             Some("safetensors") => Ok(Self::Tensor),
             _ => {
                 let reason = format!(

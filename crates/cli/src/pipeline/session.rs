@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use mesa_attack::evaluate;
 use mesa_datasets::{Dataset, Images};
 use mesa_defense::DefenseImages;
-use mesa_models::{CpuPath, Network, ResNetConfig, load_network, save_network};
+use mesa_models::{CpuPath, Network, Normalization, ResNetConfig, load_network_with, save_network};
 use mesa_record::{RunDir, Step, file_digest};
 use serde::{Deserialize, Serialize};
 
@@ -48,9 +48,10 @@ pub(crate) struct Cost {
 /// Where the clean network comes from.
 #[derive(Clone, Debug)]
 pub(crate) enum CleanSource {
-    /// A file: its place, what it is called in records, its digest.
+    /// A file: its place, how it normalizes, what it is called in records, its digest.
     File {
         path: PathBuf,
+        normalization: Option<Normalization>,
         called: String,
         sha256: String,
     },
@@ -73,6 +74,7 @@ pub(crate) struct Setup {
     pub(crate) data: Dataset,
     pub(crate) run: RunDir,
     pub(crate) clean: Option<PathBuf>,
+    pub(crate) normalize: Option<Normalization>,
     pub(crate) save_every: SaveEvery,
     pub(crate) device: &'static str,
     pub(crate) threads: usize,
@@ -87,6 +89,7 @@ impl Session {
             data,
             run,
             clean,
+            normalize,
             save_every,
             device,
             threads,
@@ -95,7 +98,7 @@ impl Session {
             width: config.network.width,
             num_classes: data.num_classes(),
         };
-        let clean = clean_source(clean, shape, &data)?;
+        let clean = clean_source(clean, normalize, shape, &data)?;
         let clean_step = match &clean {
             CleanSource::File { sha256, .. } => Steps::clean_file(sha256, &data.digest),
             CleanSource::Trained => Steps::pretrain(&config, &data.digest),
@@ -139,8 +142,14 @@ impl Session {
     pub(crate) fn clean(&self) -> Result<Finished<CleanResults>> {
         self.step("clean", &self.clean_step(), |files, watch| {
             let (network, source, trained) = match &self.clean {
-                CleanSource::File { path, called, .. } => {
-                    (load_network(path)?.0, called.clone(), 0)
+                CleanSource::File {
+                    path,
+                    normalization,
+                    called,
+                    ..
+                } => {
+                    let loaded = load_network_with(path, *normalization)?;
+                    (loaded.network, called.clone(), 0)
                 }
                 CleanSource::Trained => {
                     let pretrain = &self.config.pretrain;
@@ -174,11 +183,15 @@ impl Session {
 
     /// The clean network.
     pub(crate) fn clean_network(&self, clean: &Finished<CleanResults>) -> Result<Network> {
-        let path = match &self.clean {
-            CleanSource::File { path, .. } => path,
-            CleanSource::Trained => &clean.files.checkpoint,
+        let (path, normalization) = match &self.clean {
+            CleanSource::File {
+                path,
+                normalization,
+                ..
+            } => (path, *normalization),
+            CleanSource::Trained => (&clean.files.checkpoint, None),
         };
-        Ok(load_network(path)?.0)
+        Ok(load_network_with(path, normalization)?.network)
     }
 
     /// Which test images a defense of this run sees, for the description of its files.
@@ -205,11 +218,12 @@ impl Session {
 
 fn clean_source(
     named: Option<PathBuf>,
+    normalize: Option<Normalization>,
     shape: ResNetConfig,
     data: &Dataset,
 ) -> Result<CleanSource> {
     if let Some(path) = named {
-        let loaded = inputs::network(&path)?;
+        let loaded = inputs::network(&path, normalize)?;
         if loaded.info.config != shape {
             bail!(
                 "--clean {}: a network of width {} and {} classes; the settings say width {} and \
@@ -224,8 +238,10 @@ fn clean_source(
         let called = path
             .file_name()
             .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        loaded.check_normalization(data)?;
         return Ok(CleanSource::File {
             path,
+            normalization: Some(loaded.info.normalization),
             called,
             sha256: loaded.sha256,
         });
@@ -239,6 +255,7 @@ fn clean_source(
     let sha256 = file_digest(&path)?;
     Ok(CleanSource::File {
         path,
+        normalization: None,
         called: format!("assets/weights/{file}"),
         sha256,
     })
