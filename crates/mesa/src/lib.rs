@@ -12,7 +12,8 @@
 //! | choose settings | [`MesaConfig::paper`], [`Hinge`], [`EntropyConfig`] |
 //! | fit one threshold, stop, resume | [`SubModelFit`] |
 //! | draw triggers, save and load | [`SubModel`] |
-//! | measure how widely it spreads | [`entropy_of`] |
+//! | measure how widely it spreads | [`entropy_of`]; in few dimensions [`nearest_neighbor_entropy`] |
+//! | measure information between anything | [`measure_information`], [`PairSource`] |
 //! | weigh and mix | [`mixture_weights`], [`Staircase`] |
 //! | look at the parts | [`hinge_loss`], [`mutual_information`], [`statistics_loss`] |
 //!
@@ -22,18 +23,26 @@
 mod config;
 mod entropy;
 mod error;
+mod information;
+mod nearest_neighbor;
 mod objective;
 mod staircase;
 mod sub_model;
 mod testing;
 
 pub use config::{EntropyConfig, Hinge, MesaConfig};
-pub use entropy::{
-    EntropyEstimate, MovingAverage, entropy_of, mutual_information, statistics_loss,
-};
+pub use entropy::{EntropyEstimate, entropy_of};
 pub use error::{Error, Result};
-pub use mesa_models::{BoxError, Position, Seeds, Status};
+pub use information::{
+    InformationEstimate, MovingAverage, PairSource, Pairs, measure_information, mutual_information,
+    statistics_loss,
+};
+pub use mesa_models::{BoxError, PerceptronConfig, Position, Seeds, Status};
+pub use nearest_neighbor::{NearestNeighborEntropy, nearest_neighbor_entropy};
 pub use objective::{HingeLoss, hinge_loss};
 pub use staircase::{MixtureWeights, Staircase, mixture_weights};
 pub use sub_model::{StepReport, SubModel, SubModelFit, SubModelInfo};
 pub use testing::{Observations, TestingFunction};
+
+/// The generator that a [`PairSource`] draws from.
+pub use rand::RngCore;

@@ -1,0 +1,122 @@
+//! The mutual-information bound where the answer is known.
+#![allow(clippy::unwrap_used, reason = "tests fail by unwrapping")]
+
+use candle::{Device, Tensor};
+use mesa::{
+    EntropyConfig, InformationEstimate, PairSource, Pairs, PerceptronConfig, RngCore, Seeds,
+    measure_information,
+};
+use rand::Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// A noise of four numbers, the first of which a trigger of one number follows.
+#[derive(Copy, Clone)]
+enum Joint {
+    /// Both standard normal, with this correlation.
+    Gaussian(f32),
+    /// Uniform noise; the trigger is the same number and normal noise of this deviation.
+    Additive(f32),
+}
+
+impl PairSource for Joint {
+    fn sizes(&self) -> PerceptronConfig {
+        PerceptronConfig {
+            noise_dim: 4,
+            network_width: 64,
+            trigger_shape: [1, 1, 1],
+        }
+    }
+
+    fn draw(&mut self, mut rng: &mut dyn RngCore, count: usize) -> mesa::Result<Pairs> {
+        let normal = |rng: &mut dyn RngCore| -> f32 { StandardNormal.sample(rng) };
+        let mut noise = || -> Vec<f32> {
+            let draw = |_| match self {
+                Self::Gaussian(_) => normal(rng),
+                Self::Additive(_) => rng.random(),
+            };
+            (0..4 * count).map(draw).collect()
+        };
+        let (noise, fresh_noise) = (noise(), noise());
+        let follow = |first: f32| match *self {
+            Self::Gaussian(rho) => rho * first + (1.0 - rho * rho).sqrt() * normal(&mut rng),
+            Self::Additive(std) => first + std * normal(&mut rng),
+        };
+        let triggers: Vec<f32> = noise.iter().copied().step_by(4).map(follow).collect();
+        let device = &Device::Cpu;
+        Ok(Pairs {
+            noise: Tensor::from_vec(noise, (count, 4), device)?,
+            fresh_noise: Tensor::from_vec(fresh_noise, (count, 4), device)?,
+            triggers: Tensor::from_vec(triggers, (count, 1, 1, 1), device)?,
+        })
+    }
+}
+
+fn measured(mut joint: Joint) -> InformationEstimate {
+    let config = EntropyConfig {
+        steps: 1500,
+        batch_size: 256,
+        learning_rate: 2e-3,
+        held_out: 16_384,
+    };
+    let seeds = Seeds::new(0, "information");
+    measure_information(&Device::Cpu, &mut joint, &config, &seeds).unwrap()
+}
+
+/// Never above the truth but for sampling error, and below it by no more than 0.03 nats and a
+/// twentieth.
+fn assert_tight(found: InformationEstimate, truth: f64) {
+    let slack = 3.0 * found.se + 1e-3;
+    assert!(found.nats < truth + slack, "{found:?} of {truth}");
+    let least = truth - 0.03 - 0.05 * truth;
+    assert!(found.nats > least, "{found:?} of {truth}");
+}
+
+#[test]
+fn correlated_gaussians_have_the_information_of_their_correlation() {
+    for rho in [0.0f32, 0.5, 0.8, 0.95] {
+        let truth = -0.5 * (1.0 - f64::from(rho).powi(2)).ln();
+        assert_tight(measured(Joint::Gaussian(rho)), truth);
+    }
+}
+
+/// `h(u + σ ε)` of a uniform `u` on the unit interval, by the trapezoid rule over its density.
+fn smeared_uniform_entropy(std: f64) -> f64 {
+    let (steps, from, to) = (4000, -8.0 * std, 1.0 + 8.0 * std);
+    let width = (to - from) / f64::from(steps);
+    let term = |i: i32| {
+        let x = from + f64::from(i) * width;
+        let density = normal_cdf(x / std) - normal_cdf((x - 1.0) / std);
+        if density > 0.0 {
+            -density * density.ln() * width
+        } else {
+            0.0
+        }
+    };
+    (0..=steps).map(term).sum()
+}
+
+/// The normal distribution function, by Simpson's rule from 0.
+fn normal_cdf(x: f64) -> f64 {
+    let steps = 200;
+    let width = x / f64::from(steps);
+    let density = |x: f64| (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
+    let weight = |i: i32| match i {
+        0 => 1.0,
+        _ if i == steps => 1.0,
+        _ if i % 2 == 1 => 4.0,
+        _ => 2.0,
+    };
+    let sum: f64 = (0..=steps)
+        .map(|i| weight(i) * density(f64::from(i) * width))
+        .sum();
+    0.5 + sum * width / 3.0
+}
+
+#[test]
+fn a_number_plus_noise_has_the_information_of_its_smeared_density() {
+    for std in [0.5f32, 0.1, 0.02] {
+        let noise = 0.5 * (std::f64::consts::TAU * std::f64::consts::E).ln() + f64::from(std).ln();
+        let truth = smeared_uniform_entropy(f64::from(std)) - noise;
+        assert_tight(measured(Joint::Additive(std)), truth);
+    }
+}
