@@ -47,6 +47,20 @@ pub struct MesaConfig {
     pub images_per_trigger: usize,
     /// Where the hinge is taken.
     pub hinge: Hinge,
+    /// Steps of the statistics network after each step of the generator. The authors take one,
+    /// and files that do not name it mean one; where the level set is small, more of them keep
+    /// the generator from collapsing inside of it (see the known answer in the documentation).
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub statistics_steps: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_one(steps: &usize) -> bool {
+    *steps == 1
 }
 
 impl MesaConfig {
@@ -68,6 +82,7 @@ impl MesaConfig {
             trigger_noise_std: 0.1,
             images_per_trigger: 1,
             hinge: Hinge::Image,
+            statistics_steps: one(),
         }
     }
 
@@ -104,6 +119,8 @@ impl MesaConfig {
         require("epochs", self.epochs, self.epochs > 0, "at least 1")?;
         let images = self.images_per_trigger;
         require("images_per_trigger", images, images > 0, "at least 1")?;
+        let steps = self.statistics_steps;
+        require("statistics_steps", steps, steps > 0, "at least 1")?;
         let rate = self.learning_rate;
         require(
             "learning_rate",
@@ -275,5 +292,26 @@ mod tests {
             }),
             "images_per_trigger"
         );
+        assert_eq!(
+            named(MesaConfig {
+                statistics_steps: 0,
+                ..paper()
+            }),
+            "statistics_steps"
+        );
+    }
+
+    #[test]
+    fn one_statistics_step_is_what_files_mean_that_name_none() {
+        let written = serde_json::to_string(&MesaConfig::paper()).unwrap();
+        assert!(!written.contains("statistics_steps"));
+        let read: MesaConfig = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, MesaConfig::paper());
+        let more = MesaConfig {
+            statistics_steps: 5,
+            ..MesaConfig::paper()
+        };
+        let written = serde_json::to_string(&more).unwrap();
+        assert_eq!(serde_json::from_str::<MesaConfig>(&written).unwrap(), more);
     }
 }

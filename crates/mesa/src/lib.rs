@@ -23,6 +23,7 @@
 mod config;
 mod entropy;
 mod error;
+mod fit;
 mod information;
 mod nearest_neighbor;
 mod objective;
@@ -33,6 +34,7 @@ mod testing;
 pub use config::{EntropyConfig, Hinge, MesaConfig};
 pub use entropy::{EntropyEstimate, entropy_of};
 pub use error::{Error, Result};
+pub use fit::{StepReport, SubModelFit};
 pub use information::{
     InformationEstimate, MovingAverage, PairSource, Pairs, measure_information, mutual_information,
     statistics_loss,
@@ -41,7 +43,7 @@ pub use mesa_models::{BoxError, PerceptronConfig, Position, Seeds, Status};
 pub use nearest_neighbor::{NearestNeighborEntropy, nearest_neighbor_entropy};
 pub use objective::{HingeLoss, hinge_loss};
 pub use staircase::{MixtureWeights, Staircase, mixture_weights};
-pub use sub_model::{StepReport, SubModel, SubModelFit, SubModelInfo};
+pub use sub_model::{SubModel, SubModelInfo};
 pub use testing::{Observations, TestingFunction};
 
 /// The generator that a [`PairSource`] draws from.

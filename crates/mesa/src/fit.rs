@@ -1,0 +1,352 @@
+//! One generator being fitted for one β (Algorithm 2).
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle::{Device, Tensor};
+use mesa_models::{
+    Adam, Generator, NamedTensors, Position, Seeds, StatisticsNetwork, load_tensors, save_tensors,
+    uniform_noise,
+};
+use rand::Rng;
+
+use crate::entropy::with_gaussian_noise;
+use crate::objective::{gradient_needed_below, objective_gradient};
+use crate::sub_model::entry;
+use crate::{
+    Error, MesaConfig, MovingAverage, Result, Status, SubModel, SubModelInfo, TestingFunction,
+    hinge_loss, mutual_information, statistics_loss,
+};
+
+/// What one iteration measured.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean shortfall from β of the noisy triggers.
+    pub hinge: f64,
+    /// Mean of the testing function over the noisy triggers.
+    pub mean_value: f64,
+    /// Share of the observations that reached β.
+    pub share_reached: f64,
+    /// The mutual-information bound in the generator's step, in nats.
+    pub information_nats: f64,
+}
+
+/// A sub-model being fitted: both perceptrons, their optimizers, and where the fit stands.
+///
+/// One iteration is one step of the generator, then one step of the statistics network (or
+/// [`statistics_steps`](MesaConfig::statistics_steps) of them). All that
+/// is random in it is drawn from the stream of its position, so a fit that is saved and resumed
+/// ends with the same bytes.
+///
+/// # Examples
+///
+/// ```
+/// # use candle::{Device, Tensor};
+/// # use mesa::{BoxError, Observations, Position, TestingFunction};
+/// # struct Identity;
+/// # impl TestingFunction for Identity {
+/// #     fn trigger_shape(&self) -> [usize; 3] { [1, 1, 1] }
+/// #     fn steps_per_epoch(&self, _: usize) -> usize { 5 }
+/// #     fn observe(&mut self, triggers: &Tensor, _: f64, _: Position) -> Result<Observations, BoxError> {
+/// #         let values = triggers.flatten_from(1)?;
+/// #         Ok(Observations { values, gradients: triggers.ones_like()?.unsqueeze(1)? })
+/// #     }
+/// # }
+/// use std::ops::ControlFlow;
+///
+/// use mesa::{MesaConfig, Seeds, SubModelFit};
+///
+/// let config = MesaConfig { trigger_shape: [1, 1, 1], network_width: 16, ..MesaConfig::paper() };
+/// let mut fit = SubModelFit::new(&Device::Cpu, config, 0.9, Seeds::new(0, "fit"))?;
+/// fit.run(&mut Identity, &mut |_| ControlFlow::Continue(()))?;
+/// let triggers = fit.into_sub_model().sample(&mut Seeds::new(0, "samples").start(), 8)?;
+/// assert_eq!(triggers.dims(), [8, 1, 1, 1]);
+/// # Ok::<(), mesa::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct SubModelFit {
+    device: Device,
+    config: MesaConfig,
+    beta: f64,
+    seeds: Seeds,
+    generator: Generator,
+    statistics: StatisticsNetwork,
+    generator_adam: Adam,
+    statistics_adam: Adam,
+    average: MovingAverage,
+    position: Position,
+    report: Option<StepReport>,
+}
+
+impl SubModelFit {
+    /// A fit that has taken no step, for one threshold (which need not be among the
+    /// configuration's).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if a setting or `beta` is out of range.
+    pub fn new(device: &Device, config: MesaConfig, beta: f64, seeds: Seeds) -> Result<Self> {
+        config.validate()?;
+        crate::config::require("beta", beta, beta > 0.0 && beta < 1.0, "between 0 and 1")?;
+        let mut rng = seeds.start();
+        let generator = Generator::new(device, &mut rng, config.sizes())?;
+        let statistics = StatisticsNetwork::new(device, &mut rng, config.sizes())?;
+        Ok(Self {
+            device: device.clone(),
+            beta,
+            seeds,
+            generator_adam: Adam::new(generator.parameters(), config.adam())?,
+            statistics_adam: Adam::new(statistics.parameters(), config.adam())?,
+            generator,
+            statistics,
+            average: MovingAverage::new(config.moving_average_rate),
+            position: Position::default(),
+            report: None,
+            config,
+        })
+    }
+
+    /// Goes on from where the fit stands to its end, or until `observe`, called after every
+    /// iteration, breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Testing`] if the testing function fails, [`Error::Observations`] if its answer
+    /// has another shape, [`Error::Config`] if its triggers have, [`Error::Diverged`] if a loss
+    /// is no longer a number.
+    pub fn run(
+        &mut self,
+        testing: &mut dyn TestingFunction,
+        observe: &mut dyn FnMut(&Self) -> ControlFlow<()>,
+    ) -> Result<Status> {
+        let (ours, theirs) = (self.config.trigger_shape, testing.trigger_shape());
+        let shown = format!("{ours:?}");
+        crate::config::require(
+            "trigger_shape",
+            shown,
+            ours == theirs,
+            "the testing function's",
+        )?;
+        let steps = testing.steps_per_epoch(self.config.batch_size);
+        crate::config::require(
+            "batch_size",
+            self.config.batch_size,
+            steps > 0,
+            "within the data",
+        )?;
+        while self.position.epoch < self.config.epochs {
+            self.iterate(testing)?;
+            self.position.step += 1;
+            if self.position.step >= steps {
+                self.position = Position {
+                    epoch: self.position.epoch + 1,
+                    step: 0,
+                };
+                tracing::debug!(beta = self.beta, epoch = self.position.epoch, report = ?self.report);
+            }
+            if observe(self).is_break() && self.position.epoch < self.config.epochs {
+                return Ok(Status::Stopped);
+            }
+        }
+        Ok(Status::Finished)
+    }
+
+    fn iterate(&mut self, testing: &mut dyn TestingFunction) -> Result<()> {
+        let mut rng = self.seeds.at(self.position);
+        let report = self.generator_step(&mut rng, testing)?;
+        for _ in 0..self.config.statistics_steps {
+            self.statistics_step(&mut rng)?;
+        }
+        self.report = Some(report);
+        Ok(())
+    }
+
+    /// Batch norm in training mode; the testing function sees a noisy trigger, `T` the clean one.
+    fn generator_step(
+        &mut self,
+        rng: &mut impl Rng,
+        testing: &mut dyn TestingFunction,
+    ) -> Result<StepReport> {
+        let noise = self.draw_noise(rng)?;
+        let generated = self.generator.forward_train(&noise)?;
+        let triggers = &generated.triggers;
+        let noised = with_gaussian_noise(rng, triggers, self.config.trigger_noise_std)?;
+        let below = gradient_needed_below(self.beta, self.config.hinge);
+        let observations = testing
+            .observe(&noised, below, self.position)
+            .map_err(Error::Testing)?;
+        observations.check(&noised, self.config.images_per_trigger)?;
+        let hinge = hinge_loss(&observations, self.beta, self.config.hinge)?;
+        let fresh_noise = self.draw_noise(rng)?;
+        let scores = self
+            .statistics
+            .score_pairs(&noise, &fresh_noise, triggers)?;
+        let information = mutual_information(&scores.matched, &scores.mismatched)?;
+        let information_nats = f64::from(information.to_scalar::<f32>()?);
+        self.require_finite(hinge.loss - self.config.alpha * information_nats)?;
+        let information = self
+            .statistics
+            .trigger_gradient(&scores, &information.backward()?)?;
+        let gradient = objective_gradient(&hinge.gradient, &information, self.config.alpha)?;
+        self.generator_adam
+            .step(&self.generator.parameter_gradients(&generated, &gradient)?)?;
+        Ok(StepReport {
+            hinge: hinge.loss,
+            mean_value: hinge.mean_value,
+            share_reached: hinge.share_reached,
+            information_nats,
+        })
+    }
+
+    /// Fresh noise of both kinds; the generator stays as it is but for its running statistics.
+    fn statistics_step(&mut self, rng: &mut impl Rng) -> Result<()> {
+        let noise = self.draw_noise(rng)?;
+        let fresh_noise = self.draw_noise(rng)?;
+        let triggers = self.generator.forward_train(&noise)?.triggers;
+        let scores = self
+            .statistics
+            .score_pairs(&noise, &fresh_noise, &triggers)?;
+        let (loss, bound) =
+            statistics_loss(&scores.matched, &scores.mismatched, &mut self.average)?;
+        self.require_finite(bound)?;
+        let gradients = self
+            .statistics
+            .parameter_gradients(&scores, &loss.backward()?)?;
+        self.statistics_adam.step(&gradients)?;
+        Ok(())
+    }
+
+    fn draw_noise(&self, rng: &mut impl Rng) -> Result<Tensor> {
+        let (batch_size, noise_dim) = (self.config.batch_size, self.config.noise_dim);
+        Ok(uniform_noise(&self.device, rng, batch_size, noise_dim)?)
+    }
+
+    fn require_finite(&self, loss: f64) -> Result<()> {
+        let Position { epoch, step } = self.position;
+        if loss.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::Diverged { epoch, step, loss })
+        }
+    }
+
+    /// The threshold β.
+    pub fn beta(&self) -> f64 {
+        self.beta
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &MesaConfig {
+        &self.config
+    }
+
+    /// The next iteration.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// What the last iteration measured.
+    pub fn report(&self) -> Option<StepReport> {
+        self.report
+    }
+
+    /// The generator, whatever it has learned so far.
+    pub fn into_sub_model(self) -> SubModel {
+        let info = self.info();
+        SubModel::new(self.device, self.generator, info)
+    }
+
+    fn info(&self) -> SubModelInfo {
+        SubModelInfo {
+            beta: self.beta,
+            alpha: self.config.alpha,
+            trigger_noise_std: self.config.trigger_noise_std,
+            sizes: self.config.sizes(),
+        }
+    }
+
+    /// Writes all that is needed to go on, atomically.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Models`] if the file cannot be written.
+    pub fn save_state(&self, path: &Path) -> Result<()> {
+        let mut tensors = NamedTensors::new();
+        for (part, state) in [
+            ("generator", self.generator.state()?),
+            ("statistics", self.statistics.state()?),
+            ("generator_adam", self.generator_adam.state()?),
+            ("statistics_adam", self.statistics_adam.state()?),
+        ] {
+            tensors.extend(
+                state
+                    .into_iter()
+                    .map(|(name, tensor)| (format!("{part}/{name}"), tensor)),
+            );
+        }
+        let metadata = BTreeMap::from([
+            ("kind".to_owned(), "mesa-fit".to_owned()),
+            ("fit".to_owned(), self.fingerprint()),
+            ("epoch".to_owned(), self.position.epoch.to_string()),
+            ("step".to_owned(), self.position.step.to_string()),
+            (
+                "average".to_owned(),
+                self.average
+                    .value()
+                    .map(f64::to_bits)
+                    .unwrap_or_default()
+                    .to_string(),
+            ),
+        ]);
+        Ok(save_tensors(path, &tensors, &metadata)?)
+    }
+
+    /// Goes on from a saved state.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherFit`] if it was saved under other settings, seed or β, [`Error::Models`] or
+    /// [`Error::Metadata`] if the file is damaged or none of ours.
+    pub fn load_state(&mut self, path: &Path) -> Result<()> {
+        let (tensors, metadata) = load_tensors(path)?;
+        let found: String = entry(&metadata, "fit")?;
+        if found != self.fingerprint() {
+            return Err(Error::OtherFit {
+                expected: self.fingerprint(),
+                found,
+            });
+        }
+        let position = Position {
+            epoch: entry(&metadata, "epoch")?,
+            step: entry(&metadata, "step")?,
+        };
+        let average: u64 = entry(&metadata, "average")?;
+        let part = |part: &str| -> NamedTensors {
+            let named = |(name, tensor): (&String, &Tensor)| {
+                let name = name.strip_prefix(part)?.strip_prefix('/')?;
+                Some((name.to_owned(), tensor.clone()))
+            };
+            tensors.iter().filter_map(named).collect()
+        };
+        self.generator.load_state(&part("generator"))?;
+        self.statistics.load_state(&part("statistics"))?;
+        self.generator_adam.load_state(&part("generator_adam"))?;
+        self.statistics_adam.load_state(&part("statistics_adam"))?;
+        let average = (average != 0).then_some(f64::from_bits(average));
+        self.average = MovingAverage::resumed(self.config.moving_average_rate, average);
+        (self.position, self.report) = (position, None);
+        Ok(())
+    }
+
+    /// All that decides the fit's course, in one line.
+    fn fingerprint(&self) -> String {
+        // The other thresholds have no influence on this one.
+        let config = MesaConfig {
+            betas: vec![self.beta],
+            ..self.config.clone()
+        };
+        // States saved before there was this setting say nothing of it.
+        format!("{config:?} {:?}", self.seeds).replace(", statistics_steps: 1 }", " }")
+    }
+}
