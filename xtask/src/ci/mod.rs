@@ -2,7 +2,7 @@
 
 mod smoke;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
@@ -34,8 +34,12 @@ enum Step {
     Clippy,
     /// The pages of every crate, warnings denied
     Doc,
+    /// Whether every crate can be packaged
+    Package,
     /// The whole test suite
     Test,
+    /// A project outside of the workspace that takes two of its crates by path
+    Embed,
     /// The preset `quick` on the built-in data, its figures held to the README's bars
     Quick,
     /// Whether the committed tables are what the records say
@@ -77,7 +81,9 @@ fn take(shell: &Shell, step: Step) -> Result<()> {
         Step::Doc => cmd!(shell, "{cargo} doc --workspace --no-deps")
             .env("RUSTDOCFLAGS", "-D warnings")
             .run()?,
+        Step::Package => package(shell)?,
         Step::Test => succeed(suite::run(&suite::Args::default())?)?,
+        Step::Embed => embed(shell)?,
         Step::Quick => smoke::run()?,
         Step::Report => succeed(report::run(&report::Args { check: true })?)?,
     }
@@ -107,6 +113,30 @@ fn tree(shell: &Shell) -> Result<()> {
         bail!("xtask links {line}");
     }
     Ok(())
+}
+
+/// Packages what would be published, without building it again.
+fn package(shell: &Shell) -> Result<()> {
+    let cargo = workspace::cargo();
+    Ok(cmd!(
+        shell,
+        "{cargo} package --workspace --exclude xtask --no-verify --allow-dirty --quiet"
+    )
+    .run()?)
+}
+
+/// Builds and runs `examples/own-testing-function`, with the workspace's versions and in its target
+/// folder, so that what is built is not built again.
+fn embed(shell: &Shell) -> Result<()> {
+    let (cargo, root) = (workspace::cargo(), workspace::root()?);
+    let project = root.join("examples/own-testing-function");
+    shell.copy_file(root.join("Cargo.lock"), project.join("Cargo.lock"))?;
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| root.join("target").into());
+    let _inside = shell.push_dir(project);
+    cmd!(shell, "{cargo} fmt --check").run()?;
+    Ok(cmd!(shell, "{cargo} run --release")
+        .env("CARGO_TARGET_DIR", target)
+        .run()?)
 }
 
 fn if_installed(shell: &Shell, name: &str, program: &[&str], arguments: &[&str]) -> Result<()> {
