@@ -288,7 +288,7 @@ pub(super) fn plan_text(plan: &Plan) -> String {
         lines.push(format!("time {}", duration(seconds)));
     }
     if let Some(peak) = plan.peak_rss_mb {
-        lines.push(format!("peak memory {peak:.0} MB"));
+        lines.push(format!("peak memory {peak:.0} MiB"));
     }
     lines.join("\n")
 }
