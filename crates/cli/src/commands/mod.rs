@@ -43,16 +43,27 @@ fn key(kind: &str, data_digest: &str, config: Value) -> Key {
 fn made_by(entries: &[(&str, String)]) -> BTreeMap<String, String> {
     let program = ("program", format!("mesa {}", env!("CARGO_PKG_VERSION")));
     let engine = ("engine_version", ENGINE_VERSION.to_string());
-    let command = (
-        "command",
-        std::env::args().skip(1).collect::<Vec<_>>().join(" "),
-    );
+    let command: Vec<String> = std::env::args().skip(1).map(without_folders).collect();
+    let command = ("command", command.join(" "));
     entries
         .iter()
         .cloned()
         .chain([program, engine, command])
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
+}
+
+/// A word of the command line, its path cut down to the last part: files are handed on, and whose
+/// folders they came from is nobody's business.
+fn without_folders(word: String) -> String {
+    let (option, value) = match word.split_once('=') {
+        Some((option, value)) => (format!("{option}="), value),
+        None => (String::new(), &*word),
+    };
+    match Path::new(value).file_name() {
+        Some(name) => option + &name.to_string_lossy(),
+        None => option + value,
+    }
 }
 
 /// Refuses an output that could not be written after an hour's work.
@@ -68,5 +79,22 @@ fn check_output(path: &Path) -> Result<()> {
             )
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_description_names_no_folders() {
+        let words = [
+            "fit",
+            "/home/ada/bad.safetensors",
+            "--data=/home/ada/cifar",
+            "5e-4",
+        ];
+        let told: Vec<String> = words.map(|word| without_folders(word.to_owned())).into();
+        assert_eq!(told, ["fit", "bad.safetensors", "--data=cifar", "5e-4"]);
     }
 }
