@@ -8,6 +8,7 @@ mod checkpoints;
 mod kernels;
 mod perceptrons;
 mod resnet;
+mod step_accuracy;
 
 use std::collections::BTreeMap;
 

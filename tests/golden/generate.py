@@ -520,6 +520,8 @@ CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 
 
 def cases():
+    from step_accuracy import step_accuracy_case
+
     return (
         resnet_case("resnet18_w4", 3, 4, 10, *CIFAR10, every_gradient=True)
         | resnet_case("resnet18_w5", 4, 5, 7, *CIFAR100, every_gradient=False)
@@ -527,6 +529,7 @@ def cases():
         | batch_norm_cases()
         | adam_case()
         | mesa_case()
+        | step_accuracy_case()
     )
 
 
