@@ -7,6 +7,7 @@
 //! - [`StepRecord`] is the JSON file of one finished step; [`Step`] says what
 //!   decides its [`Key`], by which a later run knows whether to reuse it.
 //! - [`RunDir`] is the folder of a run, [`Lock`] the claim of one process on it.
+//! - [`SpeedRecord`], [`ScalingRecord`] and [`RooflineRecord`] are what `cargo xtask bench` measures.
 //! - [`write_json`] and [`write_text`] replace a file whole or not at all.
 
 mod atomic;
@@ -16,7 +17,9 @@ mod key;
 mod lock;
 mod machine;
 mod plan;
+mod roofline;
 mod run_dir;
+mod speed;
 mod step_record;
 mod summary;
 mod trigger_name;
@@ -26,9 +29,11 @@ pub use error::{Error, Result};
 pub use file_digest::file_digest;
 pub use key::{Key, Step};
 pub use lock::{Holder, Lock};
-pub use machine::{host_name, peak_rss_mb, utc};
+pub use machine::{host_name, peak_rss_mb, processor, utc};
 pub use plan::{Plan, PlannedChain, PlannedStage};
+pub use roofline::{RooflineRecord, RooflineRow};
 pub use run_dir::{RunDir, StepFiles};
+pub use speed::{FullTrigger, ScalingRecord, ScalingRow, SpeedMachine, SpeedRecord, SpeedRow};
 pub use step_record::{DataRecord, StepRecord};
 pub use summary::{ATTACK_TOOK, Difference, Mixture, MixtureWeight, NetworkRecord, Row, Summary};
 pub use trigger_name::TriggerName;

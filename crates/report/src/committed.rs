@@ -10,18 +10,15 @@ use std::{
 use mesa_record::{Plan, Row, Summary, TriggerName, read_json, write_text};
 
 use crate::{
-    Error, Report, Result,
+    Report, Result,
+    blocks::with_block,
     format::{data_words, hardware, memory, percent, seconds},
     means::{kinds, means, worst_words},
     paper::paper_figure,
     plan,
     report::{attack_note, network_table, networks},
+    speed,
 };
-
-/// The line above README's generated block.
-pub const README_BEGIN: &str = "<!-- results:begin -->";
-/// The line below it.
-pub const README_END: &str = "<!-- results:end -->";
 
 /// Networks that `docs/results.md` lists one by one at most; beyond, the table
 /// of their ASR has to do.
@@ -72,8 +69,8 @@ pub fn read_committed(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
         .collect()
 }
 
-/// `README.md` with its result table and `docs/results.md`, as the committed
-/// records below `root` say they shall be.
+/// `README.md` with its tables, `docs/results.md`, and `docs/performance.md` with its tables, as
+/// the committed records below `root` say they shall be.
 ///
 /// # Errors
 ///
@@ -98,17 +95,32 @@ pub fn committed_files(root: &Path) -> Result<Vec<GeneratedFile>> {
         .iter()
         .map(|path| read_json(path))
         .collect::<Result<Vec<Plan>, _>>()?;
-    let readme = root.join("README.md");
-    let text = with_block(
-        &readme,
-        &fs_err::read_to_string(&readme)?,
-        &readme_block(&runs),
-    )?;
+    let records = speed::read_records(root)?;
+    let readme = [
+        ("results", readme_block(&runs)),
+        ("speed", speed::readme_block(&records)),
+    ];
     let results = GeneratedFile {
         path: root.join("docs/results.md"),
         text: results_page(&runs, &plans),
     };
-    Ok(vec![GeneratedFile { path: readme, text }, results])
+    Ok(vec![
+        with_blocks(root.join("README.md"), &readme)?,
+        results,
+        with_blocks(
+            root.join("docs/performance.md"),
+            &speed::page_blocks(&records),
+        )?,
+    ])
+}
+
+/// A file with everything between the marks of each block replaced.
+fn with_blocks(path: PathBuf, blocks: &[(&str, String)]) -> Result<GeneratedFile> {
+    let mut text = fs_err::read_to_string(&path)?;
+    for (name, block) in blocks {
+        text = with_block(&path, &text, name, block)?;
+    }
+    Ok(GeneratedFile { path, text })
 }
 
 /// Every file of that name below `docs/records`.
@@ -183,23 +195,6 @@ fn merge(run: &mut Summary, more: Summary) {
             Some(_) => {}
         }
     }
-}
-
-/// The text with everything between the marks replaced.
-fn with_block(path: &Path, text: &str, block: &str) -> Result<String> {
-    let missing = |marker| Error::MissingMarker {
-        path: path.to_owned(),
-        marker,
-    };
-    let (before, rest) = text
-        .split_once(README_BEGIN)
-        .ok_or_else(|| missing(README_BEGIN))?;
-    let (_, after) = rest
-        .split_once(README_END)
-        .ok_or_else(|| missing(README_END))?;
-    Ok(format!(
-        "{before}{README_BEGIN}\n\n{block}\n{README_END}{after}"
-    ))
 }
 
 /// README's table: the paper and ours; what made it, in which time, on what.
@@ -369,8 +364,16 @@ mod tests {
 
     fn repository(summaries: &[(&str, Summary)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        let readme = format!("# Title\n\n{README_BEGIN}\nold\n{README_END}\n\nrest\n");
-        fs_err::write(root.path().join("README.md"), readme).unwrap();
+        let block = |name: &&str| format!("<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n");
+        let page = |names: &[&str]| {
+            let blocks: String = names.iter().map(block).collect();
+            format!("# Title\n\n{blocks}\nrest\n")
+        };
+        let path = |name| root.path().join(name);
+        fs_err::create_dir_all(path("docs")).unwrap();
+        fs_err::write(path("README.md"), page(&["results", "speed"])).unwrap();
+        let performance = page(&["comparison", "stages", "roofline", "scaling"]);
+        fs_err::write(path("docs/performance.md"), performance).unwrap();
         for (place, summary) in summaries {
             let path = root
                 .path()
@@ -448,24 +451,9 @@ mod tests {
     fn nothing_committed_is_said() {
         let root = repository(&[]);
         let files = committed_files(root.path()).unwrap();
-        assert!(
-            files
-                .iter()
-                .all(|file| file.text.contains("No run is committed yet"))
-        );
-    }
-
-    #[test]
-    fn a_readme_without_marks_is_refused() {
-        let root = repository(&[]);
-        fs_err::write(root.path().join("README.md"), "no marks").unwrap();
-        let error = committed_files(root.path()).unwrap_err();
-        assert!(matches!(
-            error,
-            Error::MissingMarker {
-                marker: README_BEGIN,
-                ..
-            }
-        ));
+        let says = |file: &GeneratedFile, what| file.text.contains(what);
+        assert!(says(&files[0], "No run is committed yet"));
+        assert!(says(&files[1], "No run is committed yet"));
+        assert!(says(&files[2], "Not measured yet"));
     }
 }

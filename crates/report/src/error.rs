@@ -21,7 +21,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The line that was looked for.
-        marker: &'static str,
+        marker: String,
     },
     /// Pixels that are no whole number of patches.
     #[error("{pixels} numbers are no whole number of {height}x{width} patches in three channels")]

@@ -4,9 +4,10 @@
 //!   terminal or a document; [`csv`] gives the rows to scripts.
 //! - [`paper_figure`] is what the paper says, to stand beside ours.
 //! - [`SamplesPicture`] draws sampled triggers as little patches.
-//! - [`committed_files`] makes `docs/results.md` and README's result table from the
-//!   committed records.
+//! - [`committed_files`] makes `docs/results.md` and the tables of README and
+//!   `docs/performance.md` from the committed records; [`roofline_table`] is one of them.
 
+mod blocks;
 mod committed;
 mod csv;
 mod error;
@@ -19,12 +20,16 @@ mod paper;
 mod picture;
 mod plan;
 mod report;
+mod roofline;
+mod scaling;
+mod speed;
 mod table;
 
-pub use committed::{GeneratedFile, README_BEGIN, README_END, committed_files, read_committed};
+pub use committed::{GeneratedFile, committed_files, read_committed};
 pub use csv::csv;
 pub use error::{Error, Result};
 pub use paper::{PaperFigure, TriggerKind, paper_figure};
 pub use picture::{SampleGroup, SamplesPicture};
 pub use report::Report;
+pub use roofline::roofline_table;
 pub use table::Table;

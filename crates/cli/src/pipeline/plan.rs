@@ -1,11 +1,10 @@
 //! What is left to do, counted in images and bytes.
 
-use mesa_record::{Plan, PlannedChain, PlannedStage, Row, Summary};
+use mesa_record::{Plan, PlannedChain, PlannedStage, Row, Summary, processor};
 
 use super::committed::is_all_committed;
 use super::keys::Chain;
 use super::session::{CleanSource, Session};
-use super::summary::processor;
 use crate::method::Method;
 
 /// The kinds of steps, in their order.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use mesa::SubModel;
 use mesa_models::Seeds;
-use mesa_record::{Key, NetworkRecord, Row, Summary, peak_rss_mb, write_text};
+use mesa_record::{Key, NetworkRecord, Row, Summary, peak_rss_mb, processor, write_text};
 use mesa_report::{SampleGroup, SamplesPicture};
 
 use super::keys::Chain;
@@ -158,15 +158,4 @@ fn rank(method: &str) -> (u8, String) {
         .position(|start| method.starts_with(start))
         .unwrap_or(order.len());
     (place as u8, method.to_owned())
-}
-
-/// The processor's name, as Linux tells it.
-pub(super) fn processor() -> String {
-    fs_err::read_to_string("/proc/cpuinfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        })
-        .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }

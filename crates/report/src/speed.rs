@@ -1,0 +1,277 @@
+//! How fast the engine is: tables of README and `docs/performance.md`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use mesa_record::{RooflineRecord, ScalingRecord, SpeedMachine, SpeedRecord, SpeedRow, read_json};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Result, Table,
+    format::seconds,
+    roofline::{roofline_table, roofline_words},
+    scaling::scaling,
+};
+
+/// Where the records lie.
+const FOLDER: &str = "docs/records/cpu-speed";
+
+const NOTHING: &str = "Not measured yet.\n";
+
+/// What `cargo xtask bench` measured, as far as it is committed.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) speed: Option<SpeedRecord>,
+    pub(crate) scaling: Option<ScalingRecord>,
+    pub(crate) roofline: Option<RooflineRecord>,
+}
+
+/// Reads what there is.
+pub(crate) fn read_records(root: &Path) -> Result<Records> {
+    fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Result<Option<T>> {
+        let path = root.join(FOLDER).join(name);
+        Ok(path.exists().then(|| read_json(&path)).transpose()?)
+    }
+    Ok(Records {
+        speed: read(root, "peer.json")?,
+        scaling: read(root, "scaling.json")?,
+        roofline: read(root, "roofline.json")?,
+    })
+}
+
+/// README's table.
+pub(crate) fn readme_block(records: &Records) -> String {
+    let Some(record) = &records.speed else {
+        return NOTHING.to_owned();
+    };
+    let table = comparison(record, false).to_markdown();
+    let mut text = format!("{table}\n{}\n", machine_words(&record.machine));
+    if let Some(full) = &record.full {
+        let _ = writeln!(
+            text,
+            "\nOne whole trigger, width {}: {} (PyTorch {}), ratio {:.2}.",
+            full.width,
+            seconds(full.ours_s),
+            seconds(full.peer_s),
+            full.ratio,
+        );
+    }
+    text
+}
+
+/// The blocks of `docs/performance.md`, by name.
+pub(crate) fn page_blocks(records: &Records) -> Vec<(&'static str, String)> {
+    let nothing = || NOTHING.to_owned();
+    let compared = |record: &SpeedRecord| {
+        let table = comparison(record, true).to_markdown();
+        format!("{table}\n{}\n", machine_words(&record.machine))
+    };
+    let roofline = |record: &RooflineRecord| {
+        format!(
+            "{}\n{}",
+            roofline_words(record),
+            roofline_table(record).to_markdown()
+        )
+    };
+    vec![
+        (
+            "comparison",
+            records.speed.as_ref().map_or_else(nothing, compared),
+        ),
+        (
+            "stages",
+            records.speed.as_ref().map_or_else(nothing, stages),
+        ),
+        (
+            "roofline",
+            records.roofline.as_ref().map_or_else(nothing, roofline),
+        ),
+        (
+            "scaling",
+            records.scaling.as_ref().map_or_else(nothing, scaling),
+        ),
+    ]
+}
+
+/// Every row beside PyTorch's; with `details` the range of the pairs and the peer's variant.
+fn comparison(record: &SpeedRecord, details: bool) -> Table {
+    let mut columns = vec!["work", "width", "ours", "PyTorch", "ratio"];
+    if details {
+        columns.extend(["lowest and highest pair", "remark"]);
+    }
+    let mut table = Table::new(String::new(), &columns);
+    for row in &record.rows {
+        let [ours, peer] = figures(row);
+        let mut cells = vec![
+            work_words(&row.work).to_owned(),
+            row.width.to_string(),
+            ours,
+            peer,
+            format!("{:.2}", row.ratio),
+        ];
+        if details {
+            let lowest = row.pairs.iter().copied().fold(f64::INFINITY, f64::min);
+            let highest = row.pairs.iter().copied().fold(0.0, f64::max);
+            cells.push(format!("{lowest:.2} to {highest:.2}"));
+            cells.push(row.peer_variant.clone());
+        }
+        table.rows.push(cells);
+    }
+    table
+}
+
+/// Ours and the peer's, in the unit of the work.
+fn figures(row: &SpeedRow) -> [String; 2] {
+    let memory = |peak: Option<f64>, start: Option<f64>| {
+        let start = start.map(|start| format!(" (from {start:.0})"));
+        let start = start.unwrap_or_default();
+        format!("{:.0} MiB{start}", peak.unwrap_or(f64::NAN))
+    };
+    let speed = |per_s: Option<f64>| {
+        let per_s = per_s.unwrap_or(f64::NAN);
+        match row.work.as_str() {
+            "trigger" => seconds(1.0 / per_s),
+            _ => format!("{per_s:.0} images/s"),
+        }
+    };
+    if row.work == "memory" {
+        return [
+            memory(row.ours_mb, row.ours_start_mb),
+            memory(row.peer_mb, row.peer_start_mb),
+        ];
+    }
+    [speed(row.ours_per_s), speed(row.peer_per_s)]
+}
+
+pub(crate) fn work_words(work: &str) -> &str {
+    match work {
+        "train" => "training step",
+        "evaluate" => "inference",
+        "mesa" => "MESA iteration, authors' formulation",
+        "mesa-frozen" => "MESA iteration, peer's classifier frozen",
+        "trigger" => "one trigger of preset `cpu`",
+        "memory" => "peak memory of training",
+        other => other,
+    }
+}
+
+pub(crate) fn machine_words(machine: &SpeedMachine) -> String {
+    let SpeedMachine {
+        processor,
+        cores,
+        threads,
+        memory_mb,
+        system,
+        ours,
+        peer,
+    } = machine;
+    let memory = memory_mb / 1024.0;
+    let mut text = format!(
+        "{processor}, {cores} processors, {memory:.0} GiB, {system}; {threads} threads; {ours}"
+    );
+    if !peer.is_empty() {
+        let _ = write!(text, "; {peer}");
+    }
+    text
+}
+
+/// Where a trigger's time goes.
+fn stages(record: &SpeedRecord) -> String {
+    let Some(row) = record.rows.iter().find(|row| row.work == "trigger") else {
+        return NOTHING.to_owned();
+    };
+    let mut table = Table::new(String::new(), &["stage", "ours", "PyTorch", "ratio"]);
+    for (name, [ours, peer]) in &row.stages_s {
+        table.rows.push(vec![
+            name.clone(),
+            seconds(*ours),
+            seconds(*peer),
+            format!("{:.2}", peer / ours),
+        ]);
+    }
+    table.to_markdown()
+}
+
+#[cfg(test)]
+mod tests {
+    use mesa_record::{RooflineRow, ScalingRow};
+
+    use super::*;
+
+    /// Made-up figures.
+    fn records() -> Records {
+        let speed = r#"{
+            "machine": {"processor": "P", "cores": 2, "threads": 2, "memory_mb": 4096,
+                "system": "Linux 6", "ours": "mesa 0", "peer": "PyTorch 0"},
+            "batch_size": 128,
+            "rows": [
+                {"work": "train", "width": 64, "ours_per_s": 100.4, "peer_per_s": 50.2,
+                    "ratio": 2.0, "pairs": [1.9, 2.0, 2.1], "peer_variant": "eager"},
+                {"work": "trigger", "width": 16, "ours_per_s": 0.01, "peer_per_s": 0.005,
+                    "ratio": 2.0, "pairs": [2.0], "stages_s": {"attack": [60, 120]}},
+                {"work": "memory", "width": 64, "ours_mb": 300, "peer_mb": 900,
+                    "ours_start_mb": 7, "peer_start_mb": 500, "ratio": 3.0, "pairs": [3.0]}
+            ],
+            "full": {"width": 16, "ours_s": 100, "peer_s": 210, "ratio": 2.1, "stages_s": {}}
+        }"#;
+        let point = |work: &str, batch_size, threads| ScalingRow {
+            work: work.to_owned(),
+            width: 16,
+            batch_size,
+            threads,
+            images_per_s: 100.0 * threads as f64,
+            peak_mb: 50.0,
+        };
+        let row = RooflineRow {
+            width: 16,
+            layer: "16 to 16, 3x3".to_owned(),
+            count: 4,
+            direction: "forward".to_owned(),
+            plain_gflop: 0.6,
+            gflop: 0.15,
+            megabytes: 16.8,
+            limit_ms: 1.0,
+            measured_ms: 2.0,
+        };
+        Records {
+            speed: Some(serde_json::from_str(speed).unwrap()),
+            scaling: Some(ScalingRecord {
+                machine: SpeedMachine::default(),
+                rows: vec![
+                    point("train", 1, 1),
+                    point("train", 128, 2),
+                    point("evaluate", 128, 1),
+                ],
+            }),
+            roofline: Some(RooflineRecord {
+                machine: "P, avx512 kernels".to_owned(),
+                threads: 2,
+                batch_size: 128,
+                peak_gflops: 236.0,
+                bandwidth_gbs: 20.0,
+                rows: vec![row],
+            }),
+        }
+    }
+
+    #[test]
+    fn blocks_look_as_they_did() {
+        let records = records();
+        let mut text = readme_block(&records);
+        for (name, block) in page_blocks(&records) {
+            let _ = write!(text, "\n== {name}\n{block}");
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn what_is_not_measured_is_said() {
+        let records = Records::default();
+        assert_eq!(readme_block(&records), NOTHING);
+        assert!(
+            page_blocks(&records)
+                .iter()
+                .all(|(_, block)| block == NOTHING)
+        );
+    }
+}
