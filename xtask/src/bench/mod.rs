@@ -2,6 +2,9 @@
 
 mod peer;
 mod player;
+mod scaling;
+mod sides;
+mod trigger;
 
 use std::process::ExitCode;
 
@@ -12,34 +15,44 @@ use crate::workspace;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Measure training steps side by side with PyTorch instead and write target/bench/peer.json
+    /// Measure side by side with PyTorch instead and write target/bench/peer.json
     #[arg(long)]
     peer: bool,
-    /// Widths of the ResNet-18
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "64,16",
-        requires = "peer"
-    )]
+    /// Measure over threads, batch sizes and widths instead and write target/bench/scaling.json
+    #[arg(long, conflicts_with = "peer")]
+    scaling: bool,
+    /// One whole trigger on either side as well: hours
+    #[arg(long, requires = "peer")]
+    full: bool,
+    /// Only these rows of the comparison: train, evaluate, mesa, mesa-frozen, trigger, memory
+    #[arg(long, value_delimiter = ',', requires = "peer")]
+    works: Vec<String>,
+    /// Only these widths of the ResNet-18
+    #[arg(long, value_delimiter = ',', requires = "peer")]
     widths: Vec<usize>,
     /// Images in a batch
     #[arg(long, default_value_t = 128, requires = "peer")]
     batch_size: usize,
     /// Threads of either side
-    #[arg(long, default_value_t = 2, requires = "peer")]
+    #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Pairs of turns, of which the medians are taken
-    #[arg(long, default_value_t = 9, requires = "peer", value_parser = at_least_seven)]
+    #[arg(long, default_value_t = 7, requires = "peer", value_parser = at_least_seven)]
     pairs: usize,
     /// How long one turn lasts, about
-    #[arg(long, default_value_t = 4.0, requires = "peer")]
+    #[arg(long, default_value_t = 3.0)]
     turn_s: f64,
+    /// How long the peer may take to compile one kind of work; 0: eager only
+    #[arg(long, default_value_t = 75, requires = "peer")]
+    compile_s: u32,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.peer {
         return peer::run(args);
+    }
+    if args.scaling {
+        return scaling::run(args);
     }
     let shell = workspace::shell()?;
     let cargo = workspace::cargo();

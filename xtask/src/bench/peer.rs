@@ -1,170 +1,244 @@
-//! Training steps, ours and PyTorch's, in turns on the same machine.
+//! Ours and PyTorch's, in turns on the same machine.
 
-use std::{
-    path::Path,
-    process::{Command, ExitCode},
-    thread,
-    time::Duration,
+use std::{collections::BTreeMap, process::ExitCode};
+
+use anyhow::Result;
+use mesa_record::{FullTrigger, SpeedRecord, SpeedRow};
+
+use super::{
+    Args,
+    player::{Memory, Player, Turn},
+    sides::{Sides, Task, machine, median, steps_in, turns},
+    trigger,
 };
-
-use anyhow::{Context as _, Result};
-use serde::Serialize;
-
-use super::{Args, player::Player};
 use crate::workspace;
 
-/// What `target/bench/peer.json` holds.
-#[derive(Serialize)]
-struct Comparison {
-    ours: String,
-    peer: String,
-    processor: String,
-    threads: usize,
-    batch_size: usize,
-    rows: Vec<Row>,
-}
+/// What is compared, at which widths.
+const WORKS: [(&str, &[usize]); 6] = [
+    ("train", &[64, 16]),
+    ("evaluate", &[64, 16]),
+    ("mesa", &[64, 16]),
+    ("mesa-frozen", &[64, 16]),
+    ("trigger", &[16]),
+    ("memory", &[64, 16]),
+];
 
-/// One kind of work at one width; speeds in images per second, each the median
-/// over `pairs` turns.
-#[derive(Serialize)]
-struct Row {
-    work: &'static str,
-    width: usize,
-    ours_per_s: f64,
-    peer_per_s: f64,
-    /// Ours through the peer's: above 1 we are faster.
-    ratio: f64,
-    pairs: usize,
-    /// The lowest and the highest ratio of a single pair.
-    ratio_range: [f64; 2],
-}
+/// Width of preset `cpu`.
+const TRIGGER_WIDTH: usize = 16;
 
-/// Measures every width and writes the file. Without PyTorch it says how to get
-/// it and does nothing: that is no failure.
+const PATH: &str = "target/bench/peer.json";
+
+/// Measures every row and writes the file after each. Without PyTorch it says how to get it and
+/// does nothing: that is no failure.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Some(python) = workspace::python_with_torch("the comparison") else {
         eprintln!("xtask: skipped");
         return Ok(ExitCode::SUCCESS);
     };
-    let root = workspace::root()?;
-    let ours = workspace::build(["--example", "train_step"])?;
     let mut comparison = Comparison {
-        ours: String::new(),
-        peer: String::new(),
-        processor: processor(),
-        threads: args.threads,
-        batch_size: args.batch_size,
-        rows: Vec::new(),
+        args,
+        sides: Sides::new(Some(python))?,
+        record: SpeedRecord {
+            machine: machine(args.threads),
+            batch_size: args.batch_size,
+            ..SpeedRecord::default()
+        },
     };
-    for &width in &args.widths {
-        let mut ours = Player::start(&mut side(Command::new(&ours), args, width))?;
-        let mut script = Command::new(&python);
-        script.current_dir(&root).arg("xtask/src/bench/peer.py");
-        let mut peer = Player::start(&mut side(script, args, width))?;
-        let row = measure(args, width, &mut ours, &mut peer)?;
-        eprintln!(
-            "xtask: train, width {width}: {:.1} images/s, PyTorch {:.1}, ratio {:.2} ({:.2} to {:.2})",
-            row.ours_per_s, row.peer_per_s, row.ratio, row.ratio_range[0], row.ratio_range[1],
-        );
-        comparison.rows.push(row);
-        comparison.ours.clone_from(&ours.name);
-        comparison.peer.clone_from(&peer.name);
-    }
-    let path = root.join("target/bench/peer.json");
-    mesa_record::write_json(&path, &comparison)?;
-    eprintln!(
-        "xtask: wrote {}",
-        Path::new("target/bench/peer.json").display()
-    );
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The arguments and the environment that both sides share.
-fn side(mut command: Command, args: &Args, width: usize) -> Command {
-    let threads = args.threads.to_string();
-    command
-        .args(["--width", &width.to_string()])
-        .args(["--batch-size", &args.batch_size.to_string()])
-        .args(["--threads", &threads])
-        .env("RAYON_NUM_THREADS", &threads)
-        .env("OMP_NUM_THREADS", &threads);
-    command
-}
-
-/// Both sides in turns, whoever went first going second in the next pair, so
-/// that a slow minute of the machine hits both.
-fn measure(args: &Args, width: usize, ours: &mut Player, peer: &mut Player) -> Result<Row> {
-    let (ours_steps, peer_steps) = (steps_in(ours, args.turn_s)?, steps_in(peer, args.turn_s)?);
-    let (mut ours_s, mut peer_s) = (Vec::new(), Vec::new());
-    for pair in 0..args.pairs {
-        for turn in 0..2 {
-            // Idle worker threads of the other side spin for a while.
-            thread::sleep(Duration::from_millis(300));
-            if (pair + turn) % 2 == 0 {
-                ours_s.push(ours.go(ours_steps)?);
-            } else {
-                peer_s.push(peer.go(peer_steps)?);
+    for (work, widths) in WORKS {
+        for &width in widths {
+            let asked = args.works.is_empty() || args.works.iter().any(|asked| asked == work);
+            let at = args.widths.is_empty() || args.widths.contains(&width);
+            if asked && at {
+                comparison.add(work, width)?;
             }
         }
     }
-    let ratios: Vec<f64> = ours_s
-        .iter()
-        .zip(&peer_s)
-        .map(|(ours, peer)| peer / ours)
-        .collect();
-    let per_s = |seconds| median(seconds).map(|seconds| args.batch_size as f64 / seconds);
-    let ours_per_s = per_s(ours_s).context("there is at least one pair")?;
-    let peer_per_s = per_s(peer_s).context("there is at least one pair")?;
-    Ok(Row {
-        work: "train",
-        width,
-        ours_per_s,
-        peer_per_s,
-        ratio: ours_per_s / peer_per_s,
-        pairs: args.pairs,
-        ratio_range: [
-            ratios.iter().copied().fold(f64::INFINITY, f64::min),
-            ratios.iter().copied().fold(0.0, f64::max),
-        ],
-    })
-}
-
-/// How many steps fill a turn; the two steps that tell warm the program up.
-fn steps_in(player: &mut Player, turn_s: f64) -> Result<usize> {
-    Ok((turn_s / player.go(2)?).round().clamp(1.0, 10_000.0) as usize)
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 {
-        upper
-    } else {
-        f64::midpoint(values[middle - 1], upper)
-    })
-}
-
-fn processor() -> String {
-    let text = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    model
-        .map_or("unknown", |model| {
-            model.trim_start_matches([' ', '\t', ':'])
-        })
-        .to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians_of_odd_and_even_counts() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(Vec::new()), None);
+    if args.full {
+        comparison.add_full()?;
     }
+    eprintln!("xtask: wrote {PATH}");
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Comparison<'a> {
+    args: &'a Args,
+    sides: Sides,
+    record: SpeedRecord,
+}
+
+impl Comparison<'_> {
+    fn add(&mut self, work: &'static str, width: usize) -> Result<()> {
+        let row = match work {
+            "memory" => self.memory(width)?,
+            "trigger" => self.speed(
+                work,
+                width,
+                1.0,
+                &["--stages".to_owned(), trigger::stages()],
+            )?,
+            _ => self.speed(work, width, self.args.batch_size as f64, &[])?,
+        };
+        let (low, high) = row
+            .pairs
+            .iter()
+            .fold((f64::INFINITY, 0.0_f64), |(low, high), ratio| {
+                (low.min(*ratio), high.max(*ratio))
+            });
+        let figures = row
+            .ours_per_s
+            .zip(row.peer_per_s)
+            .or(row.ours_mb.zip(row.peer_mb));
+        let (ours, peer) = figures.unwrap_or_default();
+        eprintln!(
+            "xtask: {work}, width {width}: {ours:.4} and {peer:.4} {}, ratio {:.2} ({low:.2} to \
+             {high:.2}); {}",
+            if work == "memory" { "MiB" } else { "a second" },
+            row.ratio,
+            row.peer_variant,
+        );
+        self.record.rows.push(row);
+        self.save()
+    }
+
+    fn save(&self) -> Result<()> {
+        let path = workspace::root()?.join(PATH);
+        Ok(mesa_record::write_json(&path, &self.record)?)
+    }
+
+    fn task(&self, work: &'static str, width: usize) -> Task {
+        Task {
+            work,
+            width,
+            batch_size: self.args.batch_size,
+            threads: self.args.threads,
+        }
+    }
+
+    /// Starts both sides; the second value is the peer's variant.
+    fn start(
+        &mut self,
+        task: Task,
+        extra: &[String],
+        compile_s: u32,
+    ) -> Result<([Player; 2], String)> {
+        let ours = self.sides.ours(task, extra)?;
+        let mut extra = extra.to_vec();
+        extra.extend(["--compile-s".to_owned(), compile_s.to_string()]);
+        let peer = self.sides.peer(task, &extra)?;
+        let (name, variant) = peer.name.split_once("; ").unwrap_or((&peer.name, ""));
+        ours.name.clone_into(&mut self.record.machine.ours);
+        name.clone_into(&mut self.record.machine.peer);
+        let variant = variant.to_owned();
+        Ok(([ours, peer], variant))
+    }
+
+    /// `units` of work are in a step.
+    fn speed(
+        &mut self,
+        work: &'static str,
+        width: usize,
+        units: f64,
+        extra: &[String],
+    ) -> Result<SpeedRow> {
+        let task = self.task(work, width);
+        let ([mut ours, mut peer], peer_variant) = self.start(task, extra, self.args.compile_s)?;
+        let steps = if work == "trigger" {
+            // A turn is a part of every stage, however long that takes.
+            [1, 1]
+        } else {
+            let turn_s = self.args.turn_s;
+            [steps_in(&mut ours, turn_s)?, steps_in(&mut peer, turn_s)?]
+        };
+        let taken = turns([&mut ours, &mut peer], steps, self.args.pairs)?;
+        let per_s =
+            |side: usize| units / median(taken.iter().map(|pair| pair[side].seconds).collect());
+        let (ours_per_s, peer_per_s) = (per_s(0), per_s(1));
+        Ok(SpeedRow {
+            work: work.to_owned(),
+            width,
+            ours_per_s: Some(ours_per_s),
+            peer_per_s: Some(peer_per_s),
+            ratio: ours_per_s / peer_per_s,
+            pairs: taken
+                .iter()
+                .map(|[ours, peer]| peer.seconds / ours.seconds)
+                .collect(),
+            peer_variant,
+            stages_s: stages(&taken),
+            ..SpeedRow::default()
+        })
+    }
+
+    /// A few training steps in fresh processes, eager at the peer: compiling takes memory, too.
+    fn memory(&mut self, width: usize) -> Result<SpeedRow> {
+        let task = self.task("train", width);
+        let mut taken: Vec<[Memory; 2]> = Vec::new();
+        for _ in 0..self.args.pairs {
+            let (players, _) = self.start(task, &[], 0)?;
+            let held = players.map(|mut player| {
+                player.go(1)?;
+                player.memory()
+            });
+            let [ours, peer] = held;
+            taken.push([ours?, peer?]);
+        }
+        let of = |side: usize, what: fn(&Memory) -> f64| {
+            median(taken.iter().map(|pair| what(&pair[side])).collect())
+        };
+        let peaks = [0, 1].map(|side| of(side, |memory| memory.peak_mb));
+        let starts = [0, 1].map(|side| of(side, |memory| memory.start_mb));
+        Ok(SpeedRow {
+            work: "memory".to_owned(),
+            width,
+            ours_mb: Some(peaks[0]),
+            peer_mb: Some(peaks[1]),
+            ours_start_mb: Some(starts[0]),
+            peer_start_mb: Some(starts[1]),
+            ratio: peaks[1] / peaks[0],
+            pairs: taken
+                .iter()
+                .map(|[ours, peer]| peer.peak_mb / ours.peak_mb)
+                .collect(),
+            peer_variant: "eager".to_owned(),
+            ..SpeedRow::default()
+        })
+    }
+
+    /// One trigger from end to end, once on either side.
+    fn add_full(&mut self) -> Result<()> {
+        let width = TRIGGER_WIDTH;
+        let extra = [
+            "--whole".to_owned(),
+            "--stages".to_owned(),
+            trigger::stages(),
+        ];
+        let task = self.task("trigger", width);
+        let (players, _) = self.start(task, &extra, self.args.compile_s)?;
+        let [mut ours, mut peer] = players;
+        let taken = turns([&mut ours, &mut peer], [1, 1], 1)?;
+        let [ours_s, peer_s] = [0, 1].map(|side| taken[0][side].seconds);
+        eprintln!("xtask: a whole trigger: {ours_s:.0} s, PyTorch {peer_s:.0} s");
+        self.record.full = Some(FullTrigger {
+            width,
+            ours_s,
+            peer_s,
+            ratio: peer_s / ours_s,
+            stages_s: stages(&taken),
+        });
+        self.save()
+    }
+}
+
+/// The medians of each stage's seconds.
+fn stages(taken: &[[Turn; 2]]) -> BTreeMap<String, [f64; 2]> {
+    let names = taken.iter().flat_map(|[ours, _]| ours.stages_s.keys());
+    let of = |name: &String| {
+        [0, 1].map(|side| {
+            let seconds = taken
+                .iter()
+                .filter_map(|pair| pair[side].stages_s.get(name).copied());
+            median(seconds.collect())
+        })
+    };
+    names.map(|name| (name.clone(), of(name))).collect()
 }
