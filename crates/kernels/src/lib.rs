@@ -9,6 +9,7 @@
 //! - [`fold`], [`gate_gradient`]: the same where batch norm's statistics are fixed.
 //! - [`Head`], [`cross_entropy`], [`softmax`]: what comes after the last unit.
 //! - [`Path`]: AVX-512, AVX2 or portable code, chosen at run time (`MESA_CPU` overrules).
+//! - [`multiply_add`]: what the processor can do at most.
 //!
 //! Work is spread over rayon's current thread pool. Figures are the same to the last bit for any
 //! number of threads; they differ in rounding between paths.
@@ -49,6 +50,7 @@ mod cpu;
 mod dense;
 mod error;
 mod layout;
+mod peak;
 mod unit;
 mod winograd;
 
@@ -58,6 +60,7 @@ pub use cpu::simd::Path;
 pub use dense::{Head, cross_entropy, softmax};
 pub use error::{Error, Result};
 pub use layout::{BLOCK, Buffer, Layout};
+pub use peak::multiply_add;
 pub use unit::{
     Activations, BatchMoments, Completed, GradientTarget, Input, Residual, Scratch, Unit,
     UnitGradients, UnitWeights, fold,

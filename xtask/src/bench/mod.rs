@@ -58,6 +58,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let cargo = workspace::cargo();
     // By target: without it cargo would build every unit test once more.
     cmd!(shell, "{cargo} bench --workspace --bench *").run()?;
+    let roofline = workspace::build(["--example", "roofline"])?;
+    let json = "target/bench/roofline.json";
+    cmd!(shell, "{roofline} --json {json}").run()?;
     Ok(ExitCode::SUCCESS)
 }
 
