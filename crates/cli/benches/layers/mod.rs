@@ -233,11 +233,10 @@ impl Layer {
             .par_chunks_mut(len)
             .enumerate()
             .for_each(|(part, sum)| {
-                sum.fill(0.0);
                 let first = (part / ranges * in_part).min(self.batch);
                 let images = first..(first + in_part).min(self.batch);
                 let (sources, gradients) = (&sources[images.clone()], &gradients[images]);
-                conv.weight_gradient(path, sources, gradients, part % ranges * range, sum);
+                conv.weight_gradient(path, sources, gradients, part % ranges * range, sum, false);
             });
         conv.collect_gradient(path, &mut self.sums, &mut self.weight_gradient);
     }
