@@ -550,7 +550,9 @@ impl ConvInputGradient {
             return;
         }
         if !accumulate && !self.complete {
-            targets.iter_mut().for_each(|target| target.fill(0.0));
+            for target in &mut *targets {
+                target.fill(0.0);
+            }
         }
         for gather in &self.gathers {
             cpu::conv::gather(

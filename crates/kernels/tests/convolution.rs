@@ -316,6 +316,36 @@ fn parts_of_a_weight_gradient_are_the_rows_of_the_whole() {
     }
 }
 
+/// As when no image of a group needs a gradient.
+#[test]
+fn no_images_are_no_work() {
+    for stride in [1, 2] {
+        let shape = ConvShape {
+            in_channels: 4,
+            out_channels: 20,
+            kernel: 3,
+            stride,
+        };
+        let input = Layout::features(4, 8, 8, 1);
+        let output = Layout::features(20, 8 / stride, 8 / stride, 1);
+        let conv = Conv::new(shape, &input, &output).unwrap();
+        let backward = ConvInputGradient::new(shape, &output, &input).unwrap();
+        let packed = vec![1.0; shape.packed_len()];
+        for path in paths() {
+            let mut room = Buffer::default();
+            let weights = conv.weights(path, &packed, &mut room);
+            conv.forward(path, &[], weights, &mut [], Start::Zero, Finish::Linear);
+            let weights = backward.weights(path, &packed, &mut room);
+            backward.run(path, &[], weights, &mut [], false);
+            let mut sum = vec![7.0; conv.blocks() * conv.sum_per_block()];
+            conv.weight_gradient(path, &[], &[], 0, &mut sum, true);
+            assert!(sum.iter().all(|value| *value == 7.0));
+            conv.weight_gradient(path, &[], &[], 0, &mut sum, false);
+            assert!(sum.iter().all(|value| *value == 0.0));
+        }
+    }
+}
+
 #[test]
 fn refuses_what_it_has_no_code_for() {
     let layout = Layout::features(4, 8, 8, 1);

@@ -625,6 +625,11 @@ mod tests {
                 *probability < sorted[2]
             );
         }
+        let (_, gradients) = classifier
+            .target_probability_gradient(&images, 0, &places, (32, 32), 0.0)
+            .unwrap();
+        let square = gradients.sqr().unwrap().sum_all().unwrap();
+        assert!(square.to_scalar::<f32>().unwrap() == 0.0, "none needs one");
     }
 
     #[test]

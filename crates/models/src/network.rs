@@ -206,7 +206,7 @@ impl Network {
         let images = host_images(images)?;
         self.forward(&images, labels.len());
         let loss = self.loss(&labels, label_smoothing as f32);
-        self.backward(labels.len())?;
+        self.backward(labels.len());
         Ok(loss)
     }
 
@@ -322,7 +322,7 @@ impl Network {
         loss
     }
 
-    fn backward(&mut self, batch: usize) -> Result<()> {
+    fn backward(&mut self, batch: usize) {
         self.head_gradients();
         let engine = &mut self.engine;
         let mut gradients: Vec<Option<Buffer>> = vec![None; engine.layouts.len()];
@@ -405,7 +405,6 @@ impl Network {
             }
             engine.free.push(gradient);
         }
-        Ok(())
     }
 
     fn head_gradients(&mut self) {

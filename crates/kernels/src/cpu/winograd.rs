@@ -62,7 +62,7 @@ pub(crate) fn forward(
     assert!(residuals.is_none_or(|residuals| {
         residuals.len() == targets.len() && residuals.iter().all(|r| r.len() >= tiles.target.len())
     }));
-    let chunk = TILES.min(sources.len() * tiles.offsets.len());
+    let chunk = TILES.min(sources.len() * tiles.offsets.len()).max(1);
     let pixels_row = chunk * tiles.source.stride + SKEW;
     let width = PAIR.min(tiles.target_blocks()) * BLOCK;
     let products_row = chunk * width + SKEW;
@@ -365,9 +365,12 @@ pub(crate) fn weight_gradient(
             .iter()
             .all(|t| t.len() >= tiles.target.len())
     );
+    if sources.is_empty() && !accumulate {
+        gradient.fill(0.0);
+    }
     let blocks = gradient.len() / tiles.weights_per_block();
     assert!(first_block + blocks <= tiles.target_blocks());
-    let chunk = TILES.min(sources.len() * tiles.offsets.len());
+    let chunk = TILES.min(sources.len() * tiles.offsets.len()).max(1);
     let pixels_row = chunk * tiles.source.stride + SKEW;
     let width = PAIR.min(blocks) * BLOCK;
     let products_row = chunk * width + SKEW;
