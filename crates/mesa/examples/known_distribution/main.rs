@@ -1,0 +1,117 @@
+//! MESA on functions whose level sets are known: a ring, two blobs and a box, in the plane and in
+//! space.
+//!
+//! Of each sub-model's samples: the share that clears β, the share of the level set's cells that
+//! they reach, their energy distance from uniform points, and their entropy beside the log volume;
+//! then the weights γ of the staircase beside those of the closed form. A minute or so on two
+//! cores:
+//!
+//! ```text
+//! cargo run --release -p mesa --example known_distribution
+//! ```
+//!
+//! It prints the tables and draws target and samples side by side in `known-answer.svg`, in the
+//! folder it is started in. With `-- --docs` it writes the committed copies,
+//! `docs/known-answer.md` and `assets/figures/known-answer.svg`.
+#![allow(clippy::print_stdout, reason = "an example shows its results")]
+
+mod compare;
+mod figure;
+mod fits;
+mod known;
+mod tables;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use fits::{BETAS, STATISTICS_STEPS, bound, config, fit, measure, staircase};
+use known::{Known, Shape};
+use tables::{Ablation, Machine};
+
+const SEED: u64 = 0;
+/// Fits at once. Their networks are too small to share one among cores.
+const WORKERS: usize = 2;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Matrices this small are multiplied faster by one thread than by several that wait for each
+    // other; how many it takes is read from the environment.
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        let mut alone = Command::new(std::env::current_exe()?);
+        alone.args(std::env::args_os().skip(1));
+        let status = alone.env("RAYON_NUM_THREADS", "1").status()?;
+        return if status.success() {
+            Ok(())
+        } else {
+            Err("the run failed".into())
+        };
+    }
+    let docs = std::env::args().any(|argument| argument == "--docs");
+    let began = Instant::now();
+    let known = [2, 3].into_iter().flat_map(|dim| {
+        let steps = if dim == 2 { 1500 } else { 2000 };
+        [Shape::Ring, Shape::Blobs, Shape::Box].map(|shape| Known { shape, dim, steps })
+    });
+    let known: Vec<Known> = known.collect();
+
+    let jobs = known
+        .iter()
+        .flat_map(|known| BETAS.map(|beta| (*known, beta)));
+    let measured = in_parallel(jobs.collect(), |(known, beta)| {
+        let sub_model = fit(known, beta, config(&known, STATISTICS_STEPS), SEED)?;
+        Ok((measure(&known, &sub_model, SEED)?, bound(&sub_model, SEED)?))
+    })?;
+    let mut measured = measured.into_iter();
+    let staircases: Vec<_> = (known.iter())
+        .map(|known| staircase(*known, measured.by_ref().take(BETAS.len()).collect()))
+        .collect::<mesa::Result<_>>()?;
+
+    // What becomes of the smallest level set where one thing is left as the authors have it.
+    let narrow = |known: &Known| mesa::MesaConfig {
+        noise_dim: 4 * (known.dim - 1),
+        ..config(known, STATISTICS_STEPS)
+    };
+    let jobs = known
+        .iter()
+        .flat_map(|known| [(*known, config(known, 1)), (*known, narrow(known))]);
+    let ablated = in_parallel(jobs.collect(), |(known, config)| {
+        measure(&known, &fit(known, BETAS[2], config, SEED)?, SEED)
+    })?;
+    let ablations: Vec<Ablation> = tables::ablations(&staircases, ablated);
+
+    let machine = Machine::here(began.elapsed(), SEED);
+    let tables = tables::markdown(&staircases, &ablations, &machine);
+    let picture = figure::svg(&staircases);
+    println!("{tables}");
+    if docs {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        fs_err::write(root.join("docs/known-answer.md"), tables)?;
+        fs_err::write(root.join("assets/figures/known-answer.svg"), picture)?;
+    } else {
+        fs_err::write("known-answer.svg", picture)?;
+        println!("drawn in known-answer.svg");
+    }
+    Ok(())
+}
+
+/// Runs a few jobs at a time; results keep the jobs' order.
+fn in_parallel<J: Send, R: Send>(
+    jobs: Vec<J>,
+    work: impl Fn(J) -> mesa::Result<R> + Sync,
+) -> mesa::Result<Vec<R>> {
+    let mut results: Vec<Option<mesa::Result<R>>> = jobs.iter().map(|_| None).collect();
+    let queue = Mutex::new(jobs.into_iter().zip(&mut results));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("no worker panics with the lock").next();
+                    let Some((job, slot)) = next else { break };
+                    *slot = Some(work(job));
+                }
+            });
+        }
+    });
+    results.into_iter().flatten().collect()
+}
