@@ -132,7 +132,7 @@ pub(crate) fn machine(threads: usize) -> SpeedMachine {
 
 fn system() -> String {
     let output = Command::new("uname")
-        .args(["-sr"])
+        .arg("-s")
         .stdin(Stdio::null())
         .output();
     output.map_or_else(
