@@ -5,7 +5,7 @@ use mesa_record::{Mixture, MixtureWeight, Row, Summary};
 use crate::{
     Table,
     format::percent_or_blank,
-    report::{named, networks, run_words},
+    report::{Network, named, networks, run_words},
 };
 
 /// Networks whose weights are listed one by one at most; beyond, their means have to do.
@@ -42,28 +42,18 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
         "in level\nset %",
     ];
     let mut table = Table::new(title, &columns);
-    match networks(summary).len() {
-        0..=MOST_NETWORKS => {
-            let single = networks(summary).len() == 1;
-            for (row, mixture) in mixtures {
-                let place = if single {
-                    [String::new(), String::new()]
-                } else {
-                    [row.trigger.to_string(), row.seed.to_string()]
-                };
-                let weights = mixture.weights.iter();
-                table
-                    .rows
-                    .extend(weights.map(|weight| cells(place.clone(), weight)));
-            }
-        }
-        _ => {
-            let all: Vec<&Mixture> = mixtures.into_iter().map(|(_, mixture)| mixture).collect();
-            let nowhere = [String::new(), String::new()];
-            let means = mean_weights(&all);
+    let single = networks(summary).len() == 1;
+    if networks(summary).len() > MOST_NETWORKS {
+        let all: Vec<&Mixture> = mixtures.into_iter().map(|(_, mixture)| mixture).collect();
+        let means = mean_weights(&all);
+        table.rows = means.iter().map(|weight| cells(None, weight)).collect();
+    } else {
+        for (row, mixture) in mixtures {
+            let network = (!single).then_some((&row.trigger, row.seed));
+            let weights = mixture.weights.iter();
             table
                 .rows
-                .extend(means.iter().map(|weight| cells(nowhere.clone(), weight)));
+                .extend(weights.map(|weight| cells(network, weight)));
         }
     }
     Some(table.without_blank_columns())
@@ -92,7 +82,10 @@ pub(crate) fn note(summary: &Summary) -> Option<String> {
     ))
 }
 
-fn cells([trigger, seed]: [String; 2], weight: &MixtureWeight) -> Vec<String> {
+fn cells(network: Option<Network<'_>>, weight: &MixtureWeight) -> Vec<String> {
+    let (trigger, seed) = network
+        .map(|(trigger, seed)| (trigger.to_string(), seed.to_string()))
+        .unwrap_or_default();
     vec![
         weight.beta.to_string(),
         trigger,

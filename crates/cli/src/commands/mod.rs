@@ -43,7 +43,10 @@ fn key(kind: &str, data_digest: &str, config: Value) -> Key {
 fn made_by(entries: &[(&str, String)]) -> BTreeMap<String, String> {
     let program = ("program", format!("mesa {}", env!("CARGO_PKG_VERSION")));
     let engine = ("engine_version", ENGINE_VERSION.to_string());
-    let command: Vec<String> = std::env::args().skip(1).map(without_folders).collect();
+    let command: Vec<String> = std::env::args()
+        .skip(1)
+        .map(|word| without_folders(&word))
+        .collect();
     let command = ("command", command.join(" "));
     entries
         .iter()
@@ -55,10 +58,10 @@ fn made_by(entries: &[(&str, String)]) -> BTreeMap<String, String> {
 
 /// A word of the command line, its path cut down to the last part: files are handed on, and whose
 /// folders they came from is nobody's business.
-fn without_folders(word: String) -> String {
+fn without_folders(word: &str) -> String {
     let (option, value) = match word.split_once('=') {
         Some((option, value)) => (format!("{option}="), value),
-        None => (String::new(), &*word),
+        None => (String::new(), word),
     };
     match Path::new(value).file_name() {
         Some(name) => option + &name.to_string_lossy(),
@@ -94,7 +97,7 @@ mod tests {
             "--data=/home/ada/cifar",
             "5e-4",
         ];
-        let told: Vec<String> = words.map(|word| without_folders(word.to_owned())).into();
+        let told: Vec<String> = words.map(without_folders).into();
         assert_eq!(told, ["fit", "bad.safetensors", "--data=cifar", "5e-4"]);
     }
 }
