@@ -38,7 +38,7 @@ impl GeneratedFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it exists and cannot be read.
+    /// [`crate::Error::Io`] if it exists and cannot be read.
     pub fn is_current(&self) -> Result<bool> {
         Ok(self.path.exists() && fs_err::read_to_string(&self.path)? == self.text)
     }
@@ -47,7 +47,7 @@ impl GeneratedFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Record`] if it cannot be written.
+    /// [`crate::Error::Record`] if it cannot be written.
     pub fn write(&self) -> Result<bool> {
         let stale = !self.is_current()?;
         if stale {
@@ -74,7 +74,7 @@ pub fn read_committed(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
 ///
 /// # Errors
 ///
-/// [`Error::MissingMarker`] if README lacks a mark, else if a file cannot be read.
+/// [`crate::Error::MissingMarker`] if README lacks a mark, else if a file cannot be read.
 ///
 /// # Examples
 ///
