@@ -18,9 +18,9 @@
 //!
 //! A group is one image where images are large, and as many as it takes to use each weight often
 //! where they are small ([`Conv::group`]). Each pass is parallel over groups, parts of the batch
-//! or parts of the weights. What is summed over images is
-//! summed for each part on its own and then in a fixed order, so figures do not depend on the
-//! number of threads.
+//! or parts of the weights. What is summed over images is summed for each part on its own and
+//! then in a fixed order, and nothing that is summed depends on how small batches are shared out,
+//! so figures do not depend on the number of threads.
 
 use rayon::prelude::*;
 
@@ -43,6 +43,11 @@ const PART_BLOCKS: usize = 4;
 /// Sums of weight gradients up to this many floats are taken together with the input's gradient,
 /// group by group; more would not stay in cache beside the images.
 const FEW_WEIGHTS: usize = 40_000;
+
+/// Images in a group: `group`, or fewer where a batch would not have one for every thread.
+fn shared_out(group: usize, batch: usize) -> usize {
+    group.min(batch.div_ceil(rayon::current_num_threads())).max(1)
+}
 
 /// A unit of a network, planned for one image size; see the module's description.
 #[derive(Clone, Debug)]
@@ -210,7 +215,8 @@ impl Unit {
         kept: &mut Activations,
         scratch: &mut Scratch,
     ) -> BatchMoments {
-        let (stride, len, group) = (self.raw.stride, self.raw.len(), self.conv.group());
+        let (stride, len) = (self.raw.stride, self.raw.len());
+        let group = shared_out(self.conv.group(), batch);
         if kept.raw.len() != batch * len {
             kept.raw = Buffer::zeros(batch * len);
         }
@@ -326,7 +332,12 @@ impl Unit {
         let batch = gradient.len() / self.raw.len();
         let sum_len = self.conv.blocks() * self.conv.sum_per_block();
         let few = sum_len <= FEW_WEIGHTS;
-        let group = self.backward.group();
+        let group = if few {
+            // The order of a sum over images, which is one of groups.
+            self.backward.group()
+        } else {
+            shared_out(self.backward.group(), batch)
+        };
         let in_part = batch.div_ceil(FEW_WEIGHT_PARTS).next_multiple_of(group);
         let sums = at_least(
             parts,
@@ -434,14 +445,19 @@ impl Unit {
         let batch = gradient.len() / self.raw.len();
         let (blocks, per_block) = (self.conv.blocks(), self.conv.sum_per_block());
         // Ranges have to be of one length for the parts to lie one behind the other.
-        let range = (1..=PART_BLOCKS)
-            .rev()
-            .find(|range| blocks.is_multiple_of(*range))
-            .unwrap_or(1);
-        let ranges = blocks / range;
+        let longest = |enough: &dyn Fn(usize) -> bool| {
+            (1..=PART_BLOCKS)
+                .rev()
+                .find(|range| blocks.is_multiple_of(*range) && enough(blocks / range))
+                .unwrap_or(1)
+        };
         let in_part = batch
-            .div_ceil((WEIGHT_PARTS / ranges).max(1))
+            .div_ceil((WEIGHT_PARTS * longest(&|_| true) / blocks).max(1))
             .max(self.conv.group());
+        // Shorter ones where images alone are too few for every thread; no sum depends on it.
+        let threads = rayon::current_num_threads();
+        let range = longest(&|ranges| ranges * batch.div_ceil(in_part) >= threads);
+        let ranges = blocks / range;
         let sources: Vec<&[f32]> = input.chunks(self.input.len()).collect();
         let gradients: Vec<&[f32]> = gradient.chunks(self.raw.len()).collect();
         let parts = at_least(parts, batch.div_ceil(in_part) * blocks * per_block);

@@ -17,9 +17,17 @@ use crate::graph::{COLORS, Graph, IMAGE_SIDE};
 use crate::network::{argmax, host_images, load_image};
 use crate::{Error, Normalization, Result};
 
-/// Images that go through the network together: enough to use what is read of the deep layers'
-/// weights, few enough for every processor to have a group.
+/// The most images that go through the network together: enough to use what is read of the deep
+/// layers' weights, few enough for their activations to stay in cache.
 const GROUP: usize = 32;
+
+/// Images in a group of a batch, so that every thread has as many groups as any other. No figure
+/// depends on it.
+fn group_size(batch: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let rounds = batch.div_ceil(threads * GROUP).max(1);
+    batch.div_ceil(threads * rounds).max(1)
+}
 
 /// A classifier in evaluation mode. Cheap to clone and to share between threads.
 ///
@@ -137,14 +145,15 @@ impl FrozenClassifier {
         let pixels = host_images(images)?;
         let (inner, classes) = (&*self.inner, self.num_classes());
         let image_len = COLORS * IMAGE_SIDE * IMAGE_SIDE;
-        let mut logits = vec![0.0; pixels.len() / image_len * classes];
+        let batch = pixels.len() / image_len;
+        let group = group_size(batch);
+        let mut logits = vec![0.0; batch * classes];
         logits
-            .par_chunks_mut(GROUP * classes)
-            .zip(pixels.par_chunks(GROUP * image_len))
+            .par_chunks_mut(group * classes)
+            .zip(pixels.par_chunks(group * image_len))
             .for_each(|(logits, pixels)| {
                 inner.with_workspace(|workspace| inner.forward(pixels, workspace, logits));
             });
-        let batch = logits.len() / classes;
         Ok(Tensor::from_vec(logits, (batch, classes), &Device::Cpu)?)
     }
 
@@ -208,12 +217,12 @@ impl FrozenClassifier {
         let patch_len = COLORS * patch.0 * patch.1;
         let mut probabilities = vec![0.0; batch];
         let mut gradients = vec![0.0; batch * patch_len];
-        let inner = &*self.inner;
+        let (inner, group) = (&*self.inner, group_size(batch));
         probabilities
-            .par_chunks_mut(GROUP)
-            .zip(gradients.par_chunks_mut(GROUP * patch_len))
-            .zip(pixels.par_chunks(GROUP * image_len))
-            .zip(places.par_chunks(GROUP))
+            .par_chunks_mut(group)
+            .zip(gradients.par_chunks_mut(group * patch_len))
+            .zip(pixels.par_chunks(group * image_len))
+            .zip(places.par_chunks(group))
             .for_each(|(((probabilities, gradients), pixels), places)| {
                 inner.with_workspace(|workspace| {
                     let target = Target {
@@ -553,10 +562,30 @@ mod tests {
     }
 
     #[test]
-    fn groups_do_not_change_a_figure() {
-        let (classifier, images) = classifier_and_images(GROUP + 3);
-        let together: Vec<Vec<f32>> = classifier.logits(&images).unwrap().to_vec2().unwrap();
-        for (image, expected) in together.iter().enumerate() {
+    fn groups_and_threads_do_not_change_a_figure() {
+        let batch = GROUP + 3;
+        let (classifier, images) = classifier_and_images(batch);
+        let places: Vec<(usize, usize)> = (0..batch).map(|i| (i % 30, 29 - i % 30)).collect();
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| {
+                let logits: Vec<Vec<f32>> = classifier.logits(&images).unwrap().to_vec2().unwrap();
+                let (_, gradients) = classifier
+                    .target_probability_gradient(&images, 1, &places, (3, 3), 0.5)
+                    .unwrap();
+                let gradients: Vec<f32> = gradients.flatten_all().unwrap().to_vec1().unwrap();
+                (logits, gradients)
+            })
+        };
+        let together = with(1);
+        assert!(together.1.iter().any(|g| *g != 0.0));
+        for threads in [2, 3, 40] {
+            assert!(together == with(threads), "{threads} threads");
+        }
+        for (image, expected) in together.0.iter().enumerate() {
             let alone = classifier
                 .logits(&images.narrow(0, image, 1).unwrap())
                 .unwrap();

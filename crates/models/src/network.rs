@@ -716,7 +716,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
-    use crate::{BatchSource, BoxError, Position, Seeds, Status, Trainer, TrainingConfig};
+    use crate::{BatchSource, BoxError, Position, Seeds, Sgd, Status, Trainer, TrainingConfig};
 
     fn network(width: usize) -> Network {
         let config = ResNetConfig {
@@ -819,6 +819,31 @@ mod tests {
         };
         assert_eq!(with(1), with(2));
         assert_eq!(with(1), with(5));
+    }
+
+    #[test]
+    fn batches_too_small_to_share_out_give_the_same_bits_on_any_number_of_threads() {
+        // Wide enough for layers whose weight gradients come in parts.
+        for batch in [1, 2, 7] {
+            let mut rng = Seeds::new(3, "images").start();
+            let pixels: Vec<f32> = (0..batch * 3072).map(|_| rng.random()).collect();
+            let images = Tensor::from_vec(pixels, (batch, 3, 32, 32), &Device::Cpu).unwrap();
+            let labels = Tensor::zeros(batch, DType::U32, &Device::Cpu).unwrap();
+            let with = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
+                pool.install(|| {
+                    let mut network = network(16);
+                    network.gradients(&images, &labels, 0.0).unwrap();
+                    Sgd::new(0.9, 0.0).step(&mut network, 0.1);
+                    bits(&network)
+                })
+            };
+            let one = with(1);
+            assert!(one == with(2) && one == with(5), "batch {batch}");
+        }
     }
 
     #[test]
