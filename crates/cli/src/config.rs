@@ -109,9 +109,9 @@ pub(crate) struct OutputConfig {
     pub(crate) keep_repaired: bool,
 }
 
-const QUICK: &str = include_str!("../../../assets/presets/quick.toml");
-const CPU: &str = include_str!("../../../assets/presets/cpu.toml");
-const PAPER: &str = include_str!("../../../assets/presets/paper.toml");
+const QUICK: &str = include_str!("../presets/quick.toml");
+const CPU: &str = include_str!("../presets/cpu.toml");
+const PAPER: &str = include_str!("../presets/paper.toml");
 
 impl ExperimentConfig {
     /// The preset of this name: `quick`, `cpu` or `paper`.
