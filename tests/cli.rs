@@ -10,6 +10,7 @@ fn in_temporary(folder: &tempfile::TempDir, name: &str) -> String {
 fn help_says_what_each_command_is_for() {
     for command in [
         "data",
+        "detect",
         "pretrain",
         "attack",
         "fit",

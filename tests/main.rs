@@ -6,6 +6,7 @@
 )]
 
 mod cli;
+mod detect;
 mod golden;
 mod pipeline;
 mod presets;

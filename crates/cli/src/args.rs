@@ -1,5 +1,6 @@
 //! What can be said on the command line: clap types, nothing else.
 
+mod detect;
 mod runs;
 mod shells;
 mod steps;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesa_models::Normalization;
 
+pub(crate) use detect::Detect;
 pub(crate) use runs::{Plan, Report, Run, Selection};
 pub(crate) use shells::{Completions, Man};
 pub(crate) use steps::{
@@ -29,10 +31,16 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// Number of threads [default: all processors]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        global = true,
+        display_order = LAST,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     pub(crate) threads: Option<u16>,
     /// Print the result as JSON on standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = LAST + 1)]
     pub(crate) json: bool,
     /// End when the process with this number, which started this one, ends
     #[arg(
@@ -45,24 +53,32 @@ pub(crate) struct Cli {
     pub(crate) parent: Option<u32>,
 }
 
+/// Where what every command takes stands: after its own options, before `--help`.
+const LAST: usize = 900;
+
 const AFTER_HELP: &str = "\
 The whole chain at once:
   mesa run                                the preset `quick`: minutes on a CPU
   mesa run --preset cpu --triggers 170    the paper's schedule at width 16
 
-The same by hand:
+A file that was handed to you:
+  mesa detect suspect.safetensors         is there a backdoor, in which class
+
+The whole chain by hand:
   mesa pretrain -o clean.safetensors
   mesa attack clean.safetensors --trigger 170 --target 0 -o bad.safetensors
   mesa fit bad.safetensors --target 0 --beta 0.9 -o g90.safetensors
   mesa defend bad.safetensors --with g90.safetensors -o good.safetensors
   mesa evaluate good.safetensors --trigger 170 --target 0
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 10 backdoor found (detect),
+130 stopped by Ctrl-C.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Data(DataCommand),
     Pretrain(Pretrain),
+    Detect(Detect),
     Attack(Attack),
     Fit(Fit),
     Sample(Sample),

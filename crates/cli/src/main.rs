@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod inputs;
 mod interrupt;
+mod ledger;
 mod logging;
 mod method;
 mod output;
@@ -32,8 +33,9 @@ fn main() -> ExitCode {
         interrupt::end_with(parent);
     }
     interrupt::watch();
-    let Err(error) = run(cli) else {
-        return ExitCode::SUCCESS;
+    let error = match run(cli) {
+        Ok(code) => return code,
+        Err(error) => error,
     };
     if let Some(stopped) = error.downcast_ref::<Interrupted>() {
         output::complain(&stopped.to_string());
@@ -49,12 +51,13 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let threads = commands::start_threads(cli.threads)?;
     let json = cli.json;
     match cli.command {
         Command::Data(args) => commands::data::run(&args, json),
         Command::Pretrain(args) => commands::pretrain::run(&args, json),
+        Command::Detect(args) => return commands::detect::run(&args, json, threads),
         Command::Attack(args) => commands::attack::run(&args, json),
         Command::Fit(args) => commands::fit::run(&args, json),
         Command::Sample(args) => commands::sample::run(&args, json),
@@ -66,5 +69,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Report(args) => commands::report::run(&args, json),
         Command::Completions(args) => commands::shells::completions(&args),
         Command::Man(args) => commands::shells::man(&args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

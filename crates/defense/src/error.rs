@@ -67,6 +67,16 @@ pub enum Error {
         /// Batches done of the other.
         found_batches: usize,
     },
+    /// A rule for detection that makes no sense.
+    #[error("`{field}`: {value} is not {must_be}")]
+    DetectionRule {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: f64,
+        /// What it must be.
+        must_be: &'static str,
+    },
     /// An ensemble of nothing.
     #[error("an ensemble needs at least one sub-model")]
     EmptyEnsemble,

@@ -5,9 +5,11 @@
 //! [`AttackSuccess`] turns the two into the testing function that MESA models triggers with;
 //! [`RetrainBatches`] feeds a training run that unlearns samples of those models, or of one of
 //! the controls ([`TriggerSource`]); [`sample_success`] measures what the samples do, and
-//! [`SampleTesting`] does so in pieces.
+//! [`SampleTesting`] does so in pieces. [`anomaly_indices`] and [`DetectionRule`] tell from what
+//! the samples against every class do which class is attacked, if any.
 
 mod attack_success;
+mod detection;
 mod error;
 #[cfg(test)]
 mod fixture;
@@ -17,6 +19,7 @@ mod sample_success;
 mod trigger_source;
 
 pub use attack_success::{AttackSuccess, AttackSuccessConfig};
+pub use detection::{DetectionRule, anomaly_indices};
 pub use error::{Error, Result};
 pub use images::DefenseImages;
 pub use retrain::{RetrainBatches, RetrainConfig};

@@ -46,7 +46,9 @@ const FEW_WEIGHTS: usize = 40_000;
 
 /// Images in a group: `group`, or fewer where a batch would not have one for every thread.
 fn shared_out(group: usize, batch: usize) -> usize {
-    group.min(batch.div_ceil(rayon::current_num_threads())).max(1)
+    group
+        .min(batch.div_ceil(rayon::current_num_threads()))
+        .max(1)
 }
 
 /// A unit of a network, planned for one image size; see the module's description.

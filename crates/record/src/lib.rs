@@ -6,11 +6,13 @@
 //! - [`Summary`] and its [`Row`]s are `summary.json`, the result of a run.
 //! - [`StepRecord`] is the JSON file of one finished step; [`Step`] says what
 //!   decides its [`Key`], by which a later run knows whether to reuse it.
+//! - [`Detection`] is `detection.json`, the verdict on a suspicious network.
 //! - [`RunDir`] is the folder of a run, [`Lock`] the claim of one process on it.
 //! - [`SpeedRecord`], [`ScalingRecord`] and [`RooflineRecord`] are what `cargo xtask bench` measures.
 //! - [`write_json`] and [`write_text`] replace a file whole or not at all.
 
 mod atomic;
+mod detection;
 mod error;
 mod file_digest;
 mod key;
@@ -25,6 +27,7 @@ mod summary;
 mod trigger_name;
 
 pub use atomic::{read_json, write_json, write_text};
+pub use detection::{ClassDetection, Detection, Verdict};
 pub use error::{Error, Result};
 pub use file_digest::file_digest;
 pub use key::{Key, Step};

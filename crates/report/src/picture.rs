@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::svg::{opened, text};
 use crate::{Error, Result};
 
 /// A picture of sampled triggers: one block of patches for each sub-model and,
@@ -103,13 +104,7 @@ impl SamplesPicture {
             x += (columns * (SIDE + GAP)).max(title_width) + MARGIN;
         }
         let (width, height) = (x.max(MARGIN + 2 * TITLE_WIDTH), bottom + MARGIN - GAP);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-             viewBox=\"0 0 {width} {height}\" role=\"img\" font-family=\"sans-serif\">\n\
-             <title>{}</title>\n\
-             <rect width=\"{width}\" height=\"{height}\" rx=\"6\" fill=\"#dfe5ec\"/>\n",
-            escaped(&self.title)
-        );
+        let mut svg = opened(width, height, &self.title);
         text(&mut svg, MARGIN, MARGIN + 12, 15, &self.title);
         svg.push_str(&body);
         svg.push_str("</svg>\n");
@@ -161,14 +156,6 @@ impl SamplesPicture {
     }
 }
 
-fn text(svg: &mut String, x: usize, y: usize, size: usize, words: &str) {
-    let words = escaped(words);
-    let _ = writeln!(
-        svg,
-        "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" fill=\"#16202c\">{words}</text>"
-    );
-}
-
 fn byte(value: f32) -> u8 {
     (value.clamp(0.0, 1.0) * 255.0).round() as u8
 }
@@ -176,12 +163,6 @@ fn byte(value: f32) -> u8 {
 /// At most two decimals, none where they are zero.
 fn number(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
 
 #[cfg(test)]

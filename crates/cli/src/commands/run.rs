@@ -96,8 +96,8 @@ fn announce(
         plan.preset,
         plan.data,
         plan.chains.len(),
-        session.threads,
-        session.kernel_path,
+        session.ledger.threads,
+        session.ledger.kernel_path,
         plan.clean_network
     );
     if plan.stages.is_empty() {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Chain;
 use super::session::{CleanResults, Session};
-use super::step::{Finished, Work};
 use super::summary::put_row;
+use crate::ledger::{Finished, Work};
 use crate::method::Method;
 use crate::{inputs, interrupt, stages};
 
@@ -93,9 +93,11 @@ fn evaluate_clean(
     folder: &str,
 ) -> Result<Finished<Evaluation>> {
     let step = session.steps.clean_evaluation(chain);
-    session.step(&format!("{folder}/clean"), &step, |_, _| {
-        session.evaluate(chain, &session.clean_network(clean)?)
-    })
+    session
+        .ledger
+        .step(&format!("{folder}/clean"), &step, |_, _| {
+            session.evaluate(chain, &session.clean_network(clean)?)
+        })
 }
 
 fn attack(
@@ -105,25 +107,27 @@ fn attack(
     folder: &str,
 ) -> Result<Finished<Evaluation>> {
     let step = session.steps.attack(chain);
-    session.step(&format!("{folder}/attack"), &step, |files, watch| {
-        let mut config = session.config.backdoor.clone();
-        config.target_class = session.steps.target_class(chain);
-        let images = session.attack_images.clone();
-        let trained = (images.len() * config.training.epochs) as u64;
-        let trigger = chain.trigger.trigger()?;
-        let network = session.clean_network(clean)?;
-        let network = stages::attack(network, images, &trigger, &config, chain.seed, watch)?;
-        let work = session.evaluate(chain, &network)?;
-        let made_by = [
-            ("trigger", chain.trigger.to_string()),
-            ("seed", chain.seed.to_string()),
-        ];
-        save_network(&files.checkpoint, &network, &session.made_by(&made_by))?;
-        Ok(Work {
-            images: work.images + trained,
-            ..work
+    session
+        .ledger
+        .step(&format!("{folder}/attack"), &step, |files, watch| {
+            let mut config = session.config.backdoor.clone();
+            config.target_class = session.steps.target_class(chain);
+            let images = session.attack_images.clone();
+            let trained = (images.len() * config.training.epochs) as u64;
+            let trigger = chain.trigger.trigger()?;
+            let network = session.clean_network(clean)?;
+            let network = stages::attack(network, images, &trigger, &config, chain.seed, watch)?;
+            let work = session.evaluate(chain, &network)?;
+            let made_by = [
+                ("trigger", chain.trigger.to_string()),
+                ("seed", chain.seed.to_string()),
+            ];
+            save_network(&files.checkpoint, &network, &session.made_by(&made_by))?;
+            Ok(Work {
+                images: work.images + trained,
+                ..work
+            })
         })
-    })
 }
 
 impl Running<'_> {
@@ -149,7 +153,7 @@ impl Running<'_> {
     fn fit(&self, beta: f64) -> Result<Finished<FitResults>> {
         let (session, chain) = (self.session, self.chain);
         let step = session.steps.fit(chain, beta);
-        session.step(
+        session.ledger.step(
             &format!("{}/fit-{beta}", self.folder),
             &step,
             |files, watch| {
@@ -181,7 +185,7 @@ impl Running<'_> {
         let (session, chain) = (self.session, self.chain);
         let step = session.steps.samples(chain, beta);
         let name = format!("{}/samples-{beta}", self.folder);
-        session.step(&name, &step, |_, watch| {
+        session.ledger.step(&name, &step, |_, watch| {
             let test = SampleTest {
                 target_class: session.steps.target_class(chain),
                 samples: session.config.samples.count,
@@ -203,18 +207,20 @@ impl Running<'_> {
     fn entropy(&self, beta: f64, fit: &Finished<FitResults>) -> Result<Finished<EntropyResults>> {
         let (session, chain) = (self.session, self.chain);
         let step = session.steps.entropy(chain, beta);
-        session.step(&format!("{}/entropy-{beta}", self.folder), &step, |_, _| {
-            let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
-            let seeds = Seeds::new(chain.seed, "entropy");
-            let found = entropy_of(&Device::Cpu, &sub_model, &session.config.entropy, &seeds)?;
-            let results = EntropyResults {
-                information_nats: found.information_nats,
-                information_se: found.information_se,
-                entropy_nats: found.entropy_nats,
-                gaussian_bound_nats: found.gaussian_bound_nats,
-            };
-            Ok(Work { results, images: 0 })
-        })
+        session
+            .ledger
+            .step(&format!("{}/entropy-{beta}", self.folder), &step, |_, _| {
+                let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
+                let seeds = Seeds::new(chain.seed, "entropy");
+                let found = entropy_of(&Device::Cpu, &sub_model, &session.config.entropy, &seeds)?;
+                let results = EntropyResults {
+                    information_nats: found.information_nats,
+                    information_se: found.information_se,
+                    entropy_nats: found.entropy_nats,
+                    gaussian_bound_nats: found.gaussian_bound_nats,
+                };
+                Ok(Work { results, images: 0 })
+            })
     }
 
     /// Repairs the network by one method, and gives its row.
@@ -226,7 +232,7 @@ impl Running<'_> {
             _ => None,
         };
         let name = format!("{}/{}", self.folder, method.to_string().replace(':', "-"));
-        let done = session.step(&name, &step, |files, watch| {
+        let done = session.ledger.step(&name, &step, |files, watch| {
             let config = &session.config.retrain;
             let images = session.defense_images.clone();
             let trained = (images.images().len() * config.training.epochs) as u64;

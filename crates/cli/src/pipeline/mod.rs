@@ -8,7 +8,6 @@ mod keys;
 mod measure;
 mod plan;
 mod session;
-mod step;
 mod summary;
 
 pub(crate) use assets::repository;

@@ -49,7 +49,7 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
     // The clean and the stamped images.
     let evaluation = session.evaluation_images.len() * 19 / 10;
     let modeling = session.defense_images.images().len();
-    if !session.is_done("clean", &session.clean_step()) {
+    if !session.ledger.is_done("clean", &session.clean_step()) {
         if let CleanSource::Trained = session.clean {
             let images = config.pretrain.images.min(session.data.train.len());
             work.add("pretrain", images * config.pretrain.training.epochs);
@@ -59,10 +59,16 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
     }
     for (chain, methods) in chains {
         let (steps, folder) = (&session.steps, chain.folder());
-        if !session.is_done(&format!("{folder}/clean"), &steps.clean_evaluation(*chain)) {
+        if !session
+            .ledger
+            .is_done(&format!("{folder}/clean"), &steps.clean_evaluation(*chain))
+        {
             work.add("evaluate", evaluation);
         }
-        if !session.is_done(&format!("{folder}/attack"), &steps.attack(*chain)) {
+        if !session
+            .ledger
+            .is_done(&format!("{folder}/attack"), &steps.attack(*chain))
+        {
             work.add(
                 "attack",
                 session.attack_images.len() * config.backdoor.training.epochs,
@@ -77,14 +83,17 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
         betas.sort_by(f64::total_cmp);
         betas.dedup();
         for beta in betas {
-            if !session.is_done(&format!("{folder}/fit-{beta}"), &steps.fit(*chain, beta)) {
+            if !session
+                .ledger
+                .is_done(&format!("{folder}/fit-{beta}"), &steps.fit(*chain, beta))
+            {
                 work.add(
                     "fit",
                     modeling * config.mesa.images_per_trigger * config.mesa.epochs,
                 );
                 work.bytes += 2.5e6;
             }
-            if !session.is_done(
+            if !session.ledger.is_done(
                 &format!("{folder}/samples-{beta}"),
                 &steps.samples(*chain, beta),
             ) {
@@ -93,7 +102,7 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
                     config.samples.count * config.samples.images_per_sample,
                 );
             }
-            if !session.is_done(
+            if !session.ledger.is_done(
                 &format!("{folder}/entropy-{beta}"),
                 &steps.entropy(*chain, beta),
             ) {
@@ -102,7 +111,10 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
         }
         for method in methods {
             let name = format!("{folder}/{}", method.to_string().replace(':', "-"));
-            if !session.is_done(&name, &steps.defend(*chain, *method)) {
+            if !session
+                .ledger
+                .is_done(&name, &steps.defend(*chain, *method))
+            {
                 work.add("defend", modeling * config.retrain.training.epochs);
                 work.add("evaluate", evaluation);
                 work.bytes += if config.output.keep_repaired {
@@ -159,7 +171,7 @@ impl Session {
         Plan {
             preset: self.name.clone(),
             data: self.data.name.to_string(),
-            out: self.run.root().display().to_string(),
+            out: self.ledger.run.root().display().to_string(),
             clean_network: match &self.clean {
                 CleanSource::File { called, .. } => called.clone(),
                 CleanSource::Trained => "trained once, in this run".to_owned(),
@@ -168,10 +180,10 @@ impl Session {
             stages,
             estimated_s: None,
             estimated_bytes: work.bytes,
-            threads: self.threads,
-            kernel_path: self.kernel_path.to_owned(),
+            threads: self.ledger.threads,
+            kernel_path: self.ledger.kernel_path.to_owned(),
             processor: processor(),
-            device: self.device.to_owned(),
+            device: self.ledger.device.to_owned(),
             engine_version: mesa_models::ENGINE_VERSION,
             measured_batches: None,
             peak_rss_mb: None,

@@ -1,22 +1,21 @@
 //! What all steps of a run share.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use mesa_attack::evaluate;
 use mesa_datasets::{Dataset, Images};
 use mesa_defense::DefenseImages;
-use mesa_models::{CpuPath, Network, Normalization, ResNetConfig, load_network_with, save_network};
+use mesa_models::{Network, Normalization, ResNetConfig, load_network_with, save_network};
 use mesa_record::{RunDir, Step, file_digest};
 use serde::{Deserialize, Serialize};
 
 use super::assets;
 use super::keys::Steps;
-use super::step::{Finished, Work};
 use crate::args::SaveEvery;
 use crate::config::ExperimentConfig;
+use crate::ledger::{Finished, Ledger, Work};
 use crate::{inputs, seen, stages};
 
 /// What all steps of a run share.
@@ -27,22 +26,9 @@ pub(crate) struct Session {
     pub(crate) attack_images: Images,
     pub(crate) defense_images: DefenseImages,
     pub(crate) evaluation_images: Images,
-    pub(crate) run: RunDir,
-    pub(crate) save_every: SaveEvery,
-    pub(crate) device: &'static str,
-    pub(crate) kernel_path: &'static str,
-    pub(crate) threads: usize,
+    pub(crate) ledger: Ledger,
     pub(crate) clean: CleanSource,
     pub(crate) steps: Steps,
-    /// What each step that this start saw has cost, over every start.
-    pub(crate) seen: RefCell<BTreeMap<String, Cost>>,
-}
-
-/// What a step has cost.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cost {
-    pub(crate) wall_s: f64,
-    pub(crate) peak_rss_mb: Option<f64>,
 }
 
 /// Where the clean network comes from.
@@ -108,17 +94,12 @@ impl Session {
             attack_images: inputs::first(&data.train, config.data.attack_images),
             defense_images: inputs::defense_images(&data, &config.data)?,
             evaluation_images: inputs::evaluation_images(&data, &config.data)?,
-            kernel_path: CpuPath::current().context("choosing the kernels")?.name(),
+            ledger: Ledger::new(run, &data, save_every, device, threads)?,
             name,
             config,
             data,
-            run,
-            save_every,
-            device,
-            threads,
             clean,
             steps,
-            seen: RefCell::default(),
         })
     }
 
@@ -140,45 +121,46 @@ impl Session {
 
     /// Trains the clean network, or measures the one that was found.
     pub(crate) fn clean(&self) -> Result<Finished<CleanResults>> {
-        self.step("clean", &self.clean_step(), |files, watch| {
-            let (network, source, trained) = match &self.clean {
-                CleanSource::File {
-                    path,
-                    normalization,
-                    called,
-                    ..
-                } => {
-                    let loaded = load_network_with(path, *normalization)?;
-                    (loaded.network, called.clone(), 0)
-                }
-                CleanSource::Trained => {
-                    let pretrain = &self.config.pretrain;
-                    let images = inputs::first(&self.data.train, pretrain.images);
-                    let count = (images.len() * pretrain.training.epochs) as u64;
-                    let normalization = inputs::normalization(self.data.name);
-                    let network =
-                        stages::pretrain(images, self.shape(), normalization, pretrain, watch)?;
-                    let made_by = [("data", self.data.name.to_string())];
-                    save_network(&files.checkpoint, &network, &self.made_by(&made_by))?;
-                    (network, "trained in this run".to_owned(), count)
-                }
-            };
-            let sha256 = match &self.clean {
-                CleanSource::File { sha256, .. } => sha256.clone(),
-                CleanSource::Trained => file_digest(&files.checkpoint)?,
-            };
-            let test_accuracy =
-                evaluate(&network.freeze()?, &self.data.test, None, 0)?.clean_accuracy;
-            let images = trained + self.data.test.len() as u64;
-            Ok(Work {
-                results: CleanResults {
-                    source,
-                    sha256,
-                    test_accuracy,
-                },
-                images,
+        self.ledger
+            .step("clean", &self.clean_step(), |files, watch| {
+                let (network, source, trained) = match &self.clean {
+                    CleanSource::File {
+                        path,
+                        normalization,
+                        called,
+                        ..
+                    } => {
+                        let loaded = load_network_with(path, *normalization)?;
+                        (loaded.network, called.clone(), 0)
+                    }
+                    CleanSource::Trained => {
+                        let pretrain = &self.config.pretrain;
+                        let images = inputs::first(&self.data.train, pretrain.images);
+                        let count = (images.len() * pretrain.training.epochs) as u64;
+                        let normalization = inputs::normalization(self.data.name);
+                        let network =
+                            stages::pretrain(images, self.shape(), normalization, pretrain, watch)?;
+                        let made_by = [("data", self.data.name.to_string())];
+                        save_network(&files.checkpoint, &network, &self.made_by(&made_by))?;
+                        (network, "trained in this run".to_owned(), count)
+                    }
+                };
+                let sha256 = match &self.clean {
+                    CleanSource::File { sha256, .. } => sha256.clone(),
+                    CleanSource::Trained => file_digest(&files.checkpoint)?,
+                };
+                let test_accuracy =
+                    evaluate(&network.freeze()?, &self.data.test, None, 0)?.clean_accuracy;
+                let images = trained + self.data.test.len() as u64;
+                Ok(Work {
+                    results: CleanResults {
+                        source,
+                        sha256,
+                        test_accuracy,
+                    },
+                    images,
+                })
             })
-        })
     }
 
     /// The clean network.

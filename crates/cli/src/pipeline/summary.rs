@@ -8,7 +8,7 @@ use mesa_report::{SampleGroup, SamplesPicture};
 
 use super::keys::Chain;
 use super::session::{CleanResults, Session};
-use super::step::Finished;
+use crate::ledger::Finished;
 use crate::resume::highest;
 
 /// Samples of each sub-model in the picture.
@@ -17,21 +17,21 @@ const PICTURED: usize = 64;
 impl Session {
     /// A summary of nothing yet, or of what an earlier start left that still holds.
     pub(crate) fn summary(&self) -> Summary {
-        let earlier = self.run.read_summary().unwrap_or_else(|error| {
+        let earlier = self.ledger.run.read_summary().unwrap_or_else(|error| {
             tracing::warn!("{error}; the summary is made anew");
             None
         });
         let mut summary = Summary {
             preset: self.name.clone(),
             data: self.data.name.to_string(),
-            device: self.device.to_owned(),
+            device: self.ledger.device.to_owned(),
             wall_s: 0.0,
             peak_rss_mb: None,
             rows: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             engine_version: mesa_models::ENGINE_VERSION,
-            kernel_path: self.kernel_path.to_owned(),
-            threads: self.threads,
+            kernel_path: self.ledger.kernel_path.to_owned(),
+            threads: self.ledger.threads,
             processor: processor(),
             data_digest: self.data.digest.clone(),
             clean_network: None,
@@ -75,7 +75,7 @@ impl Session {
             sha256,
             test_accuracy,
         });
-        let seen = self.seen.borrow();
+        let seen = self.ledger.seen.borrow();
         // Rows of chains that an earlier start computed and this one has not come to.
         let others = summary.rows.iter().filter(|row| {
             let prefix = format!("{}/seed-{}/", row.trigger.folder(), row.seed);
@@ -87,7 +87,7 @@ impl Session {
             .values()
             .map(|cost| cost.peak_rss_mb)
             .fold(highest(summary.peak_rss_mb, peak_rss_mb()), highest);
-        self.run.write_summary(summary)?;
+        self.ledger.run.write_summary(summary)?;
         Ok(())
     }
 
@@ -125,12 +125,13 @@ impl Session {
         };
         let svg = picture.to_svg()?;
         let own = self
+            .ledger
             .run
             .root()
             .join("samples")
             .join(format!("{}.svg", chain.folder().replace('/', "-")));
         write_text(&own, &svg)?;
-        Ok(write_text(&self.run.samples(), &svg)?)
+        Ok(write_text(&self.ledger.run.samples(), &svg)?)
     }
 }
 

@@ -1,13 +1,40 @@
-//! One step: reused if its record fits, else computed, saved on the way, recorded last.
+//! The steps of a run folder: each reused if its record fits, else computed, saved on the way,
+//! recorded last.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use mesa_record::{DataRecord, Key, Step, StepFiles, StepRecord, file_digest, utc, write_json};
+use mesa_datasets::Dataset;
+use mesa_models::CpuPath;
+use mesa_record::{
+    DataRecord, Key, RunDir, Step, StepFiles, StepRecord, file_digest, utc, write_json,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::session::{Cost, Session};
+use crate::args::SaveEvery;
 use crate::interrupt;
 use crate::resume::{StateFile, Watch};
+
+/// A run folder, and what every record in it says.
+pub(crate) struct Ledger {
+    pub(crate) run: RunDir,
+    data: DataRecord,
+    save_every: SaveEvery,
+    pub(crate) device: &'static str,
+    pub(crate) kernel_path: &'static str,
+    pub(crate) threads: usize,
+    /// What each step that this start saw has cost, over every start.
+    pub(crate) seen: RefCell<BTreeMap<String, Cost>>,
+}
+
+/// What a step has cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    pub(crate) wall_s: f64,
+    pub(crate) peak_rss_mb: Option<f64>,
+}
 
 /// What a step's work hands over.
 pub(crate) struct Work<T> {
@@ -26,7 +53,29 @@ pub(crate) struct Finished<T> {
     pub(crate) peak_rss_mb: Option<f64>,
 }
 
-impl Session {
+impl Ledger {
+    /// The steps in the folder `run`, on `data`.
+    pub(crate) fn new(
+        run: RunDir,
+        data: &Dataset,
+        save_every: SaveEvery,
+        device: &'static str,
+        threads: usize,
+    ) -> Result<Self> {
+        Ok(Self {
+            run,
+            data: DataRecord {
+                name: data.name.to_string(),
+                sha256: data.digest.clone(),
+            },
+            save_every,
+            device,
+            kernel_path: CpuPath::current().context("choosing the kernels")?.name(),
+            threads,
+            seen: RefCell::default(),
+        })
+    }
+
     /// Whether the record of `step` is there and fits.
     pub(crate) fn is_done(&self, name: &str, step: &Step) -> bool {
         let files = self.run.step(name, &step.key());
@@ -64,10 +113,7 @@ impl Session {
             after: step.after.clone(),
             results: serde_json::to_value(&done.results)?,
             checkpoint_sha256: digest_of(&files)?,
-            data: DataRecord {
-                name: self.data.name.to_string(),
-                sha256: self.data.digest.clone(),
-            },
+            data: self.data.clone(),
             device: self.device.to_owned(),
             kernel_path: self.kernel_path.to_owned(),
             threads: self.threads,

@@ -1,0 +1,60 @@
+//! `mesa detect`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{DataArgs, NormalizeArgs, PresetArgs, Running};
+
+/// Tell whether a network has a backdoor, and in which class
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa detect suspect.safetensors
+  mesa detect resnet18.pth --normalize cifar10 --preset quick
+  mesa detect suspect.safetensors --json > verdict.json || [ $? -eq 10 ]
+
+Models the triggers of every class with MESA, as `mesa fit` does for one, and
+tries samples of each model on clean images. A class is attacked if its samples
+turn at least half of the images into it (--min-asr) and stand out from the
+other classes' (--min-index: distance of the ASR's logit from the median of the
+classes, in robust standard deviations). Sees the network and the 8,000 images
+of the modeling split, nothing else.
+
+Writes detection.json, detection.svg, a picture of samples and one sub-model
+for each class to the run folder; `mesa defend --with` takes the sub-models.
+Stopped or killed, the same command goes on where it was. The settings are
+those of the preset `cpu` unless --preset or --config says otherwise; `quick`
+takes about a fifth of the time and is less sure.
+
+Exit codes: 0 nothing found, 10 backdoor found, 1 failed, 2 wrong usage,
+130 stopped by Ctrl-C. Nothing found is no proof that there is nothing: only
+patches of the settings' size are looked for.")]
+pub(crate) struct Detect {
+    /// The network to examine (safetensors, .pt, .pth)
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) normalize: NormalizeArgs,
+    /// The threshold β of the level sets, in (0, 1)
+    #[arg(long, default_value_t = 0.9)]
+    pub(crate) beta: f64,
+    /// Least share of images that an attacked class's samples turn into it
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    pub(crate) min_asr: f64,
+    /// Least anomaly index of an attacked class
+    #[arg(long, value_name = "INDEX", default_value_t = 3.5)]
+    pub(crate) min_index: f64,
+    /// Run folder [default: runs/detect-MODEL]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) running: Running,
+    #[command(flatten)]
+    pub(crate) preset: PresetArgs,
+    /// Seed of the initial weights, the noise and the places
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}

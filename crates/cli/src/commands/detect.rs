@@ -1,0 +1,344 @@
+//! `mesa detect`: is there a backdoor, and in which class?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use candle::Device;
+use mesa::{SubModel, entropy_of};
+use mesa_datasets::Dataset;
+use mesa_defense::{DefenseImages, DetectionRule, SampleSuccess, SampleTest, anomaly_indices};
+use mesa_models::{ENGINE_VERSION, FrozenClassifier, Seeds};
+use mesa_record::{
+    ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, processor, write_json, write_text,
+};
+use mesa_report::{SampleGroup, SamplesPicture, detection_chart, detection_text};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::args::Detect;
+use crate::config::ExperimentConfig;
+use crate::ledger::{Ledger, Work};
+use crate::output::Usage;
+use crate::{inputs, interrupt, logging, output, stages};
+
+/// What the process ends with where a backdoor was found.
+const EXIT_BACKDOOR: u8 = 10;
+
+/// Samples of each class in the picture.
+const PICTURED: usize = 64;
+
+/// A search at work.
+struct Search<'a> {
+    args: &'a Detect,
+    preset: String,
+    settings: ExperimentConfig,
+    suspect: FrozenClassifier,
+    model_sha256: String,
+    data: Dataset,
+    images: DefenseImages,
+    ledger: Ledger,
+}
+
+/// What was found of one class.
+struct ClassFindings {
+    sub_model: SubModel,
+    samples: SampleSuccess,
+    entropy: Entropy,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Entropy {
+    entropy_nats: f64,
+    entropy_se: f64,
+}
+
+pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode> {
+    let rule = DetectionRule {
+        sample_asr: args.min_asr,
+        anomaly_index: args.min_index,
+    };
+    rule.validate()
+        .map_err(|error| Usage(format!("--min-asr and --min-index: {error}")))?;
+    if !(args.beta > 0.0 && args.beta < 1.0) {
+        let reason = format!("--beta {}: β is a probability between 0 and 1", args.beta);
+        return Err(Usage(reason).into());
+    }
+    let run = RunDir::new(args.out.clone().unwrap_or_else(|| default_folder(args)));
+    let lock = Lock::acquire(run.root())?;
+    logging::start(Some(&run.log()))?;
+    if let Some(holder) = lock.left_behind() {
+        tracing::info!("taking over from {holder}, which ended without finishing");
+    }
+    let search = Search::new(args, run, threads)?;
+    let classes = search.suspect.num_classes();
+    let mut found = Vec::new();
+    for class in 0..classes as u32 {
+        interrupt::check()?;
+        let name = &search.data.class_names[class as usize];
+        tracing::info!("class {class} ({name}), {} of {classes}", class + 1);
+        found.push(search.class(class)?);
+    }
+    let detection = search.judge(&found, rule);
+    let folder = search.ledger.run.root();
+    write_json(&folder.join("detection.json"), &detection)?;
+    write_text(&folder.join("detection.svg"), &detection_chart(&detection))?;
+    search.draw(&detection, &found)?;
+    let mut plain = detection_text(&detection);
+    if let Some(how) = search.how_to_remove(&detection) {
+        plain.push_str(&how);
+    }
+    tracing::info!("written to {}", folder.display());
+    output::result(json, &detection, &plain)?;
+    Ok(match detection.verdict {
+        Verdict::Backdoor => ExitCode::from(EXIT_BACKDOOR),
+        Verdict::NothingFound => ExitCode::SUCCESS,
+    })
+}
+
+/// `runs/detect-MODEL`.
+fn default_folder(args: &Detect) -> PathBuf {
+    let stem = args.model.file_stem().unwrap_or_default();
+    PathBuf::from("runs").join(format!("detect-{}", stem.to_string_lossy()))
+}
+
+impl<'a> Search<'a> {
+    fn new(args: &'a Detect, run: RunDir, threads: usize) -> Result<Self> {
+        let device = inputs::device(args.running.device)?;
+        let (preset, settings) = inputs::settings(&args.preset, "cpu")?;
+        let loaded = inputs::network(&args.model, args.normalize.normalize)?;
+        let data = loaded.data(&args.data, &settings.data)?;
+        loaded.check_normalization(&data)?;
+        let settings = settings.for_data(data.name);
+        settings.mesa.validate()?;
+        tracing::info!(
+            "modeling triggers of all {} classes of {} at β = {} with images of {}; each class \
+             is saved when it is done",
+            data.num_classes(),
+            args.model.display(),
+            args.beta,
+            data.name
+        );
+        Ok(Self {
+            suspect: loaded.network.freeze()?,
+            model_sha256: loaded.sha256,
+            images: inputs::defense_images(&data, &settings.data)?,
+            ledger: Ledger::new(run, &data, args.running.save_every, device, threads)?,
+            args,
+            preset,
+            settings,
+            data,
+        })
+    }
+
+    /// Models the triggers of one class and measures what they do.
+    fn class(&self, class: u32) -> Result<ClassFindings> {
+        let (args, settings) = (self.args, &self.settings);
+        let (config, beta, seed) = (&settings.mesa, args.beta, args.seed);
+        let placement = settings.retrain.placement;
+        let images = &self.images;
+        let seen = images.images().len() * config.images_per_trigger * config.epochs;
+        let fit_step = self.fit_step(class);
+        let fit = self
+            .ledger
+            .step(&self.name("fit", class), &fit_step, |files, watch| {
+                let testing = inputs::testing(config, class, placement);
+                let suspect = self.suspect.clone();
+                let sub_model = stages::fit(
+                    suspect,
+                    images.clone(),
+                    testing,
+                    (config, beta),
+                    seed,
+                    watch,
+                )?;
+                let made_by = super::made_by(&[
+                    ("data", self.data.name.to_string()),
+                    ("model_sha256", self.model_sha256.clone()),
+                    ("target_class", class.to_string()),
+                    ("config", serde_json::to_string(config)?),
+                ]);
+                sub_model.save(&files.checkpoint, &made_by)?;
+                Ok(Work {
+                    results: (),
+                    images: seen as u64,
+                })
+            })?;
+        let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
+        interrupt::check()?;
+        let test = SampleTest {
+            target_class: class,
+            samples: settings.samples.count,
+            images_per_sample: settings.samples.images_per_sample,
+            placement,
+        };
+        let step = self.after_fit("samples", json!(test), &fit_step.key());
+        let name = self.name("samples", class);
+        let samples = self.ledger.step(&name, &step, |_, watch| {
+            Ok(Work {
+                results: stages::sample_test(&self.suspect, &sub_model, images, test, seed, watch)?,
+                images: (test.samples * test.images_per_sample) as u64,
+            })
+        })?;
+        interrupt::check()?;
+        let step = self.after_fit("entropy", json!(settings.entropy), &fit_step.key());
+        let name = self.name("entropy", class);
+        let entropy = self.ledger.step(&name, &step, |_, _| {
+            let seeds = Seeds::new(seed, "entropy");
+            let found = entropy_of(&Device::Cpu, &sub_model, &settings.entropy, &seeds)?;
+            Ok(Work {
+                results: Entropy {
+                    entropy_nats: found.entropy_nats,
+                    entropy_se: found.information_se,
+                },
+                images: 0,
+            })
+        })?;
+        Ok(ClassFindings {
+            sub_model,
+            samples: samples.results,
+            entropy: entropy.results,
+        })
+    }
+
+    fn name(&self, what: &str, class: u32) -> String {
+        format!("class-{class}/{what}-{}", self.args.beta)
+    }
+
+    fn fit_step(&self, class: u32) -> Step {
+        let (data, mut mesa) = (&self.settings.data, json!(self.settings.mesa));
+        // The other thresholds do not matter to this one.
+        if let Some(table) = mesa.as_object_mut() {
+            table.remove("betas");
+        }
+        let config = json!({
+            "mesa": mesa,
+            "beta": self.args.beta,
+            "images": {"split_at": data.split_at, "split_seed": data.split_seed, "first": data.modeling_images},
+            "placement": self.settings.retrain.placement,
+            "target_class": class,
+            "seed": self.args.seed,
+            "model": self.model_sha256,
+        });
+        Step::new("fit", ENGINE_VERSION, &self.data.digest).with_config(config)
+    }
+
+    fn after_fit(&self, kind: &str, config: serde_json::Value, fit: &Key) -> Step {
+        let config = json!({kind: config, "seed": self.args.seed});
+        Step::new(kind, ENGINE_VERSION, &self.data.digest)
+            .with_config(config)
+            .after("fit", fit)
+    }
+
+    /// Compares the classes.
+    fn judge(&self, found: &[ClassFindings], rule: DetectionRule) -> Detection {
+        let asrs: Vec<f64> = found.iter().map(|class| class.samples.sample_asr).collect();
+        let stamped = self.settings.samples.count * self.settings.samples.images_per_sample;
+        let indices = anomaly_indices(&asrs, stamped);
+        let classes: Vec<ClassDetection> = found
+            .iter()
+            .enumerate()
+            .map(|(class, findings)| {
+                let anomaly_index = indices.as_ref().map(|indices| indices[class]);
+                ClassDetection {
+                    class: class as u32,
+                    name: self.data.class_names[class].clone(),
+                    sample_asr: asrs[class],
+                    in_level_set: findings.samples.in_level_set,
+                    entropy_nats: findings.entropy.entropy_nats,
+                    entropy_se: findings.entropy.entropy_se,
+                    sample_std: findings.samples.sample_std,
+                    anomaly_index,
+                    attacked: rule.is_met(asrs[class], anomaly_index),
+                }
+            })
+            .collect();
+        let attacked = classes.iter().filter(|class| class.attacked);
+        let attacked_classes: Vec<u32> = attacked.map(|class| class.class).collect();
+        let file = self.args.model.file_name().unwrap_or_default();
+        Detection {
+            model: file.to_string_lossy().into_owned(),
+            model_sha256: self.model_sha256.clone(),
+            data: self.data.name.to_string(),
+            preset: self.preset.clone(),
+            beta: self.args.beta,
+            seed: self.args.seed,
+            verdict: if attacked_classes.is_empty() {
+                Verdict::NothingFound
+            } else {
+                Verdict::Backdoor
+            },
+            attacked_classes,
+            rule_sample_asr: rule.sample_asr,
+            rule_anomaly_index: rule.anomaly_index,
+            stamped_images: stamped,
+            classes,
+            wall_s: self
+                .ledger
+                .seen
+                .borrow()
+                .values()
+                .map(|cost| cost.wall_s)
+                .sum(),
+            device: self.ledger.device.to_owned(),
+            processor: processor(),
+            threads: self.ledger.threads,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            engine_version: ENGINE_VERSION,
+        }
+    }
+
+    /// Draws samples of the attacked classes, or of the one that came closest.
+    fn draw(&self, detection: &Detection, found: &[ClassFindings]) -> Result<()> {
+        let closest = (0..found.len())
+            .max_by(|a, b| asr(&found[*a]).total_cmp(&asr(&found[*b])))
+            .context("a network has classes")?;
+        let shown = match detection.verdict {
+            Verdict::Backdoor => detection.attacked_classes.clone(),
+            Verdict::NothingFound => vec![closest as u32],
+        };
+        let groups = shown
+            .iter()
+            .map(|class| {
+                let findings = &found[*class as usize];
+                let mut rng = Seeds::new(self.args.seed, "picture").start();
+                let samples = findings.sub_model.sample(&mut rng, PICTURED)?;
+                Ok(SampleGroup {
+                    title: format!("class {class}, sample ASR {:.1} %", 100.0 * asr(findings)),
+                    pixels: samples.flatten_all()?.to_vec1()?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let [_, height, width] = self.settings.mesa.trigger_shape;
+        let picture = SamplesPicture {
+            title: format!(
+                "{}: samples of {}",
+                detection.model,
+                match detection.verdict {
+                    Verdict::Backdoor => "the attacked classes",
+                    Verdict::NothingFound => "the class that comes closest",
+                }
+            ),
+            patch_shape: (height, width),
+            true_trigger: None,
+            groups,
+        };
+        Ok(write_text(&self.ledger.run.samples(), &picture.to_svg()?)?)
+    }
+
+    /// The command that removes what was found.
+    fn how_to_remove(&self, detection: &Detection) -> Option<String> {
+        let class = *detection.attacked_classes.first()?;
+        let step = self.fit_step(class);
+        let files = self.ledger.run.step(&self.name("fit", class), &step.key());
+        Some(format!(
+            "\nto remove it:\n  mesa defend {} --with {} -o repaired.safetensors\n",
+            self.args.model.display(),
+            files.checkpoint.display()
+        ))
+    }
+}
+
+fn asr(findings: &ClassFindings) -> f64 {
+    findings.samples.sample_asr
+}

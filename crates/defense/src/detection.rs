@@ -1,0 +1,184 @@
+//! Which classes are attacked: what MESA's samples reach against each class, beside the others.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Fewest classes among which one can stand out.
+const FEWEST_CLASSES: usize = 5;
+
+/// Least spread of the classes, in units of the logit: classes that agree by chance shall not
+/// make a small difference look large.
+const LEAST_SPREAD: f64 = 0.5;
+
+/// Turns a median absolute deviation into the standard deviation of a normal distribution.
+const NORMAL_SPREAD: f64 = 1.4826;
+
+/// When a class counts as attacked: its samples work, and they work far better than those of
+/// the other classes.
+///
+/// Both are asked for. Without a backdoor some class is always the easiest to reach with a patch,
+/// so the share alone would need a threshold for every network; and where every class is hard to
+/// reach the index alone would call a difference of a few images an anomaly.
+///
+/// # Examples
+///
+/// ```
+/// use mesa_defense::{DetectionRule, anomaly_indices};
+///
+/// let asrs = [0.96, 0.02, 0.08, 0.05, 0.03, 0.04, 0.02, 0.06, 0.03, 0.05];
+/// let indices = anomaly_indices(&asrs, 32_768).ok_or("too few classes")?;
+/// let rule = DetectionRule::standard();
+/// let attacked: Vec<bool> = asrs
+///     .iter()
+///     .zip(&indices)
+///     .map(|(asr, index)| rule.is_met(*asr, Some(*index)))
+///     .collect();
+/// assert!(attacked[0] && attacked[1..].iter().all(|found| !found));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetectionRule {
+    /// Least share of clean images, none of the class, that the class's samples turn into it.
+    pub sample_asr: f64,
+    /// Least anomaly index, where there is one ([`anomaly_indices`]).
+    pub anomaly_index: f64,
+}
+
+impl DetectionRule {
+    /// Half of the images, and an index of 3.5, above which Iglewicz and Hoaglin (1993) call a
+    /// value an outlier.
+    pub fn standard() -> Self {
+        Self {
+            sample_asr: 0.5,
+            anomaly_index: 3.5,
+        }
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::DetectionRule`] if the share is none or the index is not positive.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |field, value, must_be| {
+            Err(Error::DetectionRule {
+                field,
+                value,
+                must_be,
+            })
+        };
+        if !(self.sample_asr > 0.0 && self.sample_asr <= 1.0) {
+            return wrong("sample_asr", self.sample_asr, "above 0 and at most 1");
+        }
+        if !(self.anomaly_index > 0.0 && self.anomaly_index.is_finite()) {
+            return wrong("anomaly_index", self.anomaly_index, "above 0 and finite");
+        }
+        Ok(())
+    }
+
+    /// Whether a class with these figures counts as attacked. `anomaly_index` is `None` where
+    /// the classes are too few for one; the share then decides alone.
+    pub fn is_met(&self, sample_asr: f64, anomaly_index: Option<f64>) -> bool {
+        sample_asr >= self.sample_asr
+            && anomaly_index.is_none_or(|index| index >= self.anomaly_index)
+    }
+}
+
+/// How far each class stands above the others: the distance of the logit of its samples' ASR
+/// from the median of all classes, in robust standard deviations,
+/// `(l − median l) / (1.4826 · median |l − median l|)`, the spread being at least 0.5.
+///
+/// `sample_asrs` are shares of `stamped` images each. The logit, with half an image added on
+/// either side so that it is finite, spreads the shares near 0 and 1. `None` for fewer than five
+/// classes.
+pub fn anomaly_indices(sample_asrs: &[f64], stamped: usize) -> Option<Vec<f64>> {
+    if sample_asrs.len() < FEWEST_CLASSES {
+        return None;
+    }
+    let logits: Vec<f64> = sample_asrs
+        .iter()
+        .map(|share| {
+            let hit = share * stamped as f64;
+            ((hit + 0.5) / (stamped as f64 - hit + 0.5)).ln()
+        })
+        .collect();
+    let middle = median(&logits);
+    let distances: Vec<f64> = logits.iter().map(|logit| (logit - middle).abs()).collect();
+    let spread = (NORMAL_SPREAD * median(&distances)).max(LEAST_SPREAD);
+    Some(
+        logits
+            .iter()
+            .map(|logit| (logit - middle) / spread)
+            .collect(),
+    )
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) {
+        f64::midpoint(sorted[half - 1], sorted[half])
+    } else {
+        sorted[half]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shares whose logits are the given ones, for many images.
+    fn shares(logits: &[f64]) -> Vec<f64> {
+        logits.iter().map(|l| 1.0 / (1.0 + (-l).exp())).collect()
+    }
+
+    #[test]
+    fn an_index_is_a_distance_in_robust_standard_deviations() {
+        // Median −4, absolute deviations 1 1 0 2 6: their median is 1.
+        let found = anomaly_indices(&shares(&[-5.0, -3.0, -4.0, -6.0, 2.0]), 1 << 40).unwrap();
+        let expected = [-1.0, 1.0, 0.0, -2.0, 6.0].map(|distance| distance / 1.4826);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn classes_that_agree_make_nothing_stand_out() {
+        let found = anomaly_indices(&[0.0, 0.0, 0.0, 0.0, 0.0, 1e-4], 30_000).unwrap();
+        // Three images more than none are a logit of ln 7 apart.
+        assert!((found[5] - 7_f64.ln() / 0.5).abs() < 1e-2, "{}", found[5]);
+        assert!(!DetectionRule::standard().is_met(1e-4, Some(found[5])));
+    }
+
+    #[test]
+    fn every_image_and_none_have_finite_indices() {
+        let found = anomaly_indices(&[1.0, 0.0, 0.0, 0.01, 0.02], 100).unwrap();
+        assert!(found.iter().all(|index| index.is_finite()));
+        assert!(found[0] > 3.5);
+    }
+
+    #[test]
+    fn few_classes_have_no_index_and_are_judged_by_their_share() {
+        assert_eq!(anomaly_indices(&[0.9, 0.1, 0.1, 0.1], 100), None);
+        let rule = DetectionRule::standard();
+        assert!(rule.is_met(0.5, None) && !rule.is_met(0.49, None));
+        assert!(!rule.is_met(0.9, Some(3.4)) && rule.is_met(0.9, Some(3.5)));
+    }
+
+    #[test]
+    fn a_rule_that_finds_everything_is_refused() {
+        for rule in [
+            DetectionRule {
+                sample_asr: 0.0,
+                ..DetectionRule::standard()
+            },
+            DetectionRule {
+                anomaly_index: f64::NAN,
+                ..DetectionRule::standard()
+            },
+        ] {
+            assert!(matches!(rule.validate(), Err(Error::DetectionRule { .. })));
+        }
+    }
+}

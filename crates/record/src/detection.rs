@@ -1,0 +1,78 @@
+//! What `mesa detect` found: `detection.json`.
+
+use serde::{Deserialize, Serialize};
+
+/// What modeling triggers against every class of one network found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Detection {
+    /// Name of the network's file.
+    pub model: String,
+    /// Its SHA-256.
+    pub model_sha256: String,
+    /// The data set.
+    pub data: String,
+    /// The preset or file of settings.
+    pub preset: String,
+    /// The threshold that was modeled.
+    pub beta: f64,
+    /// The seed.
+    pub seed: u64,
+    /// `backdoor` or `nothing found`.
+    pub verdict: Verdict,
+    /// The classes that count as attacked.
+    pub attacked_classes: Vec<u32>,
+    /// Least share of images that an attacked class's samples turn into it.
+    pub rule_sample_asr: f64,
+    /// Least anomaly index of an attacked class.
+    pub rule_anomaly_index: f64,
+    /// Clean images that each class's samples were stamped on, repetitions counted.
+    pub stamped_images: usize,
+    /// One for each class, in their order.
+    pub classes: Vec<ClassDetection>,
+    /// Time spent, over every start.
+    pub wall_s: f64,
+    /// The device: `cpu` or `cuda`.
+    pub device: String,
+    /// Processor, as the system names it.
+    pub processor: String,
+    /// Number of threads.
+    pub threads: usize,
+    /// Version of the program.
+    pub version: String,
+    /// Number of the engine.
+    pub engine_version: u32,
+}
+
+/// Whether a backdoor was found.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// At least one class counts as attacked.
+    #[serde(rename = "backdoor")]
+    Backdoor,
+    /// None does. That is no proof that there is none.
+    #[serde(rename = "nothing found")]
+    NothingFound,
+}
+
+/// What modeling triggers against one class found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassDetection {
+    /// The class.
+    pub class: u32,
+    /// Its name.
+    pub name: String,
+    /// Share of stamped images, none of the class, that its samples turn into it.
+    pub sample_asr: f64,
+    /// Share of the samples whose mean probability reaches β.
+    pub in_level_set: f64,
+    /// Entropy of the noisy samples, in nats.
+    pub entropy_nats: f64,
+    /// Its standard error.
+    pub entropy_se: f64,
+    /// Standard deviation of a pixel over the samples.
+    pub sample_std: f64,
+    /// How far the class stands above the others; `None` if they are too few.
+    pub anomaly_index: Option<f64>,
+    /// Whether the class counts as attacked.
+    pub attacked: bool,
+}

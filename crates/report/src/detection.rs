@@ -1,0 +1,245 @@
+//! What a search for backdoors found: in words, as a table, as a bar chart.
+
+use std::fmt::Write as _;
+
+use mesa_record::{ClassDetection, Detection, Verdict};
+
+use crate::Table;
+use crate::format::{data_words, percent};
+use crate::svg::{opened, text};
+
+/// The verdict, the rule it follows, and a table of all classes, for a terminal.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), serde_json::Error> {
+/// let detection: mesa_record::Detection = serde_json::from_str(
+///     r#"{"model": "suspect.safetensors", "model_sha256": "", "data": "cifar10",
+///         "preset": "cpu", "beta": 0.9, "seed": 0, "verdict": "nothing found",
+///         "attacked_classes": [], "rule_sample_asr": 0.5, "rule_anomaly_index": 3.5,
+///         "stamped_images": 32768, "classes": [], "wall_s": 1.0, "device": "cpu",
+///         "processor": "", "threads": 2, "version": "0.1.0", "engine_version": 2}"#,
+/// )?;
+/// let text = mesa_report::detection_text(&detection);
+/// assert!(text.starts_with("Nothing found in suspect.safetensors"));
+/// # Ok(())
+/// # }
+/// ```
+pub fn detection_text(detection: &Detection) -> String {
+    let mut words = headline(detection);
+    words.push_str("\n\n");
+    words.push_str(&table(detection).to_terminal());
+    let _ = writeln!(words, "\n{}", rule_words(detection));
+    if detection.verdict == Verdict::NothingFound {
+        words.push_str(
+            "That is no proof: a backdoor of another kind than small patches is not looked for.\n",
+        );
+    }
+    words
+}
+
+/// The verdict in one sentence.
+fn headline(detection: &Detection) -> String {
+    let names: Vec<String> = detection
+        .classes
+        .iter()
+        .filter(|class| class.attacked)
+        .map(named)
+        .collect();
+    let model = &detection.model;
+    match detection.verdict {
+        Verdict::Backdoor => format!(
+            "BACKDOOR FOUND in {model}: patches of a kind turn images into class {}.",
+            names.join(" and class ")
+        ),
+        Verdict::NothingFound => {
+            format!("Nothing found in {model}: no class is reached by small patches.")
+        }
+    }
+}
+
+fn rule_words(detection: &Detection) -> String {
+    format!(
+        "rule: a class is attacked if its samples turn at least {} % of clean images into it and \
+         its anomaly index is at least {} (distance of the ASR's logit from the median of the \
+         classes, in robust standard deviations; not asked for below five classes)",
+        percent(detection.rule_sample_asr),
+        detection.rule_anomaly_index
+    )
+}
+
+fn named(class: &ClassDetection) -> String {
+    format!("{} ({})", class.class, class.name)
+}
+
+fn index_words(class: &ClassDetection) -> String {
+    class
+        .anomaly_index
+        .map(|index| format!("{index:.1}"))
+        .unwrap_or_default()
+}
+
+fn table(detection: &Detection) -> Table {
+    let title = format!(
+        "MESA at β = {} against every class, {}: {} stamped images each",
+        detection.beta,
+        data_words(&detection.data),
+        detection.stamped_images
+    );
+    let mut table = Table::new(
+        title,
+        &[
+            "class",
+            "ASR of samples\n%",
+            "F ≥ β\n%",
+            "entropy\nnats",
+            "pixel std",
+            "anomaly\nindex",
+            "remark",
+        ],
+    );
+    for class in &detection.classes {
+        table.rows.push(vec![
+            named(class),
+            percent(class.sample_asr),
+            percent(class.in_level_set),
+            format!("{:.1} ± {:.1}", class.entropy_nats, class.entropy_se),
+            format!("{:.2}", class.sample_std),
+            index_words(class),
+            (if class.attacked { "ATTACKED" } else { "" }).to_owned(),
+        ]);
+    }
+    table.without_blank_columns()
+}
+
+const MARGIN: usize = 16;
+/// Height of a class's row and of its bar.
+const ROW: usize = 22;
+const BAR: usize = 14;
+/// Where bars start, how long the longest is, and room for the words after it.
+const LABELS: usize = 150;
+const SPAN: usize = 360;
+const AFTER: usize = 170;
+const QUIET: &str = "#5b7f9e";
+const LOUD: &str = "#b3261e";
+
+/// A bar for each class as SVG: the ASR of its samples, the rule's threshold as a line, the
+/// anomaly index in figures.
+pub fn detection_chart(detection: &Detection) -> String {
+    let top = MARGIN + 56;
+    let height = top + ROW * detection.classes.len() + 40;
+    let width = MARGIN + LABELS + SPAN + AFTER + MARGIN;
+    let mut svg = opened(width, height, &headline(detection));
+    text(&mut svg, MARGIN, MARGIN + 12, 15, &headline(detection));
+    let subtitle = format!(
+        "ASR of MESA's samples at β = {} on clean images of {}, and anomaly index",
+        detection.beta,
+        data_words(&detection.data)
+    );
+    text(&mut svg, MARGIN, MARGIN + 34, 13, &subtitle);
+    let left = MARGIN + LABELS;
+    for (row, class) in detection.classes.iter().enumerate() {
+        let above = top + row * ROW;
+        let baseline = above + BAR - 2;
+        text(&mut svg, MARGIN, baseline, 13, &named(class));
+        let (length, color) = (
+            class.sample_asr * SPAN as f64,
+            if class.attacked { LOUD } else { QUIET },
+        );
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{left}\" y=\"{above}\" width=\"{length:.1}\" height=\"{BAR}\" \
+             fill=\"{color}\"/>"
+        );
+        let index = class
+            .anomaly_index
+            .map(|index| format!(", index {index:.1}"))
+            .unwrap_or_default();
+        let figures = format!("{} %{index}", percent(class.sample_asr));
+        text(&mut svg, left + length as usize + 8, baseline, 13, &figures);
+    }
+    let bottom = top + detection.classes.len() * ROW;
+    let at = left as f64 + detection.rule_sample_asr * SPAN as f64;
+    let _ = writeln!(
+        svg,
+        "<path d=\"M{at:.1} {} V{bottom}\" stroke=\"#16202c\" stroke-dasharray=\"4 3\"/>",
+        top - 6
+    );
+    let rule = format!(
+        "attacked: at least {} % and index at least {}",
+        percent(detection.rule_sample_asr),
+        detection.rule_anomaly_index
+    );
+    text(&mut svg, left, bottom + 20, 12, &rule);
+    svg.push_str("</svg>\n");
+    svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made_up(attacked: bool) -> Detection {
+        let class = |class: u32, name: &str, sample_asr, index, attacked| ClassDetection {
+            class,
+            name: name.to_owned(),
+            sample_asr,
+            in_level_set: sample_asr,
+            entropy_nats: -14.25,
+            entropy_se: 0.125,
+            sample_std: 0.4,
+            anomaly_index: Some(index),
+            attacked,
+        };
+        Detection {
+            model: "made-up.safetensors".into(),
+            model_sha256: "0".repeat(64),
+            data: "synthetic".into(),
+            preset: "quick".into(),
+            beta: 0.9,
+            seed: 0,
+            verdict: if attacked {
+                Verdict::Backdoor
+            } else {
+                Verdict::NothingFound
+            },
+            attacked_classes: if attacked { vec![1] } else { vec![] },
+            rule_sample_asr: 0.5,
+            rule_anomaly_index: 3.5,
+            stamped_images: 32_768,
+            classes: vec![
+                class(0, "rings & dots", 0.021, -0.4, false),
+                class(1, "stripes", 0.943, 6.25, attacked),
+            ],
+            wall_s: 100.0,
+            device: "cpu".into(),
+            processor: "made-up".into(),
+            threads: 2,
+            version: "0.1.0".into(),
+            engine_version: 2,
+        }
+    }
+
+    #[test]
+    fn a_backdoor_is_said_first_and_its_class_named() {
+        let words = detection_text(&made_up(true));
+        assert!(words.starts_with("BACKDOOR FOUND in made-up.safetensors"));
+        assert!(words.contains("class 1 (stripes)") && words.contains("ATTACKED"));
+        assert!(words.contains("at least 50.0 %"));
+        let words = detection_text(&made_up(false));
+        assert!(words.starts_with("Nothing found") && words.contains("no proof"));
+    }
+
+    #[test]
+    fn the_chart_looks_as_it_did() {
+        insta::assert_snapshot!(detection_chart(&made_up(true)));
+    }
+
+    #[test]
+    fn bars_are_as_long_as_the_shares() {
+        let svg = detection_chart(&made_up(true));
+        assert!(svg.contains(&format!("width=\"{:.1}\"", 0.943 * 360.0)));
+        assert!(svg.contains("rings &amp; dots"));
+    }
+}

@@ -1,0 +1,128 @@
+//! `mesa detect`: what it writes, how it ends, that it goes on where it was.
+
+use serde_json::Value;
+
+use crate::program::{Said, json, say, tiny};
+
+/// A tiny network and a folder to examine it in.
+struct Suspect {
+    folder: tempfile::TempDir,
+}
+
+impl Suspect {
+    fn new() -> Self {
+        let suspect = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let (settings, model) = (
+            tiny().display().to_string(),
+            suspect.path("net.safetensors"),
+        );
+        let data = ["--config", &settings, "--data", "synthetic", "--json"];
+        json(&[&["pretrain", "-o", &model], &data[..]].concat());
+        suspect
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn detect(&self, more: &[&str]) -> Said {
+        let (settings, out) = (tiny().display().to_string(), self.path("run"));
+        let model = self.path("net.safetensors");
+        let arguments = ["detect", &model, "--config", &settings, "--out", &out];
+        say(&[&arguments[..], &["--data", "synthetic"], more].concat())
+    }
+
+    fn written(&self) -> Value {
+        let text = fs_err::read_to_string(self.path("run/detection.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// When the sub-model of a class was written.
+    fn fitted(&self, class: u32) -> std::time::SystemTime {
+        let file = format!("run/checkpoints/class-{class}/fit-0.9.safetensors");
+        fs_err::metadata(self.path(&file))
+            .unwrap()
+            .modified()
+            .unwrap()
+    }
+}
+
+#[test]
+fn every_class_is_examined_and_the_verdict_follows_the_rule() {
+    let suspect = Suspect::new();
+    // Nothing reaches every image and nothing stands out that far.
+    let strict = ["--min-asr", "1", "--min-index", "1000"];
+    let said = suspect.detect(&[&strict[..], &["--json"]].concat());
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let found: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(found, suspect.written());
+    assert_eq!(found["verdict"], "nothing found");
+    assert_eq!(found["attacked_classes"], serde_json::json!([]));
+    let classes = found["classes"].as_array().unwrap();
+    assert_eq!(classes.len(), 10);
+    for (number, class) in classes.iter().enumerate() {
+        assert_eq!(class["class"], number);
+        assert!(class["name"].is_string() && class["entropy_nats"].is_number());
+    }
+    for file in ["detection.svg", "samples.svg", "run.log"] {
+        assert!(fs_err::metadata(suspect.path("run").as_str().to_owned() + "/" + file).is_ok());
+    }
+
+    // The highest of ten classes is above their median.
+    let before = suspect.fitted(3);
+    let lax = ["--min-asr", "0.000001", "--min-index", "0.000001"];
+    let said = suspect.detect(&lax);
+    assert_eq!(said.code, Some(10), "{}", said.stderr);
+    assert!(said.stdout.starts_with("BACKDOOR FOUND in net.safetensors"));
+    assert_eq!(
+        suspect.fitted(3),
+        before,
+        "another rule computes nothing anew"
+    );
+    let found = suspect.written();
+    let asr = |class: &Value| class["sample_asr"].as_f64().unwrap();
+    let highest = classes
+        .iter()
+        .max_by(|a, b| asr(a).total_cmp(&asr(b)))
+        .unwrap();
+    let attacked = found["attacked_classes"].as_array().unwrap();
+    assert!(attacked.contains(&highest["class"]), "{found}");
+
+    // The command that it gives works.
+    let settings = tiny().display().to_string();
+    let how = said
+        .stdout
+        .lines()
+        .find(|line| line.contains("mesa defend"))
+        .unwrap();
+    let words: Vec<&str> = how.split_whitespace().skip(1).collect();
+    let (output, arguments) = words.split_last().unwrap();
+    assert_eq!(*output, "repaired.safetensors");
+    let repaired = suspect.path("repaired.safetensors");
+    let more = [
+        repaired.as_str(),
+        "--config",
+        &settings,
+        "--data",
+        "synthetic",
+        "--json",
+    ];
+    let defended = json(&[arguments, &more].concat());
+    assert_eq!(defended["method"], "mesa:0.9");
+}
+
+#[test]
+fn a_rule_that_cannot_be_is_wrong_usage() {
+    for (option, value, expected) in [
+        ("--min-asr", "0", "sample_asr"),
+        ("--min-asr", "1.5", "sample_asr"),
+        ("--min-index", "0", "anomaly_index"),
+        ("--beta", "1", "between 0 and 1"),
+    ] {
+        let said = say(&["detect", "missing.safetensors", option, value]);
+        assert_eq!(said.code, Some(2), "{}", said.stderr);
+        assert!(said.stderr.contains(expected), "{}", said.stderr);
+    }
+}
