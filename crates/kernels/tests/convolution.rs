@@ -291,7 +291,7 @@ fn sums_start_from_bias_and_residual_and_end_in_a_relu() {
 }
 
 #[test]
-fn parts_of_a_weight_gradient_are_the_rows_of_the_whole() {
+fn parts_of_a_weight_gradient_are_the_rows_of_the_whole_and_images_its_summands() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     for (stride, side) in [(2, 9), (1, 8)] {
         let shape = ConvShape {
@@ -312,6 +312,13 @@ fn parts_of_a_weight_gradient_are_the_rows_of_the_whole() {
             let mut part = vec![0.0; 2 * conv.sum_per_block()];
             conv.weight_gradient(path, &sources, &gradients, 2, &mut part, false);
             assert_eq!(part, whole[2 * conv.sum_per_block()..]);
+            let mut summed = vec![7.0; whole.len()];
+            for image in 0..2 {
+                let (x, dy) = (&sources[image..=image], &gradients[image..=image]);
+                conv.weight_gradient(path, x, dy, 0, &mut summed, image > 0);
+            }
+            let expected: Vec<f64> = whole.iter().map(|value| f64::from(*value)).collect();
+            assert_close(&summed, &expected, path.name());
         }
     }
 }
