@@ -255,6 +255,8 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         &good,
     ]);
     assert_eq!(control["method"], "ideal");
+    let tuned = step(&["defend", &bad, "--control", "fine-tune", "-o", &good]);
+    assert_eq!(tuned["method"], "fine-tune");
     assert!(!folder.path().join("good.safetensors.state").exists());
 
     for (name, count) in [("t.svg", "3"), ("t.safetensors", "5")] {

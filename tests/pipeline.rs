@@ -39,6 +39,7 @@ fn a_run_writes_everything_and_threads_change_no_figure() {
         "backdoored",
         "no-trigger",
         "random",
+        "fine-tune",
         "mesa:0.5",
         "mesa:0.9",
         "ensemble:turns",

@@ -15,6 +15,7 @@ fn the_paper_preset_has_all_51_triggers_and_all_methods() {
     let expected = [
         "no-trigger",
         "random",
+        "fine-tune",
         "mesa:0.9",
         "mesa:0.8",
         "mesa:0.5",
@@ -50,6 +51,7 @@ fn quick_leaves_out_the_weighted_ensemble_at_most() {
     let needed = [
         "no-trigger",
         "random",
+        "fine-tune",
         "mesa:0.9",
         "mesa:0.8",
         "mesa:0.5",

@@ -1,4 +1,4 @@
-//! The clean network's training batches: shuffled, shifted and flipped anew in every epoch.
+//! Batches for training on clean images: shuffled, shifted and flipped anew in every epoch.
 
 use anyhow::{Result, ensure};
 use candle::{Device, Tensor};
@@ -18,7 +18,8 @@ pub(crate) struct AugmentedBatches {
 
 impl AugmentedBatches {
     /// Batches of `images`; the last partial batch of an epoch is dropped.
-    pub(crate) fn new(images: Images, batch_size: usize, seed: u64) -> Result<Self> {
+    /// `stage` names the streams that are drawn from.
+    pub(crate) fn new(images: Images, batch_size: usize, stage: &str, seed: u64) -> Result<Self> {
         ensure!(
             batch_size > 0 && images.len() >= batch_size,
             "{} training images do not fill a batch of {batch_size}",
@@ -26,8 +27,8 @@ impl AugmentedBatches {
         );
         Ok(Self {
             fill: images.mean_color(),
-            order: EpochOrder::new(Seeds::new(seed, "pretrain/order"), images.len()),
-            augment_seeds: Seeds::new(seed, "pretrain/augment"),
+            order: EpochOrder::new(Seeds::new(seed, &format!("{stage}/order")), images.len()),
+            augment_seeds: Seeds::new(seed, &format!("{stage}/augment")),
             images,
             batch_size,
         })
@@ -57,7 +58,7 @@ mod tests {
     fn a_batch_depends_on_its_position_alone() {
         let images = synthetic(0, 64, 1).train;
         let at = |epoch, step| Position { epoch, step };
-        let batches = || AugmentedBatches::new(images.clone(), 16, 3).unwrap();
+        let batches = || AugmentedBatches::new(images.clone(), 16, "pretrain", 3).unwrap();
         let pixels = |batches: &mut AugmentedBatches, at| {
             batches
                 .batch(at)

@@ -36,6 +36,8 @@ pub(crate) struct ExperimentConfig {
     pub(crate) mesa: MesaConfig,
     pub(crate) entropy: EntropyConfig,
     pub(crate) retrain: RetrainConfig,
+    /// Training of the method `fine-tune`, with shifts and flips.
+    pub(crate) fine_tune: TrainingConfig,
     pub(crate) samples: SamplesConfig,
     pub(crate) output: OutputConfig,
 }
@@ -168,6 +170,7 @@ impl ExperimentConfig {
             methods: vec![
                 Method::NoTrigger,
                 Method::Random,
+                Method::FineTune,
                 Method::Mesa(0.9),
                 Method::Mesa(0.8),
                 Method::Mesa(0.5),
@@ -197,6 +200,7 @@ impl ExperimentConfig {
             mesa: MesaConfig::paper(),
             entropy: EntropyConfig::standard(),
             retrain: RetrainConfig::paper(),
+            fine_tune: fine_tuning(),
             samples: SamplesConfig {
                 count: 512,
                 images_per_sample: 64,
@@ -231,6 +235,14 @@ impl ExperimentConfig {
             }
         }
         differences
+    }
+
+    /// How a method trains the backdoored network on.
+    pub(crate) fn defense_training(&self, method: Method) -> &TrainingConfig {
+        match method {
+            Method::FineTune => &self.fine_tune,
+            _ => &self.retrain.training,
+        }
     }
 
     /// The seeds as a range.
@@ -287,6 +299,7 @@ impl ExperimentConfig {
         );
         self.entropy.validate().context("`entropy`")?;
         self.retrain.validate().context("`retrain`")?;
+        self.fine_tune.validate().context("`fine_tune`")?;
         Ok(())
     }
 }
@@ -302,6 +315,15 @@ fn pretraining() -> TrainingConfig {
         weight_decay: 5e-4,
         label_smoothing: 0.0,
         schedule: Schedule::OneCycle { warmup: 0.2 },
+    }
+}
+
+/// The baseline `fine-tune`: what people do first with a network they do not trust.
+fn fine_tuning() -> TrainingConfig {
+    TrainingConfig {
+        learning_rate: 0.01,
+        schedule: Schedule::Cosine,
+        ..TrainingConfig::paper()
     }
 }
 
@@ -384,15 +406,18 @@ mod tests {
             "backdoor.poison_rate",
             "backdoor.training.epochs",
             "backdoor.training.learning_rate",
+            "backdoor.training.schedule",
             "data.attack_images",
             "data.modeling_images",
             "entropy.steps",
+            "fine_tune.epochs",
             "mesa.epochs",
             "mesa.learning_rate",
             "network.width",
             "retrain.stamp_rate",
             "retrain.training.epochs",
             "retrain.training.learning_rate",
+            "retrain.training.schedule",
         ];
         for name in names("quick") {
             assert!(allowed.contains(&name.as_str()), "{name}");

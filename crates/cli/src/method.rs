@@ -14,6 +14,8 @@ pub(crate) enum Method {
     NoTrigger,
     /// Retraining with uniform random patches.
     Random,
+    /// Fine-tuning with shifts and flips, and nothing stamped.
+    FineTune,
     /// Retraining with samples of the sub-model of one β.
     Mesa(f64),
     /// All sub-models, one in each epoch.
@@ -35,6 +37,7 @@ impl fmt::Display for Method {
             Self::Ideal => f.pad("ideal"),
             Self::NoTrigger => f.pad("no-trigger"),
             Self::Random => f.pad("random"),
+            Self::FineTune => f.pad("fine-tune"),
             Self::Mesa(beta) => f.pad(&format!("mesa:{beta}")),
             Self::EnsembleTurns => f.pad("ensemble:turns"),
             Self::EnsembleWeighted => f.pad("ensemble:weighted"),
@@ -58,6 +61,7 @@ impl FromStr for Method {
             Self::Ideal,
             Self::NoTrigger,
             Self::Random,
+            Self::FineTune,
             Self::EnsembleTurns,
             Self::EnsembleWeighted,
         ];
@@ -67,7 +71,7 @@ impl FromStr for Method {
             .ok_or_else(|| {
                 format!(
                     "`{text}` is no method; there are mesa:β (as in mesa:0.9), ensemble:turns, \
-                 ensemble:weighted, ideal, no-trigger and random"
+                 ensemble:weighted, ideal, no-trigger, random and fine-tune"
                 )
             })
     }
@@ -99,6 +103,7 @@ mod tests {
             "ensemble:turns",
             "ensemble:weighted",
             "ideal",
+            "fine-tune",
         ] {
             assert_eq!(name.parse::<Method>().unwrap().to_string(), name);
         }

@@ -30,7 +30,8 @@ pub(crate) fn pretrain(
 ) -> Result<Network> {
     let mut rng = Seeds::new(config.seed, "pretrain/weights").start();
     let network = Network::resnet18(shape, normalization, &mut rng)?;
-    let mut batches = AugmentedBatches::new(images, config.training.batch_size, config.seed)?;
+    let mut batches =
+        AugmentedBatches::new(images, config.training.batch_size, "pretrain", config.seed)?;
     train(network, &config.training, &mut batches, watch)
 }
 
@@ -103,6 +104,19 @@ pub(crate) fn retrain(
 ) -> Result<Network> {
     let mut batches = RetrainBatches::new(images, source, config, seed)?;
     train(backdoored, &config.training, &mut batches, watch)
+}
+
+/// Trains a backdoored network on as if it were clean: what people do first.
+pub(crate) fn fine_tune(
+    backdoored: Network,
+    images: &DefenseImages,
+    config: &TrainingConfig,
+    seed: u64,
+    watch: &mut Watch,
+) -> Result<Network> {
+    let images = images.images().clone();
+    let mut batches = AugmentedBatches::new(images, config.batch_size, "fine-tune", seed)?;
+    train(backdoored, config, &mut batches, watch)
 }
 
 fn train(

@@ -63,6 +63,7 @@ fn complaints(summary: &Summary) -> Vec<String> {
         "backdoored",
         "no-trigger",
         "random",
+        "fine-tune",
         "ensemble:turns",
         "ideal",
     ] {
@@ -131,6 +132,7 @@ mod tests {
             row("backdoored", 0.97),
             row("no-trigger", 0.7),
             row("random", 0.6),
+            row("fine-tune", 0.5),
             mesa("mesa:0.9"),
             mesa("mesa:0.8"),
             mesa("mesa:0.5"),
@@ -164,7 +166,7 @@ mod tests {
                 "mesa:0.9",
                 Row {
                     asr: 0.16,
-                    ..good().rows[4].clone()
+                    ..good().rows[5].clone()
                 },
             ),
             (
@@ -185,7 +187,7 @@ mod tests {
                 "ideal",
                 Row {
                     clean_accuracy: 0.9,
-                    ..good().rows[8].clone()
+                    ..good().rows[9].clone()
                 },
             ),
         ] {

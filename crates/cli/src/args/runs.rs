@@ -21,8 +21,8 @@ pub(crate) struct Selection {
     #[arg(long, value_name = "RANGE", value_parser = seeds)]
     pub(crate) seeds: Option<Range<u64>>,
     /// Methods, separated by commas: `mesa:0.9`, `ensemble:turns`,
-    /// `ensemble:weighted`, `ideal`, `no-trigger`, `random`; `mesa` is every β
-    /// of the preset [default: the preset's]
+    /// `ensemble:weighted`, `ideal`, `no-trigger`, `random`, `fine-tune`; `mesa` is
+    /// every β of the preset [default: the preset's]
     #[arg(long, value_name = "LIST")]
     pub(crate) methods: Option<String>,
     #[command(flatten)]

@@ -288,6 +288,9 @@ pub(crate) enum Control {
     NoTrigger,
     /// The same retraining with uniform random patches
     Random,
+    /// Training on as if the network were clean, with shifts and flips: the settings'
+    /// `fine_tune`
+    FineTune,
 }
 
 /// Measure a network's accuracy and how far a trigger works

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::args::{Control, Defend};
 use crate::config::ExperimentConfig;
+use crate::output::Usage;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
 
@@ -29,12 +30,23 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     super::check_output(&args.output)?;
     inputs::device(args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
+    let (method, source) = source(args, &settings)?;
     let mut config = settings.retrain.clone();
     config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
+    if source.is_none() {
+        if args.poison_rate.is_some() {
+            let reason = "--poison-rate: `--control fine-tune` stamps nothing";
+            return Err(Usage(reason.to_owned()).into());
+        }
+        config.training = settings.fine_tune.clone();
+    }
     config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
     config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
     config.validate()?;
-    let (method, source) = source(args, &settings)?;
+    let (shown, patch) = match &source {
+        Some(source) => (json!(config), source.size()),
+        None => (json!(config.training), None),
+    };
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
     let data = backdoored.data(&args.data, &settings.data)?;
     backdoored.check_normalization(&data)?;
@@ -50,8 +62,8 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         .map(|path| file_digest(path))
         .collect::<Result<_, _>>()?;
     let detail = json!({
-        "config": config, "method": method, "with": with, "trigger": args.trigger,
-        "patch": source.size(),
+        "config": shown, "method": method, "with": with, "trigger": args.trigger,
+        "patch": patch,
         "seed": args.seed, "images": settings.data, "model": backdoored.sha256,
         "entropy": settings.entropy,
     });
@@ -63,14 +75,11 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         data.name,
         config.training.epochs
     );
-    let network = stages::retrain(
-        backdoored.network,
-        images,
-        source,
-        &config,
-        args.seed,
-        &mut watch,
-    )?;
+    let (network, seed) = (backdoored.network, args.seed);
+    let network = match source {
+        Some(source) => stages::retrain(network, images, source, &config, seed, &mut watch)?,
+        None => stages::fine_tune(network, &images, &config.training, seed, &mut watch)?,
+    };
     let evaluation = inputs::evaluation_images(&data, &settings.data)?;
     let found = evaluate(&network.freeze()?, &evaluation, None, args.seed)?;
     let made_by = super::made_by(&[
@@ -78,7 +87,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         ("model_sha256", backdoored.sha256),
         ("method", method.clone()),
         (seen::SPLIT, split),
-        ("config", serde_json::to_string(&config)?),
+        ("config", shown.to_string()),
     ]);
     save_network(&args.output, &network, &made_by)?;
     let repaired = Repaired {
@@ -99,15 +108,16 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     output::result(json, &repaired, &plain)
 }
 
-/// Where the triggers come from, and the method's name.
-fn source(args: &Defend, settings: &ExperimentConfig) -> Result<(String, TriggerSource)> {
+/// The method's name, and where the triggers come from; `None` for the one that only trains on.
+fn source(args: &Defend, settings: &ExperimentConfig) -> Result<(String, Option<TriggerSource>)> {
     if let Some(control) = args.control {
-        return Ok(match control {
-            Control::NoTrigger => ("no-trigger".to_owned(), TriggerSource::None),
+        let (method, source) = match control {
+            Control::FineTune => return Ok(("fine-tune".to_owned(), None)),
+            Control::NoTrigger => ("no-trigger", TriggerSource::None),
             Control::Random => {
                 let [_, height, width] = settings.mesa.trigger_shape;
                 let size = (height, width);
-                ("random".to_owned(), TriggerSource::Random { size })
+                ("random", TriggerSource::Random { size })
             }
             Control::Ideal => {
                 let name = args
@@ -115,11 +125,12 @@ fn source(args: &Defend, settings: &ExperimentConfig) -> Result<(String, Trigger
                     .as_deref()
                     .context("`--control ideal` needs --trigger")?;
                 (
-                    "ideal".to_owned(),
+                    "ideal",
                     TriggerSource::Ideal(inputs::trigger(name)?.trigger()?),
                 )
             }
-        });
+        };
+        return Ok((method.to_owned(), Some(source)));
     }
     let mut sub_models: Vec<SubModel> = args
         .with
@@ -135,17 +146,17 @@ fn source(args: &Defend, settings: &ExperimentConfig) -> Result<(String, Trigger
         let staircase = Staircase::new(sub_models, &gamma)?;
         return Ok((
             "ensemble:weighted".to_owned(),
-            TriggerSource::Weighted(staircase),
+            Some(TriggerSource::Weighted(staircase)),
         ));
     }
     if sub_models.len() == 1 {
         let sub_model = sub_models.remove(0);
         let method = format!("mesa:{}", sub_model.info().beta);
-        return Ok((method, TriggerSource::SubModel(sub_model)));
+        return Ok((method, Some(TriggerSource::SubModel(sub_model))));
     }
     Ok((
         "ensemble:turns".to_owned(),
-        TriggerSource::Turns(Ensemble::new(sub_models)?),
+        Some(TriggerSource::Turns(Ensemble::new(sub_models)?)),
     ))
 }
 
@@ -199,6 +210,7 @@ mod tests {
         let mut settings = ExperimentConfig::paper();
         settings.mesa.trigger_shape = [3, 2, 5];
         let (method, source) = source(&args, &settings).unwrap();
-        assert_eq!((method.as_str(), source.size()), ("random", Some((2, 5))));
+        let size = source.unwrap().size();
+        assert_eq!((method.as_str(), size), ("random", Some((2, 5))));
     }
 }

@@ -233,18 +233,16 @@ impl Running<'_> {
         };
         let name = format!("{}/{}", self.folder, method.to_string().replace(':', "-"));
         let done = session.ledger.step(&name, &step, |files, watch| {
-            let config = &session.config.retrain;
-            let images = session.defense_images.clone();
-            let trained = (images.images().len() * config.training.epochs) as u64;
-            let source = self.source(method, modeled, mixture.as_ref())?;
-            let network = stages::retrain(
-                self.backdoored()?,
-                images,
-                source,
-                config,
-                chain.seed,
-                watch,
-            )?;
+            let (images, backdoored) = (&session.defense_images, self.backdoored()?);
+            let training = session.config.defense_training(method);
+            let trained = (images.images().len() * training.epochs) as u64;
+            let network = match self.source(method, modeled, mixture.as_ref())? {
+                None => stages::fine_tune(backdoored, images, training, chain.seed, watch)?,
+                Some(source) => {
+                    let (images, config) = (images.clone(), &session.config.retrain);
+                    stages::retrain(backdoored, images, source, config, chain.seed, watch)?
+                }
+            };
             let work = session.evaluate(chain, &network)?;
             if session.config.output.keep_repaired {
                 let made_by = [
@@ -276,12 +274,13 @@ impl Running<'_> {
         Ok(row)
     }
 
+    /// What a method stamps; `None` for the one that retrains in another way.
     fn source(
         &self,
         method: Method,
         modeled: &[Modeled],
         mixture: Option<&Mixture>,
-    ) -> Result<TriggerSource> {
+    ) -> Result<Option<TriggerSource>> {
         let [_, height, width] = self.session.config.mesa.trigger_shape;
         let load = |beta: f64| -> Result<SubModel> {
             inputs::sub_model(&find(modeled, beta)?.fit.files.checkpoint)
@@ -295,7 +294,8 @@ impl Running<'_> {
                 .map(|beta| load(*beta))
                 .collect()
         };
-        Ok(match method {
+        Ok(Some(match method {
+            Method::FineTune => return Ok(None),
             Method::Ideal => TriggerSource::Ideal(self.chain.trigger.trigger()?),
             Method::NoTrigger => TriggerSource::None,
             Method::Random => TriggerSource::Random {
@@ -308,7 +308,7 @@ impl Running<'_> {
                 let gamma: Vec<f64> = mixture.weights.iter().map(|weight| weight.gamma).collect();
                 TriggerSource::Weighted(Staircase::new(all()?, &gamma)?)
             }
-        })
+        }))
     }
 
     /// γ of the sub-models, in the configuration's order.

@@ -118,6 +118,18 @@ impl Steps {
 
     /// A retraining and its evaluation.
     pub(crate) fn defend(&self, chain: Chain, method: Method) -> Step {
+        if method == Method::FineTune {
+            let config = json!({
+                "fine_tune": self.config.fine_tune,
+                "method": method,
+                "images": self.modeling(),
+                "seed": chain.seed,
+                "evaluation": self.evaluation(chain),
+            });
+            return self
+                .step("defend", config)
+                .after("attack", &self.attack(chain).key());
+        }
         let config = json!({
             "retrain": self.config.retrain,
             "method": method,

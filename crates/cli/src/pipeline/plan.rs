@@ -115,7 +115,7 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
                 .ledger
                 .is_done(&name, &steps.defend(*chain, *method))
             {
-                work.add("defend", modeling * config.retrain.training.epochs);
+                work.add("defend", modeling * config.defense_training(*method).epochs);
                 work.add("evaluate", evaluation);
                 work.bytes += if config.output.keep_repaired {
                     network

@@ -150,6 +150,7 @@ fn rank(method: &str) -> (u8, String) {
         "backdoored",
         "no-trigger",
         "random",
+        "fine-tune",
         "mesa:",
         "ensemble:",
         "ideal",
