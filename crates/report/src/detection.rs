@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
-use crate::format::{data_words, percent};
+use crate::format::{data_words, hardware_words, percent};
 use crate::svg::{opened, text};
 
 /// The verdict, the rule it follows, and a table of all classes, for a terminal.
@@ -111,6 +111,67 @@ fn table(detection: &Detection) -> Table {
         ]);
     }
     table.without_blank_columns()
+}
+
+/// The section of all committed detections in `docs/results.md`; each has the name of its folder.
+pub(crate) fn section(detections: &[(String, Detection)]) -> String {
+    let mut commands: Vec<String> = detections
+        .iter()
+        .map(|(_, found)| format!("mesa detect MODEL --preset {}", found.preset))
+        .collect();
+    commands.sort();
+    commands.dedup();
+    let mut text = format!(
+        "\n## Detection: MESA against every class\n\n```text\n{}\n```\n\n",
+        commands.join("\n")
+    );
+    let columns = [
+        "network",
+        "data",
+        "preset",
+        "highest class",
+        "its sample ASR %",
+        "its anomaly index",
+        "next sample ASR %",
+        "highest other index",
+        "verdict",
+    ];
+    let mut table = Table::new(String::new(), &columns);
+    for (name, found) in detections {
+        let mut classes: Vec<&ClassDetection> = found.classes.iter().collect();
+        classes.sort_by(|a, b| b.sample_asr.total_cmp(&a.sample_asr));
+        let (Some(first), next) = (classes.first(), classes.get(1)) else {
+            continue;
+        };
+        let verdict = match found.verdict {
+            Verdict::Backdoor => "backdoor",
+            Verdict::NothingFound => "nothing found",
+        };
+        table.rows.push(vec![
+            name.clone(),
+            data_words(&found.data).to_owned(),
+            found.preset.clone(),
+            named(first),
+            percent(first.sample_asr),
+            index_words(first),
+            next.map(|next| percent(next.sample_asr))
+                .unwrap_or_default(),
+            next.map(|next| index_words(next)).unwrap_or_default(),
+            verdict.to_owned(),
+        ]);
+    }
+    text.push_str(&table.to_markdown());
+    if let Some((_, found)) = detections.first() {
+        let _ = writeln!(text, "\n- {}", rule_words(found));
+        let _ = writeln!(
+            text,
+            "- seed {}; β = {}; {}",
+            found.seed,
+            found.beta,
+            hardware_words(&found.device, "", found.threads, &found.processor)
+        );
+    }
+    text
 }
 
 const MARGIN: usize = 16;
@@ -229,6 +290,18 @@ mod tests {
         assert!(words.contains("at least 50.0 %"));
         let words = detection_text(&made_up(false));
         assert!(words.starts_with("Nothing found") && words.contains("no proof"));
+    }
+
+    #[test]
+    fn the_committed_table_names_the_highest_class_and_the_next() {
+        let text = section(&[("made-up".to_owned(), made_up(true))]);
+        let row = text
+            .lines()
+            .find(|line| line.starts_with("| made-up"))
+            .unwrap();
+        for expected in ["1 (stripes)", "94.3", "6.2", "2.1", "-0.4", "backdoor"] {
+            assert!(row.contains(expected), "{row}");
+        }
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub(crate) fn hardware_words(
         parts.push(format!("{kernel_path} kernels"));
     }
     if threads > 0 {
-        parts.push(format!("{threads} threads"));
+        let plural = if threads == 1 { "" } else { "s" };
+        parts.push(format!("{threads} thread{plural}"));
     }
     if !processor.is_empty() {
         parts.push(processor.to_owned());
