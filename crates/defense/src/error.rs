@@ -77,6 +77,16 @@ pub enum Error {
         /// What it must be.
         must_be: &'static str,
     },
+    /// Settings that reverse no trigger.
+    #[error("`{field}`: {value} is not {must_be}")]
+    Point {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: f64,
+        /// What it must be.
+        must_be: &'static str,
+    },
     /// An ensemble of nothing.
     #[error("an ensemble needs at least one sub-model")]
     EmptyEnsemble,

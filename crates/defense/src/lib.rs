@@ -6,7 +6,8 @@
 //! [`RetrainBatches`] feeds a training run that unlearns samples of those models, or of one of
 //! the controls ([`TriggerSource`]); [`sample_success`] measures what the samples do, and
 //! [`SampleTesting`] does so in pieces. [`anomaly_indices`] and [`DetectionRule`] tell from what
-//! the samples against every class do which class is attacked, if any.
+//! the samples against every class do which class is attacked, if any. [`reverse_trigger`] is the
+//! baseline that MESA is compared with: a single trigger.
 
 mod attack_success;
 mod detection;
@@ -14,6 +15,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod images;
+mod point;
 mod retrain;
 mod sample_success;
 mod trigger_source;
@@ -22,6 +24,7 @@ pub use attack_success::{AttackSuccess, AttackSuccessConfig};
 pub use detection::{DetectionRule, anomaly_indices};
 pub use error::{Error, Result};
 pub use images::DefenseImages;
+pub use point::{PointConfig, ReversedTrigger, reverse_trigger};
 pub use retrain::{RetrainBatches, RetrainConfig};
 pub use sample_success::{
     SampleProgress, SampleSuccess, SampleTest, SampleTesting, sample_success,

@@ -126,6 +126,11 @@ impl FrozenClassifier {
         self.inner.graph.num_classes
     }
 
+    /// How images are normalized before the network sees them.
+    pub fn normalization(&self) -> Normalization {
+        self.inner.normalization
+    }
+
     /// Floating-point operations of one image's forward pass.
     pub fn operations(&self) -> f64 {
         self.inner.graph.operations()
@@ -209,6 +214,43 @@ impl FrozenClassifier {
         patch: (usize, usize),
         below: f32,
     ) -> Result<(Vec<f32>, Tensor)> {
+        self.gradient(
+            images,
+            places,
+            patch,
+            target_class,
+            Wanted::Probability(below),
+        )
+    }
+
+    /// The probability of `target_class` for every image, and the gradient of its logarithm with
+    /// respect to the pixels of a patch: of the negative cross-entropy to that class.
+    ///
+    /// # Shapes
+    ///
+    /// As [`FrozenClassifier::target_probability_gradient`].
+    ///
+    /// # Errors
+    ///
+    /// As [`FrozenClassifier::target_probability_gradient`].
+    pub fn target_log_probability_gradient(
+        &self,
+        images: &Tensor,
+        target_class: u32,
+        places: &[(usize, usize)],
+        patch: (usize, usize),
+    ) -> Result<(Vec<f32>, Tensor)> {
+        self.gradient(images, places, patch, target_class, Wanted::LogProbability)
+    }
+
+    fn gradient(
+        &self,
+        images: &Tensor,
+        places: &[(usize, usize)],
+        patch: (usize, usize),
+        target_class: u32,
+        wanted: Wanted,
+    ) -> Result<(Vec<f32>, Tensor)> {
         self.check_class(target_class)?;
         let pixels = host_images(images)?;
         let image_len = COLORS * IMAGE_SIDE * IMAGE_SIDE;
@@ -229,7 +271,7 @@ impl FrozenClassifier {
                         class: target_class as usize,
                         places,
                         patch,
-                        below,
+                        wanted,
                     };
                     inner.forward_backward(pixels, &target, workspace, probabilities, gradients);
                 });
@@ -258,7 +300,16 @@ struct Target<'a> {
     class: usize,
     places: &'a [(usize, usize)],
     patch: (usize, usize),
-    below: f32,
+    wanted: Wanted,
+}
+
+/// What the gradient is of.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// The target's probability, where it is less than this.
+    Probability(f32),
+    /// Its logarithm.
+    LogProbability,
 }
 
 impl Frozen {
@@ -343,14 +394,22 @@ impl Frozen {
         for (scores, probability) in scores.chunks_mut(classes).zip(probabilities.iter_mut()) {
             softmax(scores);
             *probability = scores[target.class];
-            // ∂p_t / ∂logit_k = p_t · (1[k = t] − p_k)
+            // ∂ ln p_t / ∂logit_k = 1[k = t] − p_k, and ∂p_t = p_t · ∂ ln p_t
+            let factor = match target.wanted {
+                Wanted::Probability(_) => *probability,
+                Wanted::LogProbability => 1.0,
+            };
             for score in scores.iter_mut() {
-                *score *= -*probability;
+                *score *= -factor;
             }
-            scores[target.class] += *probability;
+            scores[target.class] += factor;
         }
+        let below = match target.wanted {
+            Wanted::Probability(below) => below,
+            Wanted::LogProbability => f32::INFINITY,
+        };
         let wanted: Vec<usize> = (0..probabilities.len())
-            .filter(|image| probabilities[*image] < target.below)
+            .filter(|image| probabilities[*image] < below)
             .collect();
         self.backward(&wanted, &scores, workspace);
         let patch_len = COLORS * target.patch.0 * target.patch.1;
@@ -628,6 +687,34 @@ mod tests {
                 differences.into_iter().any(agrees),
                 "image {image}: {differences:?}, not {square}"
             );
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_the_logarithm_is_that_of_the_probability_over_it() {
+        let (classifier, images) = classifier_and_images(5);
+        let places = [(3, 4); 5];
+        let flat = |gradient: Tensor| gradient.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+        let (probabilities, plain) = classifier
+            .target_probability_gradient(&images, 2, &places, (3, 3), 2.0)
+            .unwrap();
+        let (same, of_logarithm) = classifier
+            .target_log_probability_gradient(&images, 2, &places, (3, 3))
+            .unwrap();
+        assert_eq!(same, probabilities);
+        for ((p, plain), found) in probabilities
+            .iter()
+            .zip(flat(plain))
+            .zip(flat(of_logarithm))
+        {
+            let size = plain.iter().map(|g| (g / p).abs()).fold(0.0, f32::max);
+            assert!(size > 0.0);
+            for (plain, found) in plain.iter().zip(found) {
+                assert!(
+                    (plain / p - found).abs() < 1e-4 * size,
+                    "{plain} {p} {found}"
+                );
+            }
         }
     }
 
