@@ -13,12 +13,13 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::hex;
+use crate::hub_order::HubOrder;
 use crate::images::CHANNELS;
 use crate::official::{CIFAR10, CIFAR100, Layout, OfficialFile};
 use crate::{Dataset, DatasetName, Error, Images, Result, Source};
 
-const SIDE: usize = 32;
-const IMAGE_LEN: usize = CHANNELS * SIDE * SIDE;
+pub(crate) const SIDE: usize = 32;
+pub(crate) const IMAGE_LEN: usize = CHANNELS * SIDE * SIDE;
 
 /// Loads CIFAR-10 from the folder that holds `data_batch_1.bin` to `data_batch_5.bin` and
 /// `test_batch.bin`.
@@ -29,7 +30,7 @@ const IMAGE_LEN: usize = CHANNELS * SIDE * SIDE;
 /// [`Error::LabelOutOfRange`] and [`Error::WrongDigest`] name the file, the offset and what was
 /// expected there; [`Error::Read`] if the system refuses.
 pub fn load_cifar10(folder: &Path) -> Result<Dataset> {
-    CIFAR10.load(folder)
+    load(&CIFAR10, folder)
 }
 
 /// Loads CIFAR-100, fine labels, from the folder that holds `train.bin` and `test.bin`.
@@ -38,7 +39,16 @@ pub fn load_cifar10(folder: &Path) -> Result<Dataset> {
 ///
 /// As [`load_cifar10`].
 pub fn load_cifar100(folder: &Path) -> Result<Dataset> {
-    CIFAR100.load(folder)
+    load(&CIFAR100, folder)
+}
+
+/// The official files, or where there are none the Hub's images in an order of their own.
+fn load(layout: &Layout, folder: &Path) -> Result<Dataset> {
+    let is_official = layout.files().any(|file| folder.join(file.name).exists());
+    match HubOrder::of(layout.name) {
+        Some(order) if !is_official && order.is_in(folder) => order.load(layout, folder),
+        _ => layout.load(folder),
+    }
 }
 
 /// The names of the files that make up a data set, training files first; none if it is built in.
@@ -51,7 +61,7 @@ pub fn file_names(name: DatasetName) -> Vec<&'static str> {
 }
 
 impl Layout {
-    fn files(&self) -> impl Iterator<Item = &OfficialFile> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &OfficialFile> {
         self.train.iter().chain([&self.test])
     }
 
@@ -59,7 +69,7 @@ impl Layout {
         self.files().map(|file| file.name).collect()
     }
 
-    fn record_len(&self) -> usize {
+    pub(crate) fn record_len(&self) -> usize {
         self.labels.len() + IMAGE_LEN
     }
 
@@ -68,11 +78,21 @@ impl Layout {
     }
 
     fn load(&self, folder: &Path) -> Result<Dataset> {
-        let files = self
-            .files()
-            .map(|file| self.open(folder, file))
-            .collect::<Result<Vec<_>>>()?;
+        let files = self.open_all(folder)?;
         self.check_lengths(&files)?;
+        self.assemble(folder, &files)
+    }
+
+    /// Loads files that have the layout of the official ones and nothing else in common with them.
+    pub(crate) fn load_unofficial(&self, folder: &Path) -> Result<Dataset> {
+        self.assemble(folder, &self.open_all(folder)?)
+    }
+
+    fn open_all(&self, folder: &Path) -> Result<Vec<FoundFile<'_>>> {
+        self.files().map(|file| self.open(folder, file)).collect()
+    }
+
+    fn assemble(&self, folder: &Path, files: &[FoundFile]) -> Result<Dataset> {
         let (train, test) = files.split_at(self.train.len());
         let (train, mut digests) = self.read(train)?;
         let (test, test_digests) = self.read(test)?;

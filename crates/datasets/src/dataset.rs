@@ -69,6 +69,9 @@ impl FromStr for DatasetName {
 pub enum Source {
     /// The folder with the binary files.
     Folder(PathBuf),
+    /// The folder with the images of the Hugging Face Hub in an order that is not that of the
+    /// official files: the same training gives other figures.
+    HubOrder(PathBuf),
     /// Drawn by this program.
     BuiltIn,
 }
@@ -77,6 +80,11 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => path.display().fmt(f),
+            Self::HubOrder(path) => write!(
+                f,
+                "{} (NOT the official files: the Hub's images in an order of their own)",
+                path.display()
+            ),
             Self::BuiltIn => f.pad("built-in"),
         }
     }

@@ -101,6 +101,22 @@ pub enum Error {
         /// Digest of this file, in hex.
         found: String,
     },
+    /// A file's digest is not the one that stands beside it.
+    #[error(
+        "{}: not as it was written, {sums:?} beside it has another SHA-256; remove the folder and \
+         fetch the data again",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// The file with the digests.
+        sums: &'static str,
+    },
+    /// The Hugging Face Hub gave no data.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::HubError),
     /// A folder that was named holds no data set.
     #[error(
         "{} ({origin}) holds no {wanted}: expected {files} in it or in a folder directly below",

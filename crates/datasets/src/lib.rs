@@ -5,6 +5,7 @@
 //! - [`Search`] finds the folder that holds the data: named, in `MESA_DATA`, or in the cache.
 //! - [`load_cifar10`] and [`load_cifar100`] read and verify the official binary files;
 //!   [`synthetic`] draws ten classes where there are none. All return a [`Dataset`].
+//! - With the feature `hub`, `Hub` fetches CIFAR from the Hugging Face Hub into the cache.
 //! - [`split`] divides the test images among defender and evaluation.
 //! - [`shuffled`], [`whole_batches`] and [`all_batches`] order the images of an epoch;
 //!   [`Images::batch`] makes a [`Batch`] of them, [`augment`] shifts and mirrors it.
@@ -45,6 +46,9 @@ mod batches;
 mod cifar;
 mod dataset;
 mod error;
+#[cfg(feature = "hub")]
+mod hub;
+mod hub_order;
 mod images;
 mod locate;
 mod official;
@@ -62,6 +66,8 @@ pub use crate::batches::{all_batches, shuffled, whole_batches};
 pub use crate::cifar::{file_names, load_cifar10, load_cifar100};
 pub use crate::dataset::{Dataset, DatasetName, Source};
 pub use crate::error::{Error, Result};
+#[cfg(feature = "hub")]
+pub use crate::hub::{FetchProgress, Fetched, Hub, HubError, OnFetchProgress};
 pub use crate::images::{Batch, CHANNELS, Images};
 pub use crate::locate::{Found, Origin, Search, cache_folder};
 pub use crate::patterns::{pattern_class, pattern_classes};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::cifar::{file_names, load_cifar10, load_cifar100};
+use crate::hub_order::HubOrder;
 use crate::{Dataset, DatasetName, Error, Result};
 
 /// What `--data` and `MESA_DATA` say in place of a folder to get the built-in classes.
@@ -211,8 +212,8 @@ fn find_below(origin: Origin, path: &Path, names: &[DatasetName]) -> Result<Vec<
     Ok(found.collect())
 }
 
-/// The first folder that holds all files, else the first that holds some: loading it then says
-/// which one is missing.
+/// The first folder that holds all files, else the first with the Hub's images in an order of their
+/// own, else the first that holds some: loading it then says which one is missing.
 fn best_of(folders: &[PathBuf], name: DatasetName) -> Option<&Path> {
     let files = file_names(name);
     let present = |folder: &PathBuf| {
@@ -222,7 +223,12 @@ fn best_of(folders: &[PathBuf], name: DatasetName) -> Option<&Path> {
             .count()
     };
     let complete = folders.iter().find(|folder| present(folder) == files.len());
+    let hub_order = || {
+        let order = HubOrder::of(name)?;
+        folders.iter().find(|folder| order.is_in(folder))
+    };
     complete
+        .or_else(hub_order)
         .or_else(|| folders.iter().find(|folder| present(folder) > 0))
         .map(PathBuf::as_path)
 }
