@@ -30,6 +30,8 @@ fn help_says_what_each_command_is_for() {
         insta::assert_snapshot!(format!("help_{command}"), said.stdout);
     }
     insta::assert_snapshot!("help", say(&["--help"]).stdout);
+    let fetch = say(&["data", "fetch", "--help"]);
+    insta::assert_snapshot!("help_data_fetch", fetch.stdout);
 }
 
 #[test]
@@ -40,6 +42,11 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
             &["run", "--seeds", "3..3"],
             "write 0..3 for the seeds 0, 1 and 2",
         ),
+        (
+            &["data", "fetch", "mnist"],
+            "possible values: cifar10, cifar100",
+        ),
+        (&["data", "--data", "x", "fetch", "cifar10"], "'--data"),
         (&["run", "--triggers", "512"], "512"),
         (&["run", "--methods", "best"], "there are mesa:β"),
         (

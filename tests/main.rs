@@ -8,6 +8,7 @@
 mod cli;
 mod detect;
 mod golden;
+mod hub;
 mod pipeline;
 mod presets;
 mod program;

@@ -9,12 +9,19 @@ use serde_json::Value;
 pub(crate) fn mesa(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesa"));
     command.args(arguments);
-    for name in ["MESA_DATA", "MESA_LOG", "MESA_PARENT_PID", "XDG_CACHE_HOME"] {
+    for name in ["MESA_DATA", "MESA_LOG", "MESA_PARENT_PID", "XDG_CACHE_HOME"]
+        .into_iter()
+        .chain(["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN"])
+        .chain(["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"])
+        .chain(["all_proxy", "https_proxy", "http_proxy"])
+    {
         command.env_remove(name);
     }
     // No cache, no home: what is found is what a test gives.
     command
         .env("HOME", "/nonexistent")
+        // Nor a network, but where a test has a Hub of its own.
+        .env("HF_HUB_OFFLINE", "1")
         .env("COLUMNS", "100")
         .env("NO_COLOR", "1");
     command

@@ -26,6 +26,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .args(&args.rest)
         // A reader's settings are not the tests': they bring their own data.
         .env_remove("MESA_DATA")
+        // Nor is the network.
+        .env("HF_HUB_OFFLINE", "1")
         .status()
         .context("starting cargo")?;
     Ok(workspace::exit_code(status))

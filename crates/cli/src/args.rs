@@ -14,8 +14,8 @@ pub(crate) use detect::Detect;
 pub(crate) use runs::{Plan, Report, Run, Selection};
 pub(crate) use shells::{Completions, Man};
 pub(crate) use steps::{
-    Attack, Control, DataCommand, Defend, Evaluate, Export, Fit, Pretrain, Sample, ScheduleName,
-    SplitName,
+    Attack, Control, DataAction, DataCommand, DataFetch, Defend, Evaluate, Export, Fit, OnHub,
+    Pretrain, Sample, ScheduleName, SplitName,
 };
 
 /// Finds and removes neural backdoors by modeling the whole distribution of their triggers (MESA).

@@ -18,6 +18,8 @@ use mesa_record::file_digest;
 
 use crate::args::{DataArgs, DeviceName, PresetArgs};
 use crate::config::{DataConfig, ExperimentConfig};
+use crate::hub;
+use crate::interrupt::Interrupted;
 use crate::output::{Usage, percent};
 
 /// The settings that were asked for and their name, or those of the preset `default`.
@@ -38,11 +40,21 @@ pub(crate) fn settings(args: &PresetArgs, default: &str) -> Result<(String, Expe
     Ok((name.to_owned(), ExperimentConfig::preset(name)?))
 }
 
+/// What to do first where no data is found and the built-in classes may stand in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfMissing {
+    /// Ask the Hugging Face Hub.
+    Fetch,
+    /// Nothing: a plan downloads nothing.
+    Leave,
+}
+
 /// Loads the data set that was named, is in the environment, or is cached.
 pub(crate) fn data(
     args: &DataArgs,
     wanted: Option<DatasetName>,
     config: &DataConfig,
+    if_missing: IfMissing,
 ) -> Result<Dataset> {
     let search = Search::from_environment(args.data.as_deref());
     let built_in = || {
@@ -57,17 +69,34 @@ pub(crate) fn data(
     }
     let cache = cache_folder().map_or_else(String::new, |path| format!(" in {}", path.display()));
     if config.synthetic_if_missing {
+        // Nobody named a folder, else the search would have found it or failed.
+        let reason = match if_missing {
+            IfMissing::Fetch => match fetch(wanted.unwrap_or(config.set)) {
+                Ok(data) => return Ok(data),
+                Err(error) if error.is::<Interrupted>() => return Err(error),
+                Err(error) => format!(" and none on the Hugging Face Hub ({error:#})"),
+            },
+            IfMissing::Leave => String::new(),
+        };
         tracing::warn!(
-            "NO CIFAR DATA FOUND{cache}: using ten BUILT-IN, drawn classes instead; figures are \
-             marked `synthetic` and say nothing about photographs. Real data: --data DIR or MESA_DATA"
+            "NO CIFAR DATA FOUND{cache}{reason}: using ten BUILT-IN, drawn classes instead; figures \
+             are marked `synthetic` and say nothing about photographs. Real data: `mesa data fetch \
+             cifar10`, --data DIR or MESA_DATA"
         );
         return Ok(built_in());
     }
     bail!(
-        "no data found{cache}; name the folder with the binary files with --data DIR or MESA_DATA \
-         (https://www.cs.toronto.edu/~kriz/cifar.html, \"binary version\"), or use the built-in \
-         classes with --data synthetic"
+        "no data found{cache}; fetch it with `mesa data fetch {}`, name the folder with the binary \
+         files with --data DIR or MESA_DATA (https://www.cs.toronto.edu/~kriz/cifar.html, \"binary \
+         version\"), or use the built-in classes with --data synthetic",
+        wanted.unwrap_or(config.set)
     )
+}
+
+/// Fetches a data set into the cache and loads it.
+fn fetch(name: DatasetName) -> Result<Dataset> {
+    let cache = cache_folder().context("there is no home folder to keep data in")?;
+    Ok(hub::fetch(name, &cache)?.load()?)
 }
 
 /// The split of the test images into modeling and evaluation.
@@ -169,7 +198,7 @@ impl Loaded {
                  100 classes (CIFAR-100)"
             ),
         };
-        data(args, Some(wanted), config)
+        data(args, Some(wanted), config, IfMissing::Leave)
     }
 
     /// Warns where nothing but a guess says how images are normalized, and the guess seems wrong.

@@ -4,6 +4,7 @@ mod args;
 mod augmented;
 mod commands;
 mod config;
+mod hub;
 mod inputs;
 mod interrupt;
 mod ledger;

@@ -2,26 +2,76 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{DataArgs, DeviceName, NormalizeArgs, PresetArgs, Running};
 
-/// Show which data sets are found where, and check them
+/// Show which data sets are found where, and check them; fetch CIFAR
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   mesa data                   what $MESA_DATA or ~/.cache/mesa holds
   mesa data --data DIR        the same for a folder
   mesa data --data synthetic  the built-in classes
+  mesa data fetch cifar10     from the Hugging Face Hub into ~/.cache/mesa
 
 A folder holds data if it, or a folder in it, has the official binary files:
   CIFAR-10   data_batch_1.bin … data_batch_5.bin, test_batch.bin
   CIFAR-100  train.bin, test.bin
 Every record and the digest of every official file are checked.
-Exit code 1 if nothing is found or a file is damaged.")]
+Exit code 1 if nothing is found or a file is damaged."
+)]
 pub(crate) struct DataCommand {
+    #[command(subcommand)]
+    pub(crate) action: Option<DataAction>,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataAction {
+    Fetch(DataFetch),
+}
+
+/// Fetch CIFAR-10 or CIFAR-100 from the Hugging Face Hub
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa data fetch cifar10                           170 MB of images into ~/.cache/mesa
+  mesa data fetch cifar100 --json
+  HF_ENDPOINT=https://hub.example mesa data fetch cifar10   from a mirror
+
+The Parquet files of uoft-cs/cifar10 or uoft-cs/cifar100 are downloaded into
+Hugging Face's cache, decoded, and written as the official binary files, each
+verified by its SHA-256. Rows in an order that is not that of the official
+files are kept under other names, and said to be so. What is in the cache
+already is verified and left as it is. Stopped or cut off, the same command
+goes on with the download where it was.
+
+Environment, as for Hugging Face's own tools:
+  HF_ENDPOINT      the Hub's address [default: https://huggingface.co]
+  HF_HOME          where downloads and the login lie [default: ~/.cache/huggingface]
+  HF_HUB_CACHE     where downloads lie [default: hub in HF_HOME]
+  HF_TOKEN         a token of your own; the data sets need none
+  HF_HUB_OFFLINE   1: take what was downloaded before, open no connection
+  HTTPS_PROXY      a proxy
+
+Exit code 1 if the Hub does not give the data.")]
+pub(crate) struct DataFetch {
+    /// The data set
+    #[arg(value_enum, value_name = "NAME")]
+    pub(crate) name: OnHub,
+}
+
+/// A data set that the Hub has
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnHub {
+    /// Ten classes
+    Cifar10,
+    /// A hundred classes
+    Cifar100,
 }
 
 /// Train a clean network

@@ -1,12 +1,15 @@
-//! `mesa data`: what is found where, checked.
+//! `mesa data`: what is found where, checked; what the Hub has, fetched.
 
-use anyhow::{Result, bail};
-use mesa_datasets::{Dataset, Search, cache_folder, synthetic};
+use anyhow::{Context, Result, bail};
+use mesa_datasets::{Dataset, DatasetName, Search, Source, cache_folder, synthetic};
 use serde::Serialize;
 
-use crate::args::DataCommand;
+use crate::args::{DataAction, DataCommand, DataFetch, OnHub};
 use crate::config::ExperimentConfig;
-use crate::{logging, output};
+use crate::{hub, logging, output};
+
+/// Training and test images of CIFAR-10 and of CIFAR-100.
+const OFFICIAL_IMAGES: (usize, usize) = (50_000, 10_000);
 
 /// One data set that was found and checked.
 #[derive(Serialize)]
@@ -18,10 +21,70 @@ struct Checked {
     test_images: usize,
     classes: usize,
     sha256: String,
+    /// Whether these are the official files; where not, figures differ from those of others.
+    is_official: bool,
+}
+
+/// What a fetch led to.
+#[derive(Serialize)]
+struct Delivered {
+    #[serde(flatten)]
+    checked: Checked,
+    /// The repository and its commit; none where the cache had the data already.
+    repo: Option<String>,
+    commit: Option<String>,
 }
 
 pub(crate) fn run(args: &DataCommand, json: bool) -> Result<()> {
     logging::start(None)?;
+    match &args.action {
+        Some(DataAction::Fetch(args)) => fetch(args, json),
+        None => survey(args, json),
+    }
+}
+
+/// Fetches a data set into the cache, unless it is there.
+fn fetch(args: &DataFetch, json: bool) -> Result<()> {
+    let name = match args.name {
+        OnHub::Cifar10 => DatasetName::Cifar10,
+        OnHub::Cifar100 => DatasetName::Cifar100,
+    };
+    let cache = cache_folder().context("there is no home folder to keep data in; set HOME")?;
+    let search = Search::new(None, None, Some(cache.clone()));
+    // What is damaged is fetched anew.
+    let there = search
+        .find(Some(name))
+        .and_then(|found| found.map_or(Ok(None), |found| found.load()));
+    let there = there.unwrap_or_else(|error| {
+        tracing::warn!("the cache is damaged, fetching it anew: {error}");
+        None
+    });
+    let (data, fetched) = match there {
+        Some(data) => {
+            tracing::info!("the cache has {name} already");
+            (data, None)
+        }
+        None => {
+            let fetched = hub::fetch(name, &cache)?;
+            let data = fetched.load()?;
+            (data, Some(fetched))
+        }
+    };
+    if let Some(elsewhere) = std::env::var_os("MESA_DATA").filter(|value| !value.is_empty()) {
+        tracing::warn!(
+            "MESA_DATA is set: commands look in {}, not in the cache, unless it is unset",
+            elsewhere.display()
+        );
+    }
+    let delivered = Delivered {
+        checked: describe(&data, &mesa_datasets::Origin::Cache.to_string()),
+        repo: fetched.as_ref().map(|fetched| fetched.repo.to_owned()),
+        commit: fetched.map(|fetched| fetched.commit),
+    };
+    output::result(json, &delivered, &line(&delivered.checked))
+}
+
+fn survey(args: &DataCommand, json: bool) -> Result<()> {
     let search = Search::from_environment(args.data.data.as_deref());
     let mut checked = Vec::new();
     for found in search.survey()? {
@@ -39,27 +102,27 @@ pub(crate) fn run(args: &DataCommand, json: bool) -> Result<()> {
         let cache =
             cache_folder().map_or_else(|| "no cache".to_owned(), |c| c.display().to_string());
         bail!(
-            "no data found ({cache}); name a folder with --data DIR or MESA_DATA, or use the \
-             built-in classes with --data synthetic"
+            "no data found ({cache}); fetch it with `mesa data fetch cifar10`, name a folder with \
+             --data DIR or MESA_DATA, or use the built-in classes with --data synthetic"
         );
     }
-    let lines: Vec<String> = checked
-        .iter()
-        .map(|data| {
-            format!(
-                "{}: {} training and {} test images of {} classes, complete and undamaged\n  \
-                 {} ({})\n  SHA-256 {}",
-                data.name,
-                data.train_images,
-                data.test_images,
-                data.classes,
-                data.source,
-                data.origin,
-                data.sha256
-            )
-        })
-        .collect();
+    let lines: Vec<String> = checked.iter().map(line).collect();
     output::result(json, &checked, &lines.join("\n"))
+}
+
+/// A data set for people.
+fn line(data: &Checked) -> String {
+    format!(
+        "{}: {} training and {} test images of {} classes, complete and undamaged\n  \
+         {} ({})\n  SHA-256 {}",
+        data.name,
+        data.train_images,
+        data.test_images,
+        data.classes,
+        data.source,
+        data.origin,
+        data.sha256
+    )
 }
 
 fn describe(data: &Dataset, origin: &str) -> Checked {
@@ -71,5 +134,8 @@ fn describe(data: &Dataset, origin: &str) -> Checked {
         test_images: data.test.len(),
         classes: data.num_classes(),
         sha256: data.digest.clone(),
+        // Files of the official size were read only if they have the official digest.
+        is_official: matches!(data.source, Source::Folder(_))
+            && (data.train.len(), data.test.len()) == OFFICIAL_IMAGES,
     }
 }

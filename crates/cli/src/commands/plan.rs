@@ -5,6 +5,7 @@ use mesa_record::write_json;
 
 use super::run::{Chosen, plan_text};
 use crate::args::Plan;
+use crate::inputs::IfMissing;
 use crate::{logging, output};
 
 pub(crate) fn run(args: &Plan, json: bool, threads: usize) -> Result<()> {
@@ -13,7 +14,8 @@ pub(crate) fn run(args: &Plan, json: bool, threads: usize) -> Result<()> {
     if let Some(path) = &args.output {
         super::check_output(path)?;
     }
-    let (session, chains, summary) = chosen.prepare(&args.selection, &args.running, threads)?;
+    let (session, chains, summary) =
+        chosen.prepare(&args.selection, &args.running, threads, IfMissing::Leave)?;
     let mut plan = session.plan(&chains, &chosen.methods, &summary);
     if args.measure {
         session.measure(&mut plan, args.batches)?;

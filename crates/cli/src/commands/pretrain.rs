@@ -28,7 +28,12 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     let mut config = settings.pretrain.clone();
     apply(args, &mut config);
     config.training.validate()?;
-    let data = inputs::data(&args.data, Some(settings.data.set), &settings.data)?;
+    let data = inputs::data(
+        &args.data,
+        Some(settings.data.set),
+        &settings.data,
+        inputs::IfMissing::Leave,
+    )?;
     let shape = ResNetConfig {
         width: args.width.unwrap_or(settings.network.width),
         num_classes: data.num_classes(),

@@ -10,6 +10,7 @@ use mesa_report::Report;
 
 use crate::args::{Run, Running, Selection};
 use crate::config::ExperimentConfig;
+use crate::inputs::IfMissing;
 use crate::method::Method;
 use crate::output::Usage;
 use crate::pipeline::{Chain, Session, Setup, is_all_committed, repository, run_chain};
@@ -23,7 +24,8 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
     let chosen = Chosen::new(&args.selection)?;
     if args.only_plan {
         logging::start(None)?;
-        let (session, chains, summary) = chosen.prepare(&args.selection, &args.running, threads)?;
+        let (session, chains, summary) =
+            chosen.prepare(&args.selection, &args.running, threads, IfMissing::Leave)?;
         let plan = session.plan(&chains, &chosen.methods, &summary);
         return output::result(json, &plan, &plan_text(&plan));
     }
@@ -33,7 +35,8 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
     if let Some(holder) = lock.left_behind() {
         tracing::info!("taking over from {holder}, which ended without finishing");
     }
-    let (session, chains, mut summary) = chosen.prepare(&args.selection, &args.running, threads)?;
+    let (session, chains, mut summary) =
+        chosen.prepare(&args.selection, &args.running, threads, IfMissing::Fetch)?;
     write_text(&run.config(), &session.config.to_toml()?)?;
     let started = Instant::now();
     announce(&session, &chains, &chosen.methods, &summary)?;
@@ -171,9 +174,15 @@ impl Chosen {
         args: &Selection,
         running: &Running,
         threads: usize,
+        if_missing: IfMissing,
     ) -> Result<(Session, Vec<Open>, Summary)> {
         let device = inputs::device(running.device)?;
-        let data = inputs::data(&args.data, Some(self.config.data.set), &self.config.data)?;
+        let data = inputs::data(
+            &args.data,
+            Some(self.config.data.set),
+            &self.config.data,
+            if_missing,
+        )?;
         let session = Session::new(Setup {
             name: self.name.clone(),
             config: self.config.clone().for_data(data.name),
