@@ -77,7 +77,7 @@ fn ten_classes_are_taken_for_cifar10_and_other_numbers_for_nothing() {
 fn other_files_of_pytorch_are_refused_with_what_to_do() {
     let refused = |name: &str| refusal(&fs_err::read(file(name)).unwrap());
     let module = refused("refused_module");
-    let PytorchError::Pickle(source @ PickleError::Global { name }) = &module else {
+    let PytorchError::Pickle(source @ PickleError::Global { name, .. }) = &module else {
         panic!("{module:?}")
     };
     assert_eq!(name, "torch.nn.modules.linear.Linear");

@@ -1,40 +1,8 @@
 //! What can be wrong with a network in a file of another program.
 
-use crate::ResNetConfig;
+use mesa_pickle::Error as PickleError;
 
-/// Why a pickle was not read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PickleError {
-    /// An opcode that state dicts do without.
-    #[error("opcode {name} at byte {at} is refused: state dicts do without it")]
-    Opcode {
-        /// Its name, or its number if it has none.
-        name: String,
-        /// Where it stands.
-        at: usize,
-    },
-    /// A class or function that state dicts do without.
-    #[error(
-        "it names `{name}`, which is refused: only tensors and plain values are read. From a whole \
-         module or other objects, save the state dict: torch.save(model.state_dict(), FILE)"
-    )]
-    Global {
-        /// Its full name.
-        name: String,
-    },
-    /// The pickle ends in the middle.
-    #[error("it is cut off")]
-    CutOff,
-    /// The pickle makes no sense.
-    #[error("it is damaged: {what} before byte {at}")]
-    Malformed {
-        /// What was found.
-        what: &'static str,
-        /// Where.
-        at: usize,
-    },
-}
+use crate::ResNetConfig;
 
 /// Why a PyTorch checkpoint was not read.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,6 @@ mod mlp;
 mod network;
 mod normalize;
 mod optim;
-mod pickle;
 mod pytorch;
 mod resnet;
 mod seeds;
@@ -33,10 +32,11 @@ pub use epoch_order::EpochOrder;
 pub use error::{Error, Result};
 pub use files::{load_tensors, save_tensors};
 pub use fit::{BatchSource, BoxError, EpochStats, Schedule, Trainer, TrainingConfig};
-pub use format_error::{LayoutError, PickleError, PytorchError};
+pub use format_error::{LayoutError, PytorchError};
 pub use frozen::FrozenClassifier;
 pub use graph::IMAGE_SIDE;
 pub use mesa_kernels::Path as CpuPath;
+pub use mesa_pickle::Error as PickleError;
 pub use mlp::{
     Generated, Generator, PairScores, PerceptronConfig, StatisticsNetwork, uniform_noise,
 };

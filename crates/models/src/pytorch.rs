@@ -6,14 +6,14 @@ mod write;
 use std::collections::BTreeMap;
 use std::io::{Cursor, copy, sink};
 
+use mesa_pickle::{Allowed, Id, ORDERED_DICT, Pickle, Value, shown};
 use safetensors::Dtype;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 pub(crate) use self::write::to_bytes;
 use crate::PytorchError;
-use crate::pickle::{Id, ORDERED_DICT, Pickle, Value};
-use crate::state_dict::{RawTensor, shown};
+use crate::state_dict::RawTensor;
 
 /// Keys under which programs keep the state dict beside other things.
 const KEYS: [&str; 3] = ["net", "state_dict", "model"];
@@ -103,7 +103,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
     if program.len() > LONGEST_PICKLE {
         return Err(PytorchError::LongPickle { len: program.len() });
     }
-    let pickle = Pickle::read(program, &GLOBALS.map(|(name, _)| name))?;
+    let allowed = Allowed {
+        globals: &GLOBALS.map(|(name, _)| name),
+        advice: "only tensors and plain values are read. From a whole module or other objects, \
+                 save the state dict: torch.save(model.state_dict(), FILE)",
+    };
+    let pickle = Pickle::read(program, allowed)?;
     let mut tensors = BTreeMap::new();
     for (name, value) in state_dict(&pickle)? {
         let mut described = Described {

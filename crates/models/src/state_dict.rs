@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle::{Device, Tensor};
 use half::{bf16, f16};
+use mesa_pickle::shown;
 use safetensors::Dtype;
 
 use crate::{LayoutError, NamedTensors, ResNetConfig};
@@ -127,14 +128,6 @@ fn listed(names: &[&String]) -> String {
         len if len > SHOWN => format!("{} and {} more", first.join(", "), len - SHOWN),
         _ => first.join(", "),
     }
-}
-
-/// A text from a file, fit for a terminal.
-pub(crate) fn shown(text: &str) -> String {
-    const LONGEST: usize = 100;
-    let cut: String = text.chars().take(LONGEST).collect();
-    let dots = if cut.len() < text.len() { "…" } else { "" };
-    format!("{}{dots}", cut.escape_debug())
 }
 
 impl RawTensor<'_> {

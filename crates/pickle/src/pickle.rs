@@ -1,55 +1,78 @@
-//! Reads Python's pickles as inert values.
+//! The machine that reads pickles.
 //!
 //! A pickle is a program for a stack machine, and Python's machine imports and calls whatever the
-//! program names. This one calls nothing: it knows the few opcodes that `torch.save` writes, a
-//! global is a name that has to be on the caller's list, and a call is a note of what would have
-//! been called with what. Values lie in one list and refer to each other by number, so that
-//! sharing costs nothing and neither depth nor cycles can hurt. Every opcode adds at most one
+//! program names. This one calls nothing: it knows the few opcodes that `torch.save` and NumPy's
+//! arrays need, a global is a name that has to be on the caller's list, and a call is a note of what
+//! would have been called with what. Values lie in one list and refer to each other by number, so
+//! that sharing costs nothing and neither depth nor cycles can hurt. Every opcode adds at most one
 //! value: memory is proportional to the pickle's length.
-
-mod opcodes;
 
 use std::collections::HashMap;
 
-use self::opcodes as op;
-use crate::PickleError;
+use crate::opcodes as op;
+use crate::{Error, Result, shown};
 
 /// The class whose call makes an empty dictionary.
-pub(crate) const ORDERED_DICT: &str = "collections.OrderedDict";
+pub const ORDERED_DICT: &str = "collections.OrderedDict";
+
+/// The globals that a pickle may name.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed<'b> {
+    /// Their full names: `module.name`.
+    pub globals: &'b [&'static str],
+    /// What the message says that refuses another: what is read, and what to do.
+    pub advice: &'static str,
+}
 
 /// A value's place in its [`Pickle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Id(usize);
+pub struct Id(usize);
 
 /// What a pickle holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Value<'a> {
-    /// None, a truth value, a float: nothing asks which.
+#[non_exhaustive]
+pub enum Value<'a> {
+    /// None, a float, an integer beyond 64 bits: nothing asks which.
     Other,
+    /// A truth value.
+    Bool(bool),
+    /// A whole number.
     Int(i64),
+    /// A text of Unicode.
     Text(&'a str),
+    /// Bytes of Python 3, or a text of Python 2.
+    Bytes(&'a [u8]),
+    /// A tuple.
     Tuple(Vec<Id>),
-    /// A list; nothing asks what is in it.
-    List,
+    /// A list.
+    List(Vec<Id>),
+    /// A dictionary, in the order in which it was filled; a key may come again.
     Dict(Vec<(Id, Id)>),
     /// A class or function, by its full name.
     Global(&'static str),
     /// What would be called, and the tuple of its arguments.
     Called(&'static str, Id),
+    /// What would be called, the tuple of its arguments, and what the result would then be set to.
+    Built(&'static str, Id, Id),
     /// Something that lies outside the pickle, by the tuple that names it.
     Persistent(Id),
 }
 
 /// The values of a pickle.
 #[derive(Debug)]
-pub(crate) struct Pickle<'a> {
+pub struct Pickle<'a> {
     values: Vec<Value<'a>>,
     root: Id,
 }
 
 impl<'a> Pickle<'a> {
-    /// Reads a pickle that names no globals but `allowed`.
-    pub(crate) fn read(bytes: &'a [u8], allowed: &[&'static str]) -> Result<Self, PickleError> {
+    /// Reads a pickle that names no globals but those allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Opcode`] and [`Error::Global`] name what is refused; [`Error::CutOff`] and
+    /// [`Error::Malformed`] if it is damaged.
+    pub fn read(bytes: &'a [u8], allowed: Allowed<'_>) -> Result<Self> {
         let mut machine = Machine {
             bytes,
             at: 0,
@@ -68,11 +91,17 @@ impl<'a> Pickle<'a> {
         Ok(Self { values, root })
     }
 
-    pub(crate) fn root(&self) -> &Value<'a> {
+    /// The value that Python would have returned.
+    pub fn root(&self) -> &Value<'a> {
         self.get(self.root)
     }
 
-    pub(crate) fn get(&self, id: Id) -> &Value<'a> {
+    /// The value at a place.
+    ///
+    /// # Panics
+    ///
+    /// If the place is another pickle's.
+    pub fn get(&self, id: Id) -> &Value<'a> {
         &self.values[id.0]
     }
 }
@@ -80,7 +109,7 @@ impl<'a> Pickle<'a> {
 struct Machine<'a, 'b> {
     bytes: &'a [u8],
     at: usize,
-    allowed: &'b [&'static str],
+    allowed: Allowed<'b>,
     values: Vec<Value<'a>>,
     stack: Vec<Id>,
     /// Heights of the stack that no pop goes below.
@@ -88,11 +117,9 @@ struct Machine<'a, 'b> {
     memo: HashMap<u32, Id>,
 }
 
-type Step<T> = Result<T, PickleError>;
-
 impl<'a> Machine<'a, '_> {
     /// Takes one opcode; the result, if that was the last.
-    fn step(&mut self) -> Step<Option<Id>> {
+    fn step(&mut self) -> Result<Option<Id>> {
         let code = self.byte()?;
         match code {
             // The rest shows whether the protocol's opcodes are known.
@@ -100,7 +127,8 @@ impl<'a> Machine<'a, '_> {
             op::FRAME => drop(self.take(8)?),
             op::STOP => return self.pop().map(Some),
             op::MARK => self.marks.push(self.stack.len()),
-            op::NONE | op::NEWTRUE | op::NEWFALSE => self.push(Value::Other),
+            op::NONE => self.push(Value::Other),
+            op::NEWTRUE | op::NEWFALSE => self.push(Value::Bool(code == op::NEWTRUE)),
             op::BINFLOAT => {
                 self.take(8)?;
                 self.push(Value::Other);
@@ -119,15 +147,27 @@ impl<'a> Machine<'a, '_> {
             }
             op::LONG1 => self.long()?,
             op::BINUNICODE | op::SHORT_BINUNICODE => self.text(code == op::SHORT_BINUNICODE)?,
+            op::BINSTRING | op::BINBYTES => self.long_bytes()?,
+            op::SHORT_BINSTRING | op::SHORT_BINBYTES => {
+                let len = self.byte()?;
+                let bytes = self.take(len.into())?;
+                self.push(Value::Bytes(bytes));
+            }
             op::EMPTY_TUPLE => self.push(Value::Tuple(Vec::new())),
             op::TUPLE => {
                 let parts = self.pop_to_mark()?;
                 self.push(Value::Tuple(parts));
             }
             op::TUPLE1 | op::TUPLE2 | op::TUPLE3 => self.short_tuple(code - op::TUPLE1 + 1)?,
-            op::EMPTY_LIST => self.push(Value::List),
-            op::APPEND => self.pop().and_then(|_| self.list())?,
-            op::APPENDS => self.pop_to_mark().and_then(|_| self.list())?,
+            op::EMPTY_LIST => self.push(Value::List(Vec::new())),
+            op::APPEND => {
+                let item = self.pop()?;
+                self.append(&[item])?;
+            }
+            op::APPENDS => {
+                let items = self.pop_to_mark()?;
+                self.append(&items)?;
+            }
             op::EMPTY_DICT => self.push(Value::Dict(Vec::new())),
             op::SETITEM => {
                 let (value, key) = (self.pop()?, self.pop()?);
@@ -151,18 +191,14 @@ impl<'a> Machine<'a, '_> {
                 }
             }
             op::REDUCE => self.reduce()?,
-            // Sets attributes, such as a state dict's `_metadata`: nothing asks for them.
-            op::BUILD => {
-                self.pop()?;
-                self.top()?;
-            }
+            op::BUILD => self.build()?,
             op::BINPERSID => {
                 let id = self.pop()?;
                 self.push(Value::Persistent(id));
             }
             other => {
                 let known = op::REFUSED.iter().find(|(code, _)| *code == other);
-                return Err(PickleError::Opcode {
+                return Err(Error::Opcode {
                     name: known.map_or_else(|| format!("{other:#04x}"), |(_, n)| (*n).to_owned()),
                     at: self.at - 1,
                 });
@@ -171,7 +207,7 @@ impl<'a> Machine<'a, '_> {
         Ok(None)
     }
 
-    fn long(&mut self) -> Step<()> {
+    fn long(&mut self) -> Result<()> {
         let len = self.byte()?;
         let bytes = self.take(len.into())?;
         let value = if bytes.len() > 8 {
@@ -187,7 +223,7 @@ impl<'a> Machine<'a, '_> {
         Ok(())
     }
 
-    fn text(&mut self, short: bool) -> Step<()> {
+    fn text(&mut self, short: bool) -> Result<()> {
         let len = if short {
             self.byte()?.into()
         } else {
@@ -200,23 +236,44 @@ impl<'a> Machine<'a, '_> {
         Ok(())
     }
 
-    fn short_tuple(&mut self, len: u8) -> Step<()> {
-        let mut parts = (0..len)
-            .map(|_| self.pop())
-            .collect::<Result<Vec<Id>, _>>()?;
+    fn short_tuple(&mut self, len: u8) -> Result<()> {
+        let mut parts = (0..len).map(|_| self.pop()).collect::<Result<Vec<Id>>>()?;
         parts.reverse();
         self.push(Value::Tuple(parts));
         Ok(())
     }
 
-    fn list(&self) -> Step<()> {
-        match self.values[self.top()?.0] {
-            Value::List => Ok(()),
-            _ => Err(self.malformed("an element for something that is no list")),
+    /// A length that Python 2 would call negative is beyond the end of any file read here.
+    fn long_bytes(&mut self) -> Result<()> {
+        let len = u32::from_le_bytes(self.array()?);
+        let bytes = self.take(len as usize)?;
+        self.push(Value::Bytes(bytes));
+        Ok(())
+    }
+
+    fn append(&mut self, items: &[Id]) -> Result<()> {
+        let top = self.top()?;
+        let malformed = self.malformed("an element for something that is no list");
+        match &mut self.values[top.0] {
+            Value::List(known) => {
+                known.extend(items);
+                Ok(())
+            }
+            _ => Err(malformed),
         }
     }
 
-    fn set_items(&mut self, items: &[Id]) -> Step<()> {
+    /// Notes what an object would be set to. Attributes of other things, such as a state dict's
+    /// `_metadata`, are passed over: nothing asks for them.
+    fn build(&mut self) -> Result<()> {
+        let (state, object) = (self.pop()?, self.top()?);
+        if let Value::Called(name, arguments) = self.values[object.0] {
+            self.values[object.0] = Value::Built(name, arguments, state);
+        }
+        Ok(())
+    }
+
+    fn set_items(&mut self, items: &[Id]) -> Result<()> {
         let top = self.top()?;
         let malformed = self.malformed("items for something that is no dictionary");
         match &mut self.values[top.0] {
@@ -228,7 +285,7 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
-    fn put(&mut self, code: u8) -> Step<()> {
+    fn put(&mut self, code: u8) -> Result<()> {
         let key = match code {
             op::BINPUT => self.byte()?.into(),
             op::LONG_BINPUT => u32::from_le_bytes(self.array()?),
@@ -239,7 +296,7 @@ impl<'a> Machine<'a, '_> {
         Ok(())
     }
 
-    fn fetch(&mut self, short: bool) -> Step<()> {
+    fn fetch(&mut self, short: bool) -> Result<()> {
         let key = if short {
             self.byte()?.into()
         } else {
@@ -251,20 +308,26 @@ impl<'a> Machine<'a, '_> {
         Ok(())
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Step<()> {
+    fn global(&mut self, module: &str, name: &str) -> Result<()> {
         let full = format!("{module}.{name}");
-        match self.allowed.iter().find(|allowed| **allowed == full) {
+        match self
+            .allowed
+            .globals
+            .iter()
+            .find(|allowed| **allowed == full)
+        {
             Some(allowed) => {
                 self.push(Value::Global(allowed));
                 Ok(())
             }
-            None => Err(PickleError::Global {
-                name: crate::state_dict::shown(&full),
+            None => Err(Error::Global {
+                name: shown(&full),
+                advice: self.allowed.advice,
             }),
         }
     }
 
-    fn reduce(&mut self) -> Step<()> {
+    fn reduce(&mut self) -> Result<()> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let value = match (&self.values[function.0], &self.values[arguments.0]) {
             (Value::Global(ORDERED_DICT), Value::Tuple(parts)) if parts.is_empty() => {
@@ -282,7 +345,7 @@ impl<'a> Machine<'a, '_> {
         self.values.push(value);
     }
 
-    fn top(&self) -> Step<Id> {
+    fn top(&self) -> Result<Id> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.last() {
             Some(id) if self.stack.len() > floor => Ok(*id),
@@ -290,47 +353,47 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
-    fn pop(&mut self) -> Step<Id> {
+    fn pop(&mut self) -> Result<Id> {
         let id = self.top()?;
         self.stack.pop();
         Ok(id)
     }
 
-    fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
         match self.marks.pop() {
             Some(mark) => Ok(self.stack.split_off(mark)),
             None => Err(self.malformed("an end without its beginning")),
         }
     }
 
-    fn byte(&mut self) -> Step<u8> {
+    fn byte(&mut self) -> Result<u8> {
         Ok(self.array::<1>()?[0])
     }
 
-    fn array<const LEN: usize>(&mut self) -> Step<[u8; LEN]> {
+    fn array<const LEN: usize>(&mut self) -> Result<[u8; LEN]> {
         let mut array = [0; LEN];
         array.copy_from_slice(self.take(LEN)?);
         Ok(array)
     }
 
-    fn take(&mut self, len: usize) -> Step<&'a [u8]> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];
-        let taken = rest.get(..len).ok_or(PickleError::CutOff)?;
+        let taken = rest.get(..len).ok_or(Error::CutOff)?;
         self.at += len;
         Ok(taken)
     }
 
     /// The text up to the next end of line.
-    fn line(&mut self) -> Step<&'a str> {
+    fn line(&mut self) -> Result<&'a str> {
         let rest = &self.bytes[self.at..];
         let len = rest.iter().position(|byte| *byte == b'\n');
-        let line = self.take(len.ok_or(PickleError::CutOff)?)?;
+        let line = self.take(len.ok_or(Error::CutOff)?)?;
         self.take(1)?;
         std::str::from_utf8(line).map_err(|_| self.malformed("a name that is no UTF-8"))
     }
 
-    fn malformed(&self, what: &'static str) -> PickleError {
-        PickleError::Malformed { what, at: self.at }
+    fn malformed(&self, what: &'static str) -> Error {
+        Error::Malformed { what, at: self.at }
     }
 }
 
@@ -338,8 +401,12 @@ impl<'a> Machine<'a, '_> {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Pickle<'_>, PickleError> {
-        Pickle::read(bytes, &[ORDERED_DICT, "torch.Size"])
+    fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
+        let allowed = Allowed {
+            globals: &[ORDERED_DICT, "torch.Size"],
+            advice: "only sizes are read",
+        };
+        Pickle::read(bytes, allowed)
     }
 
     #[test]
@@ -363,8 +430,34 @@ mod tests {
             let numbers: Vec<_> = parts.iter().map(|part| pickle.get(*part)).collect();
             let expected = [1, 300, -5, 1 << 40].map(Value::Int);
             assert_eq!(numbers, expected.iter().collect::<Vec<_>>());
-            assert_eq!(pickle.get(items[1].1), &Value::List);
+            let Value::List(parts) = pickle.get(items[1].1) else {
+                panic!("{pickle:?}")
+            };
+            let parts: Vec<_> = parts.iter().map(|part| pickle.get(*part)).collect();
+            assert_eq!(parts, [&Value::Other, &Value::Bool(true), &Value::Other]);
         }
+    }
+
+    #[test]
+    fn byte_strings_of_python_2_and_3_are_slices_of_the_file() {
+        for bytes in [
+            &b"U\x02a\xff."[..],
+            b"T\x02\x00\x00\x00a\xff.",
+            b"C\x02a\xff.",
+            b"B\x02\x00\x00\x00a\xff.",
+        ] {
+            assert_eq!(read(bytes).unwrap().root(), &Value::Bytes(b"a\xff"));
+        }
+    }
+
+    #[test]
+    fn a_state_is_a_note_beside_the_call() {
+        let pickle = read(b"ctorch\nSize\nK\x03\x85RK\x07b.").unwrap();
+        let &Value::Built("torch.Size", arguments, state) = pickle.root() else {
+            panic!("{pickle:?}")
+        };
+        assert!(matches!(pickle.get(arguments), Value::Tuple(_)));
+        assert_eq!(pickle.get(state), &Value::Int(7));
     }
 
     #[test]
@@ -386,7 +479,7 @@ mod tests {
         ] {
             let refused = read(bytes).unwrap_err();
             assert!(
-                matches!(&refused, PickleError::Global { name } if name == "os.system"),
+                matches!(&refused, Error::Global { name, .. } if name == "os.system"),
                 "{refused}"
             );
         }
@@ -398,10 +491,12 @@ mod tests {
         ] {
             let refused = read(bytes).unwrap_err();
             assert!(
-                matches!(&refused, PickleError::Opcode { name, .. } if name == expected),
+                matches!(&refused, Error::Opcode { name, .. } if name == expected),
                 "{refused}"
             );
         }
+        let refused = read(b"cos\nsystem\n.").unwrap_err().to_string();
+        assert!(refused.ends_with("only sizes are read"), "{refused}");
         let escape = read(b"cos\x1b[2J\nsystem\n.").unwrap_err().to_string();
         assert!(!escape.contains('\x1b'), "{escape:?}");
     }
@@ -421,6 +516,8 @@ mod tests {
             b".",
             b"\x80",
             b"X\xff\xff\xff\xffa.",
+            b"T\xff\xff\xff\xffa.",
+            b"U\x05a.",
             b"t.",
             b"K\x01(\x85.",
             b"h\x05.",
@@ -433,7 +530,7 @@ mod tests {
         ] {
             let refused = read(bytes).unwrap_err();
             assert!(
-                matches!(refused, PickleError::CutOff | PickleError::Malformed { .. }),
+                matches!(refused, Error::CutOff | Error::Malformed { .. }),
                 "{bytes:?}: {refused}"
             );
         }
