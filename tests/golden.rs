@@ -5,6 +5,7 @@
 
 mod adam;
 mod checkpoints;
+mod cifar_python;
 mod kernels;
 mod perceptrons;
 mod resnet;

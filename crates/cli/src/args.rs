@@ -95,8 +95,9 @@ pub(crate) enum Command {
 /// Where the images come from
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Folder with the data set's `.bin` files or its parent, or `synthetic`
-    /// for the built-in classes [default: `$MESA_DATA`, then ~/.cache/mesa]
+    /// Folder with CIFAR's files (binary or Python version) or its parent, or
+    /// CIFAR's .tar.gz archive, or a folder with a folder of images for each class,
+    /// or `synthetic` for the built-in classes [default: `$MESA_DATA`, then ~/.cache/mesa]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mesa::{EntropyConfig, MesaConfig};
 use mesa_attack::AttackConfig;
-use mesa_datasets::DatasetName;
+use mesa_datasets::{Dataset, DatasetName};
 use mesa_defense::RetrainConfig;
 use mesa_models::{Schedule, TrainingConfig};
 use mesa_record::Difference;
@@ -72,6 +72,18 @@ pub(crate) struct DataConfig {
     pub(crate) synthetic_test: usize,
     /// Seed of the built-in classes.
     pub(crate) synthetic_seed: u64,
+}
+
+impl DataConfig {
+    fn for_folder(self, test_images: usize) -> Self {
+        let split_at = self.split_at.min(test_images * 4 / 5);
+        Self {
+            set: DatasetName::Folder,
+            split_at,
+            modeling_images: self.modeling_images.min(split_at),
+            ..self
+        }
+    }
 }
 
 /// The victim.
@@ -148,11 +160,14 @@ impl ExperimentConfig {
         Ok(config)
     }
 
-    /// These settings for the data that were found: one attack is left.
-    pub(crate) fn for_data(mut self, name: DatasetName) -> Self {
+    /// These settings for the data that were found: one attack is left, and of a folder of
+    /// classes at most four fifths of the test images are for modeling, as of CIFAR's 10,000.
+    pub(crate) fn for_data(mut self, data: &Dataset) -> Self {
         let other = self.backdoor_on_synthetic.take();
-        if let (DatasetName::Synthetic, Some(backdoor)) = (name, other) {
-            self.backdoor = backdoor;
+        match (data.name, other) {
+            (DatasetName::Synthetic, Some(backdoor)) => self.backdoor = backdoor,
+            (DatasetName::Folder, _) => self.data = self.data.for_folder(data.test.len()),
+            _ => {}
         }
         self
     }
@@ -251,7 +266,8 @@ impl ExperimentConfig {
     }
 
     fn validate(&self) -> Result<()> {
-        let classes = self.data.set.num_classes();
+        // A folder's are compared with the target class once they are known.
+        let classes = self.data.set.num_classes().unwrap_or(usize::MAX);
         ensure!(!self.seeds().is_empty(), "`seeds`: the range is empty");
         let betas = &self.mesa.betas;
         ensure!(!betas.is_empty(), "`mesa.betas`: at least one is needed");
@@ -287,7 +303,7 @@ impl ExperimentConfig {
         self.backdoor.validate(classes).context("`backdoor`")?;
         if let Some(backdoor) = &self.backdoor_on_synthetic {
             backdoor
-                .validate(DatasetName::Synthetic.num_classes())
+                .validate(DatasetName::Synthetic.num_classes().unwrap_or(usize::MAX))
                 .context("`backdoor_on_synthetic`")?;
         }
         self.mesa.validate().context("`mesa`")?;
@@ -445,6 +461,21 @@ mod tests {
             error.contains("`mesa.trigger_noise_std`") && error.contains("above 0 is needed"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn of_few_images_of_ones_own_four_fifths_are_for_modeling() {
+        let mut data = mesa_datasets::synthetic(0, 1, 50);
+        let config = ExperimentConfig::paper();
+        assert_eq!(config.clone().for_data(&data), config);
+        data.name = DatasetName::Folder;
+        let found = config.clone().for_data(&data).data;
+        assert_eq!((found.split_at, found.modeling_images), (40, 40));
+        assert_eq!(found.set, DatasetName::Folder);
+        let mut small = config;
+        (small.data.split_at, small.data.modeling_images) = (20, 10);
+        let found = small.for_data(&data).data;
+        assert_eq!((found.split_at, found.modeling_images), (20, 10));
     }
 
     #[test]

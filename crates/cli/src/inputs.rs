@@ -49,7 +49,8 @@ pub(crate) enum IfMissing {
     Leave,
 }
 
-/// Loads the data set that was named, is in the environment, or is cached.
+/// Loads the data set that was named, is in the environment, or is cached; a folder of classes that
+/// was named stands in for whatever is wanted.
 pub(crate) fn data(
     args: &DataArgs,
     wanted: Option<DatasetName>,
@@ -87,8 +88,9 @@ pub(crate) fn data(
     }
     bail!(
         "no data found{cache}; fetch it with `mesa data fetch {}`, name the folder with the binary \
-         files with --data DIR or MESA_DATA (https://www.cs.toronto.edu/~kriz/cifar.html, \"binary \
-         version\"), or use the built-in classes with --data synthetic",
+         files, or one with a folder of images for each class, with --data DIR or MESA_DATA \
+         (https://www.cs.toronto.edu/~kriz/cifar.html, \"binary version\"), or use the built-in \
+         classes with --data synthetic",
         wanted.unwrap_or(config.set)
     )
 }
@@ -190,15 +192,27 @@ pub(crate) fn warn_near_chance(clean_accuracy: f64, info: &CheckpointInfo) {
 impl Loaded {
     /// The data set of as many classes.
     pub(crate) fn data(&self, args: &DataArgs, config: &DataConfig) -> Result<Dataset> {
-        let wanted = match self.info.config.num_classes {
+        let classes = self.info.config.num_classes;
+        let wanted = match classes {
             10 => DatasetName::Cifar10,
             100 => DatasetName::Cifar100,
-            other => bail!(
-                "the network has {other} classes; this program knows data of 10 (CIFAR-10) and of \
-                 100 classes (CIFAR-100)"
-            ),
+            _ => DatasetName::Folder,
         };
-        data(args, Some(wanted), config, IfMissing::Leave)
+        let no_stand_in = DataConfig {
+            // The built-in classes are ten.
+            synthetic_if_missing: config.synthetic_if_missing && classes == 10,
+            ..config.clone()
+        };
+        let data = data(args, Some(wanted), &no_stand_in, IfMissing::Leave).with_context(|| {
+            format!("looking for data of {classes} classes, as many as the network has")
+        })?;
+        ensure!(
+            data.num_classes() == classes,
+            "the network has {classes} classes, {} has {}",
+            data.source,
+            data.num_classes()
+        );
+        Ok(data)
     }
 
     /// Warns where nothing but a guess says how images are normalized, and the guess seems wrong.
@@ -243,7 +257,10 @@ pub(crate) fn sub_model(path: &Path) -> Result<SubModel> {
 pub(crate) fn normalization(name: DatasetName) -> Normalization {
     match name {
         DatasetName::Cifar100 => Normalization::cifar100(),
-        DatasetName::Cifar10 | DatasetName::Synthetic => Normalization::cifar10(),
+        // CIFAR-10's are those of photographs in general; the network's file says which it took.
+        DatasetName::Cifar10 | DatasetName::Synthetic | DatasetName::Folder => {
+            Normalization::cifar10()
+        }
     }
 }
 

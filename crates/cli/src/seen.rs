@@ -17,6 +17,8 @@ pub(crate) fn split_words(data: &Dataset, config: &DataConfig) -> String {
     let drawn = match data.name {
         DatasetName::Synthetic => format!(" (seed {})", config.synthetic_seed),
         DatasetName::Cifar10 | DatasetName::Cifar100 => String::new(),
+        // One folder is not another.
+        DatasetName::Folder => format!(" (SHA-256 {})", data.digest),
     };
     format!(
         "the first {} of {} test images of {}{drawn}, shuffled by seed {}",

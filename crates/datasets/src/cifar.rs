@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::hex;
+use crate::forms::{Form, cifar};
 use crate::hub_order::HubOrder;
 use crate::images::CHANNELS;
 use crate::official::{CIFAR10, CIFAR100, Layout, OfficialFile};
@@ -51,22 +52,15 @@ fn load(layout: &Layout, folder: &Path) -> Result<Dataset> {
     }
 }
 
-/// The names of the files that make up a data set, training files first; none if it is built in.
+/// The names of the files that make up a data set, training files first; none if it is built in or a
+/// folder of classes.
 pub fn file_names(name: DatasetName) -> Vec<&'static str> {
-    match name {
-        DatasetName::Cifar10 => CIFAR10.file_names(),
-        DatasetName::Cifar100 => CIFAR100.file_names(),
-        DatasetName::Synthetic => Vec::new(),
-    }
+    cifar(name).map_or_else(Vec::new, |layout| layout.names(Form::Binary).collect())
 }
 
 impl Layout {
     pub(crate) fn files(&self) -> impl Iterator<Item = &OfficialFile> {
         self.train.iter().chain([&self.test])
-    }
-
-    fn file_names(&self) -> Vec<&'static str> {
-        self.files().map(|file| file.name).collect()
     }
 
     pub(crate) fn record_len(&self) -> usize {
@@ -77,36 +71,75 @@ impl Layout {
         (file.records * self.record_len()) as u64
     }
 
+    /// The longest file that is read of an archive or a pickle: labels, file names and the like
+    /// take a few percent of the Python version.
+    pub(crate) fn longest(&self) -> u64 {
+        let longest = self.files().map(|file| self.official_len(file)).max();
+        longest.unwrap_or(0) / 8 * 9 + (1 << 20)
+    }
+
     fn load(&self, folder: &Path) -> Result<Dataset> {
         let files = self.open_all(folder)?;
         self.check_lengths(&files)?;
-        self.assemble(folder, &files)
+        self.read_all(folder, &files)
     }
 
     /// Loads files that have the layout of the official ones and nothing else in common with them.
     pub(crate) fn load_unofficial(&self, folder: &Path) -> Result<Dataset> {
-        self.assemble(folder, &self.open_all(folder)?)
+        self.read_all(folder, &self.open_all(folder)?)
     }
 
     fn open_all(&self, folder: &Path) -> Result<Vec<FoundFile<'_>>> {
         self.files().map(|file| self.open(folder, file)).collect()
     }
 
-    fn assemble(&self, folder: &Path, files: &[FoundFile]) -> Result<Dataset> {
+    fn read_all(&self, folder: &Path, files: &[FoundFile]) -> Result<Dataset> {
         let (train, test) = files.split_at(self.train.len());
-        let (train, mut digests) = self.read(train)?;
-        let (test, test_digests) = self.read(test)?;
-        digests.extend(test_digests);
-        let digest = hex(&Sha256::digest(digests.concat()));
-        tracing::debug!(name = %self.name, folder = %folder.display(), digest, "loaded");
-        Ok(Dataset {
+        let (train, test) = (self.read(train)?, self.read(test)?);
+        Ok(self.dataset(train, test, Source::Folder(folder.to_owned())))
+    }
+
+    /// The data set of records that were read from another form, one list for each of the binary
+    /// files, under the same checks.
+    pub(crate) fn assemble(
+        &self,
+        records: Vec<(PathBuf, Vec<u8>)>,
+        source: Source,
+    ) -> Result<Dataset> {
+        let mut files = Vec::with_capacity(records.len());
+        let mut contents = Vec::with_capacity(records.len());
+        for ((path, bytes), official) in records.into_iter().zip(self.files()) {
+            files.push(self.found(path, bytes.len() as u64, official)?);
+            contents.push(bytes);
+        }
+        self.check_lengths(&files)?;
+        let digests = files
+            .par_iter()
+            .zip(&contents)
+            .map(|(file, bytes)| self.check(file, bytes))
+            .collect::<Result<Vec<_>>>()?;
+        let (train, test) = contents.split_at(self.train.len());
+        let (train_digests, test_digests) = digests.split_at(self.train.len());
+        let images = |contents: &[Vec<u8>]| {
+            let (pixels, labels) = self.unpack(contents.concat());
+            Images::new(pixels, labels, (SIDE, SIDE))
+        };
+        let train = (images(train)?, train_digests.to_vec());
+        let test = (images(test)?, test_digests.to_vec());
+        Ok(self.dataset(train, test, source))
+    }
+
+    fn dataset(&self, train: Checked, test: Checked, source: Source) -> Dataset {
+        let digest = hex(&Sha256::digest([train.1, test.1].concat().concat()));
+        tracing::debug!(name = %self.name, %source, digest, "loaded");
+        Dataset {
             name: self.name,
-            train,
-            test,
+            train: train.0,
+            test: test.0,
             class_names: self.class_names.iter().map(ToString::to_string).collect(),
             digest,
-            source: Source::Folder(folder.to_owned()),
-        })
+            source,
+        }
     }
 
     fn open<'a>(&self, folder: &Path, official: &'a OfficialFile) -> Result<FoundFile<'a>> {
@@ -125,6 +158,16 @@ impl Layout {
                 });
             }
         };
+        self.found(path, len, official)
+    }
+
+    /// A file of so many bytes, which have to be whole records.
+    fn found<'a>(
+        &self,
+        path: PathBuf,
+        len: u64,
+        official: &'a OfficialFile,
+    ) -> Result<FoundFile<'a>> {
         let expected = self.record_len() as u64;
         let found = len % expected;
         if len == 0 || found != 0 {
@@ -167,7 +210,7 @@ impl Layout {
     }
 
     /// Reads files into one buffer, checks each, and packs the pixels where the records were.
-    fn read(&self, files: &[FoundFile]) -> Result<(Images, Vec<Vec<u8>>)> {
+    fn read(&self, files: &[FoundFile]) -> Result<Checked> {
         let total: u64 = files.iter().map(|file| file.len).sum();
         let mut bytes = vec![0; usize::try_from(total).expect("a file that fits into memory")];
         let mut parts = Vec::with_capacity(files.len());
@@ -192,8 +235,13 @@ impl Layout {
                 path: file.path.clone(),
                 source,
             })?;
+        self.check(file, bytes)
+    }
+
+    /// The digest of a file whose labels and, where it has the official size, contents are right.
+    fn check(&self, file: &FoundFile, bytes: &[u8]) -> Result<Vec<u8>> {
         self.check_labels(&file.path, bytes)?;
-        let digest = Sha256::digest(&*bytes).to_vec();
+        let digest = Sha256::digest(bytes).to_vec();
         let found = hex(&digest);
         if file.len == self.official_len(file.official) && found != file.official.sha256 {
             return Err(Error::WrongDigest {
@@ -236,6 +284,9 @@ impl Layout {
     }
 }
 
+/// Images and the digests of the files that they came from.
+type Checked = (Images, Vec<Vec<u8>>);
+
 /// A file that is there, with a whole number of records.
 struct FoundFile<'a> {
     path: PathBuf,
@@ -275,7 +326,7 @@ mod tests {
         for (layout, train) in [(&CIFAR10, 15), (&CIFAR100, 3)] {
             let data = layout.load(fixture(layout).path()).unwrap();
             assert_eq!((data.train.len(), data.test.len()), (train, 3));
-            assert_eq!(data.num_classes(), layout.name.num_classes());
+            assert_eq!(Some(data.num_classes()), layout.name.num_classes());
             let records = (0..train).map(|index| data.train.image(index).to_vec());
             let expected = (0..train as u8).map(|value| vec![value % 10; IMAGE_LEN]);
             assert!(records.eq(expected));

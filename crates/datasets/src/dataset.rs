@@ -16,7 +16,7 @@ use crate::{Error, Images, Result};
 /// use mesa_datasets::DatasetName;
 ///
 /// let name: DatasetName = "cifar100".parse()?;
-/// assert_eq!(name.num_classes(), 100);
+/// assert_eq!(name.num_classes(), Some(100));
 /// assert_eq!(name.to_string(), "cifar100");
 /// # Ok::<(), mesa_datasets::Error>(())
 /// ```
@@ -29,14 +29,17 @@ pub enum DatasetName {
     Cifar100,
     /// Ten built-in, procedurally drawn classes.
     Synthetic,
+    /// A folder with one folder of images for each class, however many.
+    Folder,
 }
 
 impl DatasetName {
-    /// How many classes it has.
-    pub fn num_classes(self) -> usize {
+    /// How many classes it has; none where only the folder says it.
+    pub fn num_classes(self) -> Option<usize> {
         match self {
-            Self::Cifar10 | Self::Synthetic => 10,
-            Self::Cifar100 => 100,
+            Self::Cifar10 | Self::Synthetic => Some(10),
+            Self::Cifar100 => Some(100),
+            Self::Folder => None,
         }
     }
 }
@@ -47,6 +50,7 @@ impl fmt::Display for DatasetName {
             Self::Cifar10 => "cifar10",
             Self::Cifar100 => "cifar100",
             Self::Synthetic => "synthetic",
+            Self::Folder => "folder",
         })
     }
 }
@@ -55,7 +59,7 @@ impl FromStr for DatasetName {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        [Self::Cifar10, Self::Cifar100, Self::Synthetic]
+        [Self::Cifar10, Self::Cifar100, Self::Synthetic, Self::Folder]
             .into_iter()
             .find(|candidate| candidate.to_string() == name)
             .ok_or_else(|| Error::UnknownDataset {
@@ -67,25 +71,46 @@ impl FromStr for DatasetName {
 /// Where images came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The folder with the binary files.
+    /// The folder with the files of CIFAR, binary or Python version.
     Folder(PathBuf),
     /// The folder with the images of the Hugging Face Hub in an order that is not that of the
     /// official files: the same training gives other figures.
     HubOrder(PathBuf),
+    /// One of CIFAR's archives.
+    Archive(PathBuf),
     /// Drawn by this program.
     BuiltIn,
+    /// A folder of classes.
+    Classes {
+        /// The folder.
+        folder: PathBuf,
+        /// Seed of the split into training and test images, where the folder has none.
+        split_seed: Option<u64>,
+    },
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder(path) => path.display().fmt(f),
+            Self::Folder(path) | Self::Archive(path) => path.display().fmt(f),
             Self::HubOrder(path) => write!(
                 f,
                 "{} (NOT the official files: the Hub's images in an order of their own)",
                 path.display()
             ),
             Self::BuiltIn => f.pad("built-in"),
+            Self::Classes {
+                folder,
+                split_seed: None,
+            } => write!(f, "{} (its own train and test)", folder.display()),
+            Self::Classes {
+                folder,
+                split_seed: Some(seed),
+            } => write!(
+                f,
+                "{} (a sixth of each class for testing, drawn by seed {seed})",
+                folder.display()
+            ),
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::DatasetName;
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// An error of a decoder, whose type is nobody's business here.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// What can go wrong with data, triggers and poisoning.
 ///
 /// Every refusal of a data file names the file, the offset in bytes and what was expected there.
@@ -17,6 +20,15 @@ pub enum Error {
     /// A tensor could not be made of a batch.
     #[error(transparent)]
     Tensor(#[from] candle::Error),
+    /// A folder of classes is no data set.
+    #[error(transparent)]
+    Folder(#[from] crate::FolderError),
+    /// A file of CIFAR's Python version was not read.
+    #[error(transparent)]
+    Python(#[from] crate::PythonError),
+    /// A downloaded archive was not read.
+    #[error(transparent)]
+    Archive(#[from] crate::ArchiveError),
     /// The operating system refused to read a file or folder.
     #[error("cannot read {}", path.display())]
     Read {
@@ -141,7 +153,7 @@ pub enum Error {
         wanted: DatasetName,
     },
     /// A name is not that of a data set.
-    #[error("unknown data set {name:?}, expected cifar10, cifar100 or synthetic")]
+    #[error("unknown data set {name:?}, expected cifar10, cifar100, folder or synthetic")]
     UnknownDataset {
         /// The name.
         name: String,

@@ -59,7 +59,7 @@ impl HubOrder {
         match name {
             DatasetName::Cifar10 => Some(&CIFAR10),
             DatasetName::Cifar100 => Some(&CIFAR100),
-            DatasetName::Synthetic => None,
+            DatasetName::Synthetic | DatasetName::Folder => None,
         }
     }
 
@@ -90,6 +90,7 @@ impl HubOrder {
         let layout = Layout {
             name: layout.name,
             labels: layout.labels,
+            python_labels: layout.python_labels,
             train: std::slice::from_ref(train),
             test: unknown(test.name),
             class_names: layout.class_names,

@@ -3,8 +3,10 @@
 //! A tour in the order of use:
 //!
 //! - [`Search`] finds the folder that holds the data: named, in `MESA_DATA`, or in the cache.
-//! - [`load_cifar10`] and [`load_cifar100`] read and verify the official binary files;
-//!   [`synthetic`] draws ten classes where there are none. All return a [`Dataset`].
+//! - [`load_cifar10`] and [`load_cifar100`] read and verify the official binary files,
+//!   [`load_python`] the pickles of the Python version; [`synthetic`] draws ten classes where there
+//!   are none. All return a [`Dataset`]. With the feature `archives`, `load_archive` reads the
+//!   archives as downloaded; with `images`, `load_folder` a folder of classes of PNG and JPEG files.
 //! - With the feature `hub`, `Hub` fetches CIFAR from the Hugging Face Hub into the cache.
 //! - [`split`] divides the test images among defender and evaluation.
 //! - [`shuffled`], [`whole_batches`] and [`all_batches`] order the images of an epoch;
@@ -41,11 +43,20 @@
 //! # Ok::<(), mesa_datasets::Error>(())
 //! ```
 
+#[cfg(feature = "archives")]
+mod archive;
+mod archive_error;
 mod augment;
 mod batches;
 mod cifar;
 mod dataset;
+#[cfg(feature = "images")]
+mod decode;
 mod error;
+#[cfg(feature = "images")]
+mod folder;
+mod folder_error;
+mod forms;
 #[cfg(feature = "hub")]
 mod hub;
 mod hub_order;
@@ -55,17 +66,26 @@ mod official;
 mod patterns;
 mod placement;
 mod poison;
+mod python;
+mod python_error;
 mod shapes;
 mod split;
 mod synthetic;
 mod trigger;
 mod trigger_id;
 
+#[cfg(feature = "archives")]
+pub use crate::archive::load_archive;
+pub use crate::archive_error::ArchiveError;
 pub use crate::augment::augment;
 pub use crate::batches::{all_batches, shuffled, whole_batches};
 pub use crate::cifar::{file_names, load_cifar10, load_cifar100};
 pub use crate::dataset::{Dataset, DatasetName, Source};
-pub use crate::error::{Error, Result};
+pub use crate::error::{BoxError, Error, Result};
+#[cfg(feature = "images")]
+pub use crate::folder::load_folder;
+pub use crate::folder_error::FolderError;
+pub use crate::forms::Form;
 #[cfg(feature = "hub")]
 pub use crate::hub::{FetchProgress, Fetched, Hub, HubError, OnFetchProgress};
 pub use crate::images::{Batch, CHANNELS, Images};
@@ -73,6 +93,8 @@ pub use crate::locate::{Found, Origin, Search, cache_folder};
 pub use crate::patterns::{pattern_class, pattern_classes};
 pub use crate::placement::{Place, Placement};
 pub use crate::poison::{Patches, Stamps, hits, poison, stamp};
+pub use crate::python::load_python;
+pub use crate::python_error::PythonError;
 pub use crate::split::{Split, split};
 pub use crate::synthetic::synthetic;
 pub use crate::trigger::{COLOR_TARGETS_CIFAR100, Trigger};

@@ -5,8 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::cifar::{file_names, load_cifar10, load_cifar100};
-use crate::hub_order::HubOrder;
-use crate::{Dataset, DatasetName, Error, Result};
+use crate::{Dataset, DatasetName, Error, Form, Result, forms, load_python};
 
 /// What `--data` and `MESA_DATA` say in place of a folder to get the built-in classes.
 const BUILT_IN: &str = "synthetic";
@@ -35,8 +34,10 @@ impl fmt::Display for Origin {
 /// The places where data may be.
 ///
 /// A folder that was named beats one in the environment, which beats the cache: where one is
-/// given, those after it are not looked at. Each may be the folder with the `.bin` files or its
-/// parent, and a parent may hold both data sets.
+/// given, those after it are not looked at. Each may be the folder with the `.bin` files, the one
+/// with the pickles of the Python version, an archive as downloaded (feature `archives`), or the
+/// parent of these, and a parent may hold both data sets. One that was named may be a folder of
+/// classes instead (feature `images`).
 ///
 /// # Examples
 ///
@@ -59,8 +60,10 @@ pub struct Search {
 pub struct Found {
     /// Which one.
     pub name: DatasetName,
-    /// The folder with its files; none for the built-in classes.
+    /// The folder with its files, or the archive; none for the built-in classes.
     pub folder: Option<PathBuf>,
+    /// How it lies there.
+    pub form: Form,
     /// Who said where to look.
     pub origin: Origin,
 }
@@ -99,7 +102,8 @@ impl Search {
     /// The data set `wanted`; where nothing decides, CIFAR-10, else CIFAR-100.
     ///
     /// None if no folder was named and the cache has none. The built-in classes, where they are
-    /// asked for, also stand in for CIFAR-10.
+    /// asked for, also stand in for CIFAR-10. A folder of classes that was named stands in for
+    /// anything: compare its number of classes yourself.
     ///
     /// # Errors
     ///
@@ -128,7 +132,10 @@ impl Search {
                 _ => Ok(Some(Found::built_in(origin))),
             };
         }
-        let found = find_below(origin, path, &names)?.into_iter().next();
+        let mut found = find_below(origin, path, &names)?.into_iter().next();
+        if found.is_none() {
+            found = find_classes(origin, path)?;
+        }
         if found.is_none() && origin != Origin::Cache {
             return Err(no_data(origin, path, &names));
         }
@@ -148,7 +155,10 @@ impl Search {
         if origin != Origin::Cache && path.as_os_str() == BUILT_IN {
             return Ok(vec![Found::built_in(origin)]);
         }
-        let found = find_below(origin, path, &names)?;
+        let mut found = find_below(origin, path, &names)?;
+        if found.is_empty() {
+            found.extend(find_classes(origin, path)?);
+        }
         if found.is_empty() && origin != Origin::Cache {
             return Err(no_data(origin, path, &names));
         }
@@ -161,6 +171,7 @@ impl Found {
         Self {
             name: DatasetName::Synthetic,
             folder: None,
+            form: Form::BuiltIn,
             origin,
         }
     }
@@ -170,11 +181,20 @@ impl Found {
     ///
     /// # Errors
     ///
-    /// As [`load_cifar10`].
+    /// As [`load_cifar10`]; [`Error::Python`], [`Error::Archive`] and [`Error::Folder`] for the
+    /// other forms.
     pub fn load(&self) -> Result<Option<Dataset>> {
-        match (&self.folder, self.name) {
-            (Some(folder), DatasetName::Cifar10) => load_cifar10(folder).map(Some),
-            (Some(folder), DatasetName::Cifar100) => load_cifar100(folder).map(Some),
+        let Some(path) = &self.folder else {
+            return Ok(None);
+        };
+        match (self.form, self.name) {
+            (Form::Binary, DatasetName::Cifar10) => load_cifar10(path).map(Some),
+            (Form::Binary, DatasetName::Cifar100) => load_cifar100(path).map(Some),
+            (Form::Python, name) => load_python(name, path).map(Some),
+            #[cfg(feature = "archives")]
+            (Form::Archive, _) => crate::load_archive(path).map(Some),
+            #[cfg(feature = "images")]
+            (Form::Classes, _) => crate::load_folder(path).map(Some),
             _ => Ok(None),
         }
     }
@@ -200,37 +220,49 @@ fn cache_below(xdg_cache_home: Option<OsString>, home: Option<PathBuf>) -> Optio
 
 /// The data sets of these names in a folder or directly below it, in the order of the names.
 fn find_below(origin: Origin, path: &Path, names: &[DatasetName]) -> Result<Vec<Found>> {
+    #[cfg(feature = "archives")]
+    if path.is_file() {
+        let name = crate::archive::dataset_in(path)?.filter(|name| names.contains(name));
+        let found = |name| Found {
+            name,
+            folder: Some(path.to_owned()),
+            form: Form::Archive,
+            origin,
+        };
+        return Ok(name.map(found).into_iter().collect());
+    }
     let folders = candidates(path)?;
     let found = names.iter().filter_map(|name| {
-        let folder = best_of(&folders, *name)?.to_owned();
+        let (folder, form) = forms::find(&folders, *name)?;
         Some(Found {
             name: *name,
             folder: Some(folder),
+            form,
             origin,
         })
     });
     Ok(found.collect())
 }
 
-/// The first folder that holds all files, else the first with the Hub's images in an order of their
-/// own, else the first that holds some: loading it then says which one is missing.
-fn best_of(folders: &[PathBuf], name: DatasetName) -> Option<&Path> {
-    let files = file_names(name);
-    let present = |folder: &PathBuf| {
-        files
-            .iter()
-            .filter(|file| folder.join(file).exists())
-            .count()
-    };
-    let complete = folders.iter().find(|folder| present(folder) == files.len());
-    let hub_order = || {
-        let order = HubOrder::of(name)?;
-        folders.iter().find(|folder| order.is_in(folder))
-    };
-    complete
-        .or_else(hub_order)
-        .or_else(|| folders.iter().find(|folder| present(folder) > 0))
-        .map(PathBuf::as_path)
+/// A folder of classes, if somebody named one: the cache is no place for it.
+#[cfg(feature = "images")]
+fn find_classes(origin: Origin, path: &Path) -> Result<Option<Found>> {
+    if origin == Origin::Cache || !crate::folder::is_folder_of_classes(path)? {
+        return Ok(None);
+    }
+    Ok(Some(Found {
+        name: DatasetName::Folder,
+        folder: Some(path.to_owned()),
+        form: Form::Classes,
+        origin,
+    }))
+}
+
+/// No folder of classes: this build decodes no images.
+#[cfg(not(feature = "images"))]
+#[expect(clippy::unnecessary_wraps, reason = "the signature of the other build")]
+fn find_classes(_: Origin, _: &Path) -> Result<Option<Found>> {
+    Ok(None)
 }
 
 /// The folder itself and those directly below it, the ones with official names first.
@@ -250,23 +282,22 @@ fn candidates(path: &Path) -> Result<Vec<PathBuf>> {
     }
     below.sort();
     let mut folders = vec![path.to_owned()];
-    folders.extend(["cifar-10-batches-bin", "cifar-100-binary"].map(|name| path.join(name)));
+    folders.extend(forms::official_folders(path));
     folders.extend(below);
     Ok(folders)
 }
 
 fn no_data(origin: Origin, path: &Path, names: &[DatasetName]) -> Error {
-    let join = |parts: Vec<String>| parts.join(" or ");
+    let files = names.iter().map(|name| match name {
+        DatasetName::Folder => "two or more folders of .png or .jpg files".to_owned(),
+        name => file_names(*name).join(", "),
+    });
+    let wanted: Vec<String> = names.iter().map(ToString::to_string).collect();
     Error::NoData {
         path: path.to_owned(),
         origin: origin.to_string(),
-        wanted: join(names.iter().map(ToString::to_string).collect()),
-        files: join(
-            names
-                .iter()
-                .map(|name| file_names(*name).join(", "))
-                .collect(),
-        ),
+        wanted: wanted.join(" or "),
+        files: files.collect::<Vec<_>>().join(" or "),
     }
 }
 
@@ -339,7 +370,7 @@ mod tests {
         assert_eq!(
             survey
                 .iter()
-                .map(|found| found.name.num_classes())
+                .filter_map(|found| found.name.num_classes())
                 .sum::<usize>(),
             110
         );

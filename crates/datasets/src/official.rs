@@ -14,6 +14,8 @@ pub(crate) struct Layout {
     pub(crate) name: DatasetName,
     /// How many labels each of a record's label bytes can have; the last one is the class.
     pub(crate) labels: &'static [u8],
+    /// Under which keys the Python version has them.
+    pub(crate) python_labels: &'static [&'static str],
     pub(crate) train: &'static [OfficialFile],
     pub(crate) test: OfficialFile,
     pub(crate) class_names: &'static [&'static str],
@@ -22,6 +24,7 @@ pub(crate) struct Layout {
 pub(crate) const CIFAR10: Layout = Layout {
     name: DatasetName::Cifar10,
     labels: &[10],
+    python_labels: &["labels"],
     train: &[
         OfficialFile {
             name: "data_batch_1.bin",
@@ -71,6 +74,7 @@ pub(crate) const CIFAR10: Layout = Layout {
 pub(crate) const CIFAR100: Layout = Layout {
     name: DatasetName::Cifar100,
     labels: &[20, 100],
+    python_labels: &["coarse_labels", "fine_labels"],
     train: &[OfficialFile {
         name: "train.bin",
         records: 50_000,

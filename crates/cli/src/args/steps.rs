@@ -13,14 +13,24 @@ use super::{DataArgs, DeviceName, NormalizeArgs, PresetArgs, Running};
     after_help = "\
 Examples:
   mesa data                   what $MESA_DATA or ~/.cache/mesa holds
-  mesa data --data DIR        the same for a folder
+  mesa data --data DIR        the same for a folder or a .tar.gz archive
+  mesa data --data photos     your own images: photos/cat/1.jpg, photos/dog/7.png, …
   mesa data --data synthetic  the built-in classes
   mesa data fetch cifar10     from the Hugging Face Hub into ~/.cache/mesa
 
 A folder holds data if it, or a folder in it, has the official binary files:
   CIFAR-10   data_batch_1.bin … data_batch_5.bin, test_batch.bin
   CIFAR-100  train.bin, test.bin
-Every record and the digest of every official file are checked.
+or those of the Python version, which have the same names without .bin, or an
+archive as downloaded: cifar-10-binary.tar.gz, cifar-100-python.tar.gz, ….
+Every record and the digest of every official file are checked. Nothing in a
+pickle is executed: what arrays of numbers do without is refused by name.
+
+Or it holds a folder of .png, .jpg or .jpeg files for each class: sorted by name
+they are the classes 0, 1, …. With such folders below `train` and `test` (or
+`val`) that is the split; else a sixth of each class, drawn by a fixed seed, is
+for testing. Other sizes than 32×32 are resized. Of the test images at most four
+fifths are for modeling, as of CIFAR's; the others are for evaluation.
 Exit code 1 if nothing is found or a file is damaged."
 )]
 pub(crate) struct DataCommand {

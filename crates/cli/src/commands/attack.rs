@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     let clean = inputs::network(&args.model, args.normalize.normalize)?;
     let data = clean.data(&args.data, &settings.data)?;
     clean.check_normalization(&data)?;
-    let settings = settings.for_data(data.name);
+    let settings = settings.for_data(&data);
     let mut config = settings.backdoor.clone();
     config.target_class = args.target;
     config.poison_rate = args.poison_rate.unwrap_or(config.poison_rate);

@@ -20,6 +20,7 @@ struct Checked {
     train_images: usize,
     test_images: usize,
     classes: usize,
+    class_names: Vec<String>,
     sha256: String,
     /// Whether these are the official files; where not, figures differ from those of others.
     is_official: bool,
@@ -114,15 +115,28 @@ fn survey(args: &DataCommand, json: bool) -> Result<()> {
 fn line(data: &Checked) -> String {
     format!(
         "{}: {} training and {} test images of {} classes, complete and undamaged\n  \
-         {} ({})\n  SHA-256 {}",
+         {} ({}){}\n  SHA-256 {}",
         data.name,
         data.train_images,
         data.test_images,
         data.classes,
         data.source,
         data.origin,
+        classes(data),
         data.sha256
     )
+}
+
+/// A folder's classes with their numbers, for `--target`; those of other data are known.
+fn classes(data: &Checked) -> String {
+    if data.name != DatasetName::Folder.to_string() {
+        return String::new();
+    }
+    let names = data.class_names.iter().enumerate();
+    let names: Vec<String> = names
+        .map(|(number, name)| format!("{number} {}", name.escape_debug()))
+        .collect();
+    format!("\n  classes {}", names.join(", "))
 }
 
 fn describe(data: &Dataset, origin: &str) -> Checked {
@@ -133,6 +147,7 @@ fn describe(data: &Dataset, origin: &str) -> Checked {
         train_images: data.train.len(),
         test_images: data.test.len(),
         classes: data.num_classes(),
+        class_names: data.class_names.clone(),
         sha256: data.digest.clone(),
         // Files of the official size were read only if they have the official digest.
         is_official: matches!(data.source, Source::Folder(_))

@@ -50,6 +50,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
     let data = backdoored.data(&args.data, &settings.data)?;
     backdoored.check_normalization(&data)?;
+    let settings = settings.for_data(&data);
     let split = seen::split_words(&data, &settings.data);
     seen::check(&args.model, &backdoored.info.made_by, &split)?;
     for path in &args.with {

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let loaded = inputs::network(&args.model, args.normalize.normalize)?;
     let data = loaded.data(&args.data, &settings.data)?;
-    let settings = settings.for_data(data.name);
+    let settings = settings.for_data(&data);
     let (split, images) = match args.split {
         SplitName::Evaluation => {
             let here = seen::split_words(&data, &settings.data);

@@ -46,6 +46,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
     );
     let data = suspect.data(&args.data, &settings.data)?;
     suspect.check_normalization(&data)?;
+    let settings = settings.for_data(&data);
     let images = inputs::defense_images(&data, &settings.data)?;
     let placement = settings.retrain.placement;
     let detail = json!({

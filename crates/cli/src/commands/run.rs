@@ -185,7 +185,7 @@ impl Chosen {
         )?;
         let session = Session::new(Setup {
             name: self.name.clone(),
-            config: self.config.clone().for_data(data.name),
+            config: self.config.clone().for_data(&data),
             data,
             run: RunDir::new(&self.out),
             clean: args.clean.clone(),

@@ -75,7 +75,7 @@ impl Fetched {
     pub fn load(&self) -> Result<Dataset> {
         match self.name {
             DatasetName::Cifar100 => load_cifar100(&self.folder),
-            DatasetName::Cifar10 | DatasetName::Synthetic => load_cifar10(&self.folder),
+            _ => load_cifar10(&self.folder),
         }
     }
 }
@@ -213,7 +213,7 @@ impl OnHub {
                 test: "cifar100/test-00000-of-00001.parquet",
                 labels: &["coarse_label", "fine_label"],
             }),
-            DatasetName::Synthetic => None,
+            DatasetName::Synthetic | DatasetName::Folder => None,
         }
     }
 }

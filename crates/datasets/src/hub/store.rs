@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::HubError;
-use crate::DatasetName;
 use crate::dataset::hex;
+use crate::forms::Form;
 use crate::hub_order::{HubOrder, sums_line};
 use crate::official::{Layout, OfficialFile};
 
@@ -37,7 +37,7 @@ pub(super) fn store(
     let (folder, files, is_official) = match official {
         Some((mut files, test)) => {
             files.extend(test);
-            (official_folder(layout.name), files, true)
+            (layout.folder(Form::Binary), files, true)
         }
         None => {
             let order =
@@ -85,13 +85,6 @@ fn blocks<'a>(
     (names.len() == files.len()).then_some(found)
 }
 
-fn official_folder(name: DatasetName) -> &'static str {
-    match name {
-        DatasetName::Cifar100 => "cifar-100-binary",
-        DatasetName::Cifar10 | DatasetName::Synthetic => "cifar-10-batches-bin",
-    }
-}
-
 fn sums(files: &[NamedBytes]) -> String {
     let lines = files
         .iter()
@@ -137,6 +130,7 @@ fn write_all(files: &[NamedBytes], cache: &Path, place: &Path) -> Result<(), Hub
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DatasetName;
 
     /// A data set of three training files and a test file of two records each.
     struct Small {
@@ -159,6 +153,7 @@ mod tests {
         };
         let layout = Layout {
             name: DatasetName::Cifar10,
+            python_labels: &["labels"],
             labels: &[10],
             train: Box::leak(Box::new([official(0), official(1), official(2)])),
             test: official(3),
