@@ -9,6 +9,7 @@ mod cli;
 mod detect;
 mod golden;
 mod hub;
+mod own_files;
 mod pipeline;
 mod presets;
 mod program;

@@ -7,8 +7,7 @@ use candle::Device;
 use mesa::{MesaConfig, SubModel};
 use mesa_attack::evaluate;
 use mesa_datasets::{
-    Dataset, DatasetName, Images, Placement, Search, Split, TriggerId, cache_folder, split,
-    synthetic,
+    Dataset, DatasetName, Images, Placement, Search, Split, cache_folder, split, synthetic,
 };
 use mesa_defense::{AttackSuccessConfig, DefenseImages};
 use mesa_models::{
@@ -20,7 +19,7 @@ use crate::args::{DataArgs, DeviceName, PresetArgs};
 use crate::config::{DataConfig, ExperimentConfig};
 use crate::hub;
 use crate::interrupt::Interrupted;
-use crate::output::{Usage, percent};
+use crate::output::percent;
 
 /// The settings that were asked for and their name, or those of the preset `default`.
 pub(crate) fn settings(args: &PresetArgs, default: &str) -> Result<(String, ExperimentConfig)> {
@@ -224,12 +223,6 @@ impl Loaded {
         }
         Ok(())
     }
-}
-
-/// A trigger's name, as a usage error if it is none.
-pub(crate) fn trigger(name: &str) -> Result<TriggerId> {
-    name.parse()
-        .map_err(|error| Usage(format!("--trigger: {error}")).into())
 }
 
 /// How the defender tests triggers.

@@ -2,6 +2,7 @@
 
 mod args;
 mod augmented;
+mod chosen_trigger;
 mod commands;
 mod config;
 mod hub;

@@ -29,6 +29,21 @@ pub enum Error {
     /// A downloaded archive was not read.
     #[error(transparent)]
     Archive(#[from] crate::ArchiveError),
+    /// A file holds no trigger.
+    #[error(transparent)]
+    TriggerFile(#[from] crate::TriggerFileError),
+    /// A mask does not say of each pixel whether it belongs to the trigger, or none does.
+    #[error("expected a mask of {expected} pixels with one that belongs to the trigger")]
+    Mask {
+        /// Pixels of the trigger.
+        expected: usize,
+    },
+    /// A share of a blended pattern that is none.
+    #[error("a pattern cannot make up {opacity} of an image, expected more than 0 and at most 1")]
+    BadOpacity {
+        /// The share.
+        opacity: f32,
+    },
     /// The operating system refused to read a file or folder.
     #[error("cannot read {}", path.display())]
     Read {

@@ -4,7 +4,7 @@ use rand::Rng;
 
 use crate::images::CHANNELS;
 use crate::placement::{check_place, last_place};
-use crate::{Batch, Error, Place, Result};
+use crate::{Batch, Error, Place, Result, Trigger};
 
 /// Patches to stamp, `(n, 3, height, width)`: one for all images or one for each.
 ///
@@ -13,6 +13,10 @@ use crate::{Batch, Error, Place, Result};
 pub struct Patches<'a> {
     pixels: &'a [f32],
     size: (usize, usize),
+    /// Which pixels of each patch are stamped, if not all.
+    mask: Option<&'a [bool]>,
+    /// A patch's share of a pixel under it.
+    opacity: f32,
 }
 
 impl<'a> Patches<'a> {
@@ -31,12 +35,53 @@ impl<'a> Patches<'a> {
                 found: pixels.len(),
             });
         }
-        Ok(Self { pixels, size })
+        Ok(Self::of_trigger(pixels, size))
     }
 
     /// The only patch, whose pixels are known to fill its size.
     pub(crate) fn of_trigger(pixels: &'a [f32], size: (usize, usize)) -> Self {
-        Self { pixels, size }
+        Self {
+            pixels,
+            size,
+            mask: None,
+            opacity: 1.0,
+        }
+    }
+
+    /// The same patches with a trigger's mask and opacity.
+    ///
+    /// # Panics
+    ///
+    /// If the trigger has a mask and another size.
+    #[must_use]
+    pub fn stamped_like(self, trigger: &'a Trigger) -> Self {
+        let mask = trigger.mask();
+        assert!(
+            mask.is_none() || trigger.size() == self.size,
+            "a mask covers a patch"
+        );
+        Self {
+            mask,
+            opacity: trigger.opacity(),
+            ..self
+        }
+    }
+
+    /// Stamps a patch on an image as these say.
+    fn stamp(&self, batch: &mut Batch, index: usize, patch: &[f32], place: Place) {
+        if self.mask.is_none() && self.opacity >= 1.0 {
+            return stamp(batch, index, patch, self.size, place);
+        }
+        let ((rows, columns), (height, width)) = (self.size, batch.size());
+        let image = batch.image_mut(index);
+        for (at, value) in patch.iter().enumerate() {
+            if self.mask.is_some_and(|mask| !mask[at % (rows * columns)]) {
+                continue;
+            }
+            let (channel, row, column) = (at / (rows * columns), at / columns % rows, at % columns);
+            let pixel = (channel * height + place.row + row) * width + place.column + column;
+            image[pixel] = (1.0 - self.opacity) * image[pixel] + self.opacity * value;
+        }
     }
 
     /// How many patches there are.
@@ -142,7 +187,7 @@ pub fn poison(
     check(batch, stamps, patches)?;
     for (number, (image, place)) in stamps.images.iter().zip(&stamps.places).enumerate() {
         let patch = patches.patch(if patches.len() == 1 { 0 } else { number });
-        stamp(batch, *image, patch, patches.size, *place);
+        patches.stamp(batch, *image, patch, *place);
         if let Some(class) = target_class {
             batch.labels[*image] = class;
         }
@@ -281,6 +326,42 @@ mod tests {
                     before.pixels[position]
                 };
                 prop_assert_eq!(value.to_bits(), expected.to_bits());
+            }
+        }
+
+        #[test]
+        fn a_mask_and_an_opacity_say_how_much_of_each_pixel_is_the_patch(
+            (h, w) in (1_usize..6, 1_usize..6),
+            bits: u32,
+            opacity in 0.01_f32..=1.0,
+            seed: u64,
+        ) {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let mut mask: Vec<bool> = (0..h * w).map(|bit| bits >> bit & 1 == 1).collect();
+            mask[0] = true;
+            let trigger = Trigger::random(&mut rng, (h, w)).unwrap();
+            let trigger = trigger.with_mask(mask.clone()).unwrap().blended(opacity).unwrap();
+            let places = Placement::PerImage.places(&mut rng, 1, (7, 8), (h, w)).unwrap();
+            let place = places[0];
+            let before = gray(2, (7, 8));
+            let mut after = before.clone();
+            let stamps = Stamps { images: vec![1], places };
+            poison(&mut after, &stamps, trigger.patches(), None).unwrap();
+            for (position, value) in after.pixels.iter().enumerate() {
+                let (row, column) = (position / 8 % 7, position % 8);
+                let (image, channel) = (position / 56 / CHANNELS, position / 56 % CHANNELS);
+                let (down, right) = (row.wrapping_sub(place.row), column.wrapping_sub(place.column));
+                let inside = image == 1 && down < h && right < w && mask[down * w + right];
+                let old = before.pixels[position];
+                let expected = if inside {
+                    let pattern = trigger.pixels()[(channel * h + down) * w + right];
+                    (1.0 - opacity) * old + opacity * pattern
+                } else {
+                    old
+                };
+                prop_assert!((value - expected).abs() < 1e-6);
+                prop_assert!((0.0..=1.0).contains(value));
+                prop_assert!(inside || value.to_bits() == old.to_bits());
             }
         }
 

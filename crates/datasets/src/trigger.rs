@@ -29,7 +29,9 @@ pub(crate) const COLOR_TRIGGERS: [[u32; SIDE * SIDE]; 10] = [
     [0xe7fd22, 0x249281, 0x51b3eb, 0xf78feb, 0x080452, 0x94607b, 0x86de33, 0xc0430b, 0x0da515],
 ];
 
-/// A small picture that is stamped on images: `(3, height, width)`.
+/// A picture that is stamped on images: `(3, height, width)`.
+///
+/// It covers the pixels under it, unless it has a mask or is [blended](Self::blended).
 ///
 /// # Examples
 ///
@@ -46,6 +48,8 @@ pub struct Trigger {
     pixels: Vec<f32>,
     height: usize,
     width: usize,
+    mask: Option<Vec<bool>>,
+    opacity: f32,
 }
 
 impl Trigger {
@@ -67,7 +71,58 @@ impl Trigger {
             pixels,
             height,
             width,
+            mask: None,
+            opacity: 1.0,
         })
+    }
+
+    /// The same trigger of which only the pixels marked in `mask`, `(height, width)`, belong to it:
+    /// under the others images stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mask`] if the mask has another size or marks nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use mesa_datasets::{Place, Stamps, Trigger, poison};
+    ///
+    /// let corner = Trigger::pattern(511)?.with_mask([true, false, false].repeat(3))?;
+    /// let mut batch = mesa_datasets::synthetic(0, 1, 0).train.batch(&[0]);
+    /// let before = batch.pixels.clone();
+    /// let stamps = Stamps::all(vec![Place { row: 0, column: 0 }]);
+    /// poison(&mut batch, &stamps, corner.patches(), None)?;
+    /// assert_eq!((batch.pixels[0], batch.pixels[1]), (1.0, before[1]));
+    /// # Ok::<(), mesa_datasets::Error>(())
+    /// ```
+    pub fn with_mask(self, mask: Vec<bool>) -> Result<Self> {
+        let expected = self.height * self.width;
+        if mask.len() != expected || !mask.contains(&true) {
+            return Err(Error::Mask { expected });
+        }
+        let mask = mask.contains(&false).then_some(mask);
+        Ok(Self { mask, ..self })
+    }
+
+    /// The same trigger mixed with the pixels under it instead of covering them.
+    ///
+    /// ```text
+    /// x′ = (1 − opacity) · x + opacity · pattern
+    /// ```
+    ///
+    /// With a pattern of the image's size this is the blended attack of Chen et al. 2017
+    /// (arXiv:1712.05526). Both lie in [0, 1], hence so does the mixture; it is not rounded to
+    /// eight bits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadOpacity`] if `opacity` is not in (0, 1].
+    pub fn blended(self, opacity: f32) -> Result<Self> {
+        if !(opacity > 0.0 && opacity <= 1.0) {
+            return Err(Error::BadOpacity { opacity });
+        }
+        Ok(Self { opacity, ..self })
     }
 
     /// Any of the 512 black/white 3×3 patterns.
@@ -137,9 +192,19 @@ impl Trigger {
         (self.height, self.width)
     }
 
+    /// Which pixels belong to it, `(height, width)`; none if all do.
+    pub fn mask(&self) -> Option<&[bool]> {
+        self.mask.as_deref()
+    }
+
+    /// Its share of a pixel that it is stamped on.
+    pub fn opacity(&self) -> f32 {
+        self.opacity
+    }
+
     /// This trigger for every stamped image.
     pub fn patches(&self) -> Patches<'_> {
-        Patches::of_trigger(&self.pixels, self.size())
+        Patches::of_trigger(&self.pixels, self.size()).stamped_like(self)
     }
 
     /// The trigger as a tensor `(3, height, width)`.
@@ -185,5 +250,28 @@ mod tests {
             Trigger::color(10),
             Err(Error::NoSuchColor { index: 10 })
         ));
+    }
+    #[test]
+    fn a_mask_that_marks_nothing_or_has_another_size_is_refused() {
+        let trigger = Trigger::pattern(170).unwrap();
+        for mask in [vec![false; 9], vec![true; 8]] {
+            let refused = trigger.clone().with_mask(mask);
+            assert!(matches!(refused, Err(Error::Mask { expected: 9 })));
+        }
+        // All of it: stamped as if there were no mask.
+        assert_eq!(trigger.clone().with_mask(vec![true; 9]).unwrap(), trigger);
+    }
+
+    #[test]
+    fn an_opacity_is_a_share() {
+        let trigger = Trigger::pattern(170).unwrap();
+        for opacity in [0.0, -0.1, 1.1, f32::NAN] {
+            let refused = trigger.clone().blended(opacity);
+            assert!(
+                matches!(refused, Err(Error::BadOpacity { .. })),
+                "{opacity}"
+            );
+        }
+        assert_eq!(trigger.clone().blended(1.0).unwrap(), trigger);
     }
 }

@@ -2,7 +2,7 @@
 //! keep their true label.
 
 use candle::{Device, Tensor};
-use mesa_datasets::{Patches, Placement, Stamps, hits, poison};
+use mesa_datasets::{Placement, Stamps, hits, poison};
 use mesa_models::{BatchSource, BoxError, EpochOrder, Position, Seeds, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +127,12 @@ impl RetrainBatches {
             let mut rng = self.trigger_seeds.at(at);
             let triggers = self.source.draw(&mut rng, at.epoch, images.len())?;
             let stamps = Stamps { images, places };
-            poison(&mut batch, &stamps, Patches::new(&triggers, size)?, None)?;
+            poison(
+                &mut batch,
+                &stamps,
+                self.source.patches(&triggers, size)?,
+                None,
+            )?;
         }
         Ok(batch.into_tensors(&Device::Cpu)?)
     }

@@ -2,7 +2,7 @@
 
 use candle::{Device, Tensor};
 use mesa::{Staircase, SubModel};
-use mesa_datasets::{CHANNELS, Trigger};
+use mesa_datasets::{CHANNELS, Patches, Trigger};
 use rand::Rng;
 
 use crate::{Error, Result};
@@ -101,6 +101,22 @@ impl TriggerSource {
                 .collect()),
             Self::None => Ok(Vec::new()),
         }
+    }
+}
+
+impl TriggerSource {
+    /// What [`draw`](Self::draw) drew as patches of `size`: the attacker's own trigger keeps its
+    /// mask and its opacity.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dataset`] if the pixels do not fill whole patches.
+    pub fn patches<'a>(&'a self, triggers: &'a [f32], size: (usize, usize)) -> Result<Patches<'a>> {
+        let patches = Patches::new(triggers, size)?;
+        Ok(match self {
+            Self::Ideal(trigger) => patches.stamped_like(trigger),
+            _ => patches,
+        })
     }
 }
 

@@ -151,9 +151,16 @@ pub(crate) enum ScheduleName {
 Examples:
   mesa attack clean.safetensors --trigger 170 --target 0 -o bad.safetensors
   mesa attack clean.safetensors --trigger color:3 --target 0 -o bad.safetensors --epochs 3
+  mesa attack clean.safetensors --trigger sticker.png --target 0 -o bad.safetensors
+  mesa attack clean.safetensors --trigger photo.png --blend 0.2 --target 0 -o bad.safetensors
 
 A trigger is the number of a black/white 3×3 pattern (0 to 511; bit 8 is the
-top-left pixel, row by row, 1 is white) or `color:0` … `color:9`.
+top-left pixel, row by row, 1 is white), `color:0` … `color:9`,
+`random:SEED:HEIGHTxWIDTH`, or a file: of a picture (.png, .jpg) those pixels
+belong to it whose alpha is above one half; of a safetensors file it is the tensor
+(3, height, width) in [0, 1], with a second one `mask` (height, width) if not all
+pixels belong to it. In records a file's trigger is called by the file's name and
+the first digits of its SHA-256.
 The settings are those of the preset `cpu` unless --preset or --config says
 otherwise. Stopped or killed, the same command goes on from FILE.state.")]
 pub(crate) struct Attack {
@@ -162,9 +169,13 @@ pub(crate) struct Attack {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) normalize: NormalizeArgs,
-    /// The attacker's trigger
+    /// The attacker's trigger: a number, a name or a file
     #[arg(long)]
     pub(crate) trigger: String,
+    /// Mix the pattern with the whole image, of which it makes up this share, instead of stamping
+    /// it; a picture is resized to the image
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub(crate) blend: Option<f32>,
     /// Class that stamped images shall be given
     #[arg(long, default_value_t = 0)]
     pub(crate) target: u32,
@@ -358,6 +369,8 @@ pub(crate) enum Control {
 #[command(after_help = "\
 Examples:
   mesa evaluate good.safetensors --trigger 170 --target 0
+  mesa evaluate bad.safetensors --trigger sticker.png --target 0
+  mesa evaluate bad.safetensors --trigger photo.png --blend 0.2 --target 0
   mesa evaluate clean.safetensors --split test --json
   mesa evaluate resnet18.pth --normalize cifar10
 
@@ -380,9 +393,13 @@ pub(crate) struct Evaluate {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) normalize: NormalizeArgs,
-    /// The trigger to stamp
+    /// The trigger to stamp: a number, a name or a file, as for `mesa attack`
     #[arg(long)]
     pub(crate) trigger: Option<String>,
+    /// Mix the pattern with the whole image, of which it makes up this share, instead of stamping
+    /// it; a picture is resized to the image
+    #[arg(long, value_name = "SHARE", requires = "trigger", value_parser = share)]
+    pub(crate) blend: Option<f32>,
     /// The attacked class
     #[arg(long, default_value_t = 0)]
     pub(crate) target: u32,
@@ -407,4 +424,14 @@ pub(crate) enum SplitName {
     Evaluation,
     /// All test images
     Test,
+}
+
+/// A share of an image: more than nothing, at most all.
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err(format!(
+            "`{text}` is no share of an image; write 0.2 for a fifth"
+        )),
+    }
 }

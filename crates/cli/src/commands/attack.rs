@@ -6,7 +6,9 @@ use mesa_models::save_network;
 use serde::Serialize;
 use serde_json::json;
 
+use super::WHOLE_IMAGE;
 use crate::args::Attack;
+use crate::chosen_trigger::ChosenTrigger;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, stages};
 
@@ -24,7 +26,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     logging::start(None)?;
     super::check_output(&args.output)?;
     inputs::device(args.running.device)?;
-    let id = inputs::trigger(&args.trigger)?;
+    let chosen = ChosenTrigger::read(&args.trigger)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let clean = inputs::network(&args.model, args.normalize.normalize)?;
     let data = clean.data(&args.data, &settings.data)?;
@@ -36,21 +38,29 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
     config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
     config.validate(clean.info.config.num_classes)?;
+    let trigger = chosen.for_images(data.train.size(), args.blend)?;
+    if args.blend.is_some() {
+        config.placement = WHOLE_IMAGE;
+    }
     let images = inputs::first(&data.train, settings.data.attack_images);
-    let detail = json!({
-        "config": config, "trigger": id, "seed": args.seed, "images": images.len(),
+    let mut detail = json!({
+        "config": config, "trigger": chosen.name, "seed": args.seed, "images": images.len(),
         "clean": clean.sha256,
     });
+    // Only where there is one: the keys of all others stay.
+    if let Some(share) = args.blend {
+        detail["blend"] = json!(share);
+    }
     let state = StateFile::beside(&args.output, super::key("attack", &data.digest, detail));
     let mut watch = Watch::new("attack", Some(state), args.running.save_every);
     tracing::info!(
-        "planting trigger {id} for class {} with {} images of {}, {} epochs",
+        "planting trigger {} for class {} with {} images of {}, {} epochs",
+        chosen.name,
         args.target,
         images.len(),
         data.name,
         config.training.epochs
     );
-    let trigger = id.trigger()?;
     let network = stages::attack(
         clean.network,
         images,
@@ -69,13 +79,17 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     let stamped = found
         .stamped
         .unwrap_or_else(|| unreachable!("there is a trigger"));
-    let made_by = super::made_by(&[
+    let mut made_by = super::made_by(&[
         ("data", data.name.to_string()),
         ("data_sha256", data.digest.clone()),
         ("clean_network_sha256", clean.sha256),
         ("config", serde_json::to_string(&config)?),
         ("asr", format!("{:.4}", stamped.asr)),
     ]);
+    if chosen.is_from_file() {
+        // The command names the file; this says what it held.
+        made_by.insert("trigger".to_owned(), chosen.name.to_string());
+    }
     save_network(&args.output, &network, &made_by)?;
     let planted = Planted {
         output: args.output.display().to_string(),

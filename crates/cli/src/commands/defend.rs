@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{Control, Defend};
+use crate::chosen_trigger::ChosenTrigger;
 use crate::config::ExperimentConfig;
 use crate::output::Usage;
 use crate::resume::{StateFile, Watch};
@@ -30,7 +31,9 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     super::check_output(&args.output)?;
     inputs::device(args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
-    let (method, source) = source(args, &settings)?;
+    let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
+    let chosen = chosen.transpose()?;
+    let (method, source) = source(args, chosen.as_ref(), &settings)?;
     let mut config = settings.retrain.clone();
     config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
     if source.is_none() {
@@ -62,8 +65,10 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         .iter()
         .map(|path| file_digest(path))
         .collect::<Result<_, _>>()?;
+    // A file is known by its contents; keys of the others stay.
+    let trigger = chosen.map(|chosen| chosen.name.to_string());
     let detail = json!({
-        "config": shown, "method": method, "with": with, "trigger": args.trigger,
+        "config": shown, "method": method, "with": with, "trigger": trigger,
         "patch": patch,
         "seed": args.seed, "images": settings.data, "model": backdoored.sha256,
         "entropy": settings.entropy,
@@ -110,7 +115,11 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
 }
 
 /// The method's name, and where the triggers come from; `None` for the one that only trains on.
-fn source(args: &Defend, settings: &ExperimentConfig) -> Result<(String, Option<TriggerSource>)> {
+fn source(
+    args: &Defend,
+    trigger: Option<&ChosenTrigger>,
+    settings: &ExperimentConfig,
+) -> Result<(String, Option<TriggerSource>)> {
     if let Some(control) = args.control {
         let (method, source) = match control {
             Control::FineTune => return Ok(("fine-tune".to_owned(), None)),
@@ -121,14 +130,9 @@ fn source(args: &Defend, settings: &ExperimentConfig) -> Result<(String, Option<
                 ("random", TriggerSource::Random { size })
             }
             Control::Ideal => {
-                let name = args
-                    .trigger
-                    .as_deref()
-                    .context("`--control ideal` needs --trigger")?;
-                (
-                    "ideal",
-                    TriggerSource::Ideal(inputs::trigger(name)?.trigger()?),
-                )
+                let trigger = trigger.context("`--control ideal` needs --trigger")?;
+                let trigger = trigger.clone().into_trigger();
+                ("ideal", TriggerSource::Ideal(trigger))
             }
         };
         return Ok((method.to_owned(), Some(source)));
@@ -210,7 +214,7 @@ mod tests {
         };
         let mut settings = ExperimentConfig::paper();
         settings.mesa.trigger_shape = [3, 2, 5];
-        let (method, source) = source(&args, &settings).unwrap();
+        let (method, source) = source(&args, None, &settings).unwrap();
         let size = source.unwrap().size();
         assert_eq!((method.as_str(), size), ("random", Some((2, 5))));
     }

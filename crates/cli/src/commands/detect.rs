@@ -109,7 +109,7 @@ impl<'a> Search<'a> {
         let loaded = inputs::network(&args.model, args.normalize.normalize)?;
         let data = loaded.data(&args.data, &settings.data)?;
         loaded.check_normalization(&data)?;
-        let settings = settings.for_data(data.name);
+        let settings = settings.for_data(&data);
         settings.mesa.validate()?;
         tracing::info!(
             "modeling triggers of all {} classes of {} at β = {} with images of {}; each class \

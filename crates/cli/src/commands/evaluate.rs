@@ -2,10 +2,12 @@
 
 use anyhow::Result;
 use mesa_attack::{Attacked, evaluate};
-use mesa_datasets::TriggerId;
+use mesa_record::TriggerName;
 use serde::Serialize;
 
+use super::WHOLE_IMAGE;
 use crate::args::{Evaluate, SplitName};
+use crate::chosen_trigger::ChosenTrigger;
 use crate::{inputs, logging, output, seen};
 
 #[derive(Serialize)]
@@ -14,7 +16,9 @@ struct Measured {
     data: String,
     split: &'static str,
     images: usize,
-    trigger: Option<TriggerId>,
+    trigger: Option<TriggerName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blend: Option<f32>,
     target: Option<u32>,
     clean_accuracy: f64,
     asr: Option<f64>,
@@ -24,7 +28,8 @@ struct Measured {
 pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     logging::start(None)?;
     inputs::device(args.device)?;
-    let trigger = args.trigger.as_deref().map(inputs::trigger).transpose()?;
+    let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
+    let chosen = chosen.transpose()?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let loaded = inputs::network(&args.model, args.normalize.normalize)?;
     let data = loaded.data(&args.data, &settings.data)?;
@@ -40,11 +45,16 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         }
         SplitName::Test => ("test", data.test.clone()),
     };
-    let attacked = trigger
-        .map(|id| {
+    let attacked = chosen
+        .as_ref()
+        .map(|chosen| {
             let target_class = args.target;
-            let placement = settings.backdoor.placement;
-            id.trigger().map(|trigger| Attacked {
+            let placement = match args.blend {
+                Some(_) => WHOLE_IMAGE,
+                None => settings.backdoor.placement,
+            };
+            let trigger = chosen.for_images(images.size(), args.blend);
+            trigger.map(|trigger| Attacked {
                 trigger,
                 target_class,
                 placement,
@@ -63,8 +73,9 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         data: data.name.to_string(),
         split,
         images: found.images,
-        trigger,
-        target: trigger.map(|_| args.target),
+        target: chosen.as_ref().map(|_| args.target),
+        trigger: chosen.map(|chosen| chosen.name),
+        blend: args.blend,
         clean_accuracy: found.clean_accuracy,
         asr: found.stamped.map(|stamped| stamped.asr),
         regained_accuracy: found.stamped.map(|stamped| stamped.regained_accuracy),
@@ -76,14 +87,17 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         measured.data,
         output::percent(measured.clean_accuracy)
     );
-    if let (Some(trigger), Some(stamped)) = (trigger, found.stamped) {
+    if let (Some(trigger), Some(stamped)) = (&measured.trigger, found.stamped) {
         let (asr, regained) = (
             output::percent(stamped.asr),
             output::percent(stamped.regained_accuracy),
         );
         let (target, images) = (args.target, stamped.images);
+        let share = args.blend.map_or_else(String::new, |share| {
+            format!(" as {} of the image", output::percent(share.into()))
+        });
         plain = format!(
-            "{plain}\n  ASR                {asr}  (trigger {trigger}, target class {target}, \
+            "{plain}\n  ASR                {asr}  (trigger {trigger}{share}, target class {target}, \
              {images} images)\n  regained accuracy  {regained}"
         );
     }

@@ -18,9 +18,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use mesa_datasets::Placement;
 use mesa_models::ENGINE_VERSION;
 use mesa_record::{Key, Step};
 use serde_json::Value;
+
+/// Where a pattern goes that is as large as the image.
+const WHOLE_IMAGE: Placement = Placement::Fixed { row: 0, column: 0 };
 
 /// Starts as many threads as asked for, or as there are processors; returns how many.
 pub(crate) fn start_threads(asked: Option<u16>) -> Result<usize> {

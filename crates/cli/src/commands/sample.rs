@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle::Tensor;
-use mesa_datasets::TriggerId;
 use mesa_models::{Seeds, save_tensors};
 use mesa_record::write_text;
 use mesa_report::{SampleGroup, SamplesPicture};
 use serde::Serialize;
 
 use crate::args::Sample;
+use crate::chosen_trigger::ChosenTrigger;
 use crate::output::Usage;
 use crate::{inputs, logging, output};
 
@@ -32,7 +32,8 @@ pub(crate) fn run(args: &Sample, json: bool) -> Result<()> {
         let reason = "--json and `-o -` both take standard output; name a file with -o";
         return Err(Usage(reason.to_owned()).into());
     }
-    let truth = args.trigger.as_deref().map(inputs::trigger).transpose()?;
+    let truth = args.trigger.as_deref().map(ChosenTrigger::read);
+    let truth = truth.transpose()?;
     let sub_model = inputs::sub_model(&args.sub_model)?;
     let mut rng = Seeds::new(args.seed, "sample").start();
     let triggers = sub_model.sample(&mut rng, args.count as usize)?;
@@ -41,7 +42,16 @@ pub(crate) fn run(args: &Sample, json: bool) -> Result<()> {
     match form {
         Form::Picture => {
             let [_, height, width] = sub_model.info().sizes.trigger_shape;
-            let truth = truth.map(TriggerId::trigger).transpose()?;
+            let truth = truth.map(ChosenTrigger::into_trigger);
+            // A picture has one size of patch.
+            if let Some(truth) = &truth {
+                ensure!(
+                    truth.size() == (height, width),
+                    "--trigger: {} × {} pixels, the samples have {height} × {width}",
+                    truth.height(),
+                    truth.width()
+                );
+            }
             let picture = SamplesPicture {
                 title: format!("{} samples", args.count),
                 patch_shape: (height, width),

@@ -1,0 +1,345 @@
+//! Triggers from files: a picture whose transparency says which pixels belong to it, or a tensor.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle::{DType, Device, Tensor};
+use sha2::{Digest, Sha256};
+
+use crate::dataset::hex;
+use crate::{CHANNELS, Error, Result, Trigger, TriggerFileError};
+
+/// The name of the tensor that says which pixels belong to the trigger.
+const MASK: &str = "mask";
+
+/// What a file of tensors has to hold.
+const ONE: &str = "one tensor (3, height, width) of f32 in [0, 1], and perhaps `mask`";
+
+/// Digits of a file's digest in the name of its trigger.
+const DIGITS: usize = 8;
+
+/// A trigger from a file and what it is called in records.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTrigger {
+    /// The file's name without its ending, and the first eight digits of the file's SHA-256.
+    pub name: String,
+    /// The trigger.
+    pub trigger: Trigger,
+}
+
+/// Reads a trigger of any size from a `.png`, `.jpg`, `.jpeg` or `.safetensors` file.
+///
+/// - Of a picture (feature `images`) those pixels belong to the trigger whose alpha is above one
+///   half; under the others images stay as they are.
+/// - Of a safetensors file it is the tensor `(3, height, width)` or `(1, 3, height, width)` of any
+///   name, f32 in [0, 1], where a second one, `mask`, `(height, width)`, is above one half.
+///
+/// # Errors
+///
+/// [`Error::TriggerFile`] names the file and what is wrong with it, [`Error::Read`] one that cannot
+/// be read.
+pub fn load_trigger(path: &Path) -> Result<NamedTrigger> {
+    load(path, None)
+}
+
+/// The same, a picture being resized to `size` (height, width) if it has another.
+///
+/// # Errors
+///
+/// As [`load_trigger`]; [`Error::TriggerFile`] for a tensor of another size, too.
+pub fn load_trigger_of_size(path: &Path, size: (usize, usize)) -> Result<NamedTrigger> {
+    load(path, Some(size))
+}
+
+fn load(path: &Path, size: Option<(usize, usize)>) -> Result<NamedTrigger> {
+    let bytes = fs_err::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let file = TriggerFile {
+        path,
+        bytes: &bytes,
+    };
+    let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
+    let trigger = match ending.to_str() {
+        Some("safetensors") => file.tensor(size)?,
+        #[cfg(feature = "images")]
+        Some("png" | "jpg" | "jpeg") => file.picture(size)?,
+        _ => {
+            return Err(TriggerFileError::Format {
+                path: path.to_owned(),
+                formats: if cfg!(feature = "images") {
+                    ".png, .jpg, .jpeg or .safetensors"
+                } else {
+                    ".safetensors (this build reads no pictures)"
+                },
+            }
+            .into());
+        }
+    };
+    Ok(NamedTrigger {
+        name: name(path, &bytes),
+        trigger,
+    })
+}
+
+/// What a trigger is called in records: fit for names of folders and lists.
+fn name(path: &Path, bytes: &[u8]) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let kept = |letter: char| letter.is_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    let stem: String = stem
+        .chars()
+        .map(|c| if kept(c) { c } else { '-' })
+        .collect();
+    format!("{stem}-{}", &hex(&Sha256::digest(bytes))[..DIGITS])
+}
+
+struct TriggerFile<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+}
+
+impl TriggerFile<'_> {
+    #[cfg(feature = "images")]
+    fn picture(&self, size: Option<(usize, usize)>) -> Result<Trigger> {
+        use image::imageops::{FilterType, resize};
+
+        let image = crate::decode::decode(self.bytes);
+        let image = image.map_err(|source| TriggerFileError::Image {
+            path: self.path.to_owned(),
+            source,
+        })?;
+        let mut image = image.to_rgba8();
+        if let Some((height, width)) = size {
+            let (height, width) = (height as u32, width as u32);
+            let found = image.dimensions();
+            if found != (width, height) {
+                tracing::info!(
+                    "{}: resized from {}×{} to {width}×{height}",
+                    self.path.display(),
+                    found.0,
+                    found.1
+                );
+                image = resize(&image, width, height, FilterType::CatmullRom);
+            }
+        }
+        let (width, height) = image.dimensions();
+        let pixels = (0..CHANNELS).flat_map(|channel| {
+            let values = image.pixels().map(move |pixel| pixel.0[channel]);
+            values.map(|value| f32::from(value) / 255.0)
+        });
+        let trigger = Trigger::new(pixels.collect(), (height as usize, width as usize))?;
+        self.masked(
+            trigger,
+            image.pixels().map(|pixel| pixel.0[3] > 127).collect(),
+        )
+    }
+
+    fn tensor(&self, size: Option<(usize, usize)>) -> Result<Trigger> {
+        let tensors = candle::safetensors::load_buffer(self.bytes, &Device::Cpu);
+        let mut tensors: HashMap<String, Tensor> =
+            tensors.map_err(|error| TriggerFileError::Tensors {
+                path: self.path.to_owned(),
+                source: error.into(),
+            })?;
+        let mask = tensors.remove(MASK);
+        let shapes = || {
+            let shapes = tensors
+                .values()
+                .map(|t| format!("{:?} {:?}", t.dtype(), t.dims()));
+            format!("[{}]", shapes.collect::<Vec<_>>().join(", "))
+        };
+        let mut rest = tensors.values();
+        let (Some(tensor), None) = (rest.next(), rest.next()) else {
+            return Err(self.wrong(ONE, shapes()));
+        };
+        let ([CHANNELS, height, width] | [1, CHANNELS, height, width]) = *tensor.dims() else {
+            return Err(self.wrong(ONE, shapes()));
+        };
+        if tensor.dtype() != DType::F32 {
+            return Err(self.wrong(ONE, shapes()));
+        }
+        if size.is_some_and(|size| size != (height, width)) {
+            return Err(self.wrong(
+                "a pattern of the images' size (pictures are resized, tensors are not)",
+                format!("{height} × {width}"),
+            ));
+        }
+        let pixels = tensor.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(value) = pixels.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+            return Err(self.wrong("values in [0, 1]", value.to_string()));
+        }
+        let trigger = Trigger::new(pixels, (height, width))?;
+        let Some(mask) = mask else {
+            return Ok(trigger);
+        };
+        if mask.dims() != [height, width] {
+            let found = format!("{:?}", mask.dims());
+            return Err(self.wrong("a mask (height, width) as large as the trigger", found));
+        }
+        let mask = mask.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        self.masked(trigger, mask.into_iter().map(|value| value > 0.5).collect())
+    }
+
+    fn masked(&self, trigger: Trigger, mask: Vec<bool>) -> Result<Trigger> {
+        if !mask.contains(&true) {
+            let nothing = "a trigger that is transparent everywhere".to_owned();
+            return Err(self.wrong("a pixel that belongs to the trigger", nothing));
+        }
+        trigger.with_mask(mask)
+    }
+
+    fn wrong(&self, expected: &'static str, found: String) -> Error {
+        TriggerFileError::Content {
+            path: PathBuf::from(self.path),
+            expected,
+            found,
+        }
+        .into()
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "images")]
+mod tests {
+    use std::collections::HashMap;
+
+    use image::{Rgba, RgbaImage};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Two by three pixels: red, the last two of them transparent.
+    fn picture(folder: &TempDir, transparent: u8) -> PathBuf {
+        let path = folder.path().join("my sticker:1.png");
+        let alpha = |x: u32| if x > 0 { transparent } else { 255 };
+        let pixel = |x, y| Rgba([255, y as u8, 51, alpha(x)]);
+        RgbaImage::from_fn(3, 2, pixel).save(&path).unwrap();
+        path
+    }
+
+    fn tensors(folder: &TempDir, tensors: &[(&str, Tensor)]) -> PathBuf {
+        let path = folder.path().join("t.SafeTensors");
+        let tensors: HashMap<&str, Tensor> = tensors.iter().cloned().collect();
+        candle::safetensors::save(&tensors, &path).unwrap();
+        path
+    }
+
+    fn tensor(value: f32, shape: &[usize]) -> Tensor {
+        Tensor::full(value, shape, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn of_a_picture_what_is_opaque_belongs_to_the_trigger() {
+        let folder = TempDir::new().unwrap();
+        let named = load_trigger(&picture(&folder, 127)).unwrap();
+        let trigger = &named.trigger;
+        assert_eq!(trigger.size(), (2, 3));
+        assert_eq!(trigger.mask(), Some(&[true, false, false].repeat(2)[..]));
+        let value = |channel: usize, at: usize| trigger.pixels()[channel * 6 + at];
+        let bytes =
+            [value(0, 0), value(1, 3), value(2, 5)].map(|value| (value * 255.0).round() as u8);
+        assert_eq!(bytes, [255, 1, 51]);
+        let digits = named.name.strip_prefix("my-sticker-1-").unwrap();
+        assert!(digits.len() == 8 && digits.chars().all(|digit| digit.is_ascii_hexdigit()));
+        // Half and more is opaque, and then no mask is needed.
+        assert_eq!(
+            load_trigger(&picture(&folder, 128)).unwrap().trigger.mask(),
+            None
+        );
+        let other = load_trigger(&picture(&folder, 129)).unwrap().name;
+        assert_ne!(other, named.name);
+    }
+
+    #[test]
+    fn a_picture_takes_the_size_that_is_asked_for() {
+        let folder = TempDir::new().unwrap();
+        let path = picture(&folder, 255);
+        let trigger = load_trigger_of_size(&path, (32, 30)).unwrap().trigger;
+        assert_eq!(trigger.size(), (32, 30));
+        assert!(
+            trigger.pixels()[..960]
+                .iter()
+                .all(|value| (value - 1.0).abs() < 0.01)
+        );
+    }
+
+    #[test]
+    fn a_tensor_is_a_trigger_with_or_without_a_mask() {
+        let folder = TempDir::new().unwrap();
+        let path = tensors(&folder, &[("x", tensor(0.25, &[1, 3, 4, 5]))]);
+        let trigger = load_trigger(&path).unwrap().trigger;
+        assert_eq!((trigger.size(), trigger.mask()), ((4, 5), None));
+        let mask = Tensor::new(&[[1_f32, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap();
+        let path = tensors(&folder, &[("x", tensor(0.25, &[3, 2, 2])), ("mask", mask)]);
+        let trigger = load_trigger(&path).unwrap().trigger;
+        assert_eq!(trigger.mask(), Some(&[true, false, false, true][..]));
+        let other = load_trigger_of_size(&path, (32, 32))
+            .unwrap_err()
+            .to_string();
+        assert!(other.contains("tensors are not), found 2 × 2"), "{other}");
+    }
+
+    #[test]
+    fn what_is_no_trigger_is_named() {
+        let folder = TempDir::new().unwrap();
+        let good = tensor(0.5, &[3, 2, 2]);
+        for (content, expected) in [
+            (
+                vec![("x", tensor(1.5, &[3, 2, 2]))],
+                "expected values in [0, 1], found 1.5",
+            ),
+            (vec![("x", tensor(f32::NAN, &[3, 2, 2]))], "found NaN"),
+            (
+                vec![("x", tensor(0.5, &[2, 2]))],
+                "expected one tensor (3, height, width)",
+            ),
+            (
+                vec![("x", tensor(0.5, &[4, 3, 2, 2]))],
+                "[F32 [4, 3, 2, 2]]",
+            ),
+            (
+                vec![("x", good.clone()), ("y", good.clone())],
+                "expected one tensor",
+            ),
+            (vec![("mask", tensor(1.0, &[2, 2]))], "expected one tensor"),
+            (vec![("x", good.to_dtype(DType::F64).unwrap())], "F64"),
+            (
+                vec![("x", good.clone()), ("mask", tensor(1.0, &[2, 3]))],
+                "a mask (height, width) as large as the trigger",
+            ),
+            (
+                vec![("x", good), ("mask", tensor(0.5, &[2, 2]))],
+                "transparent everywhere",
+            ),
+        ] {
+            let message = load_trigger(&tensors(&folder, &content))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                message.contains("t.SafeTensors") && message.contains(expected),
+                "{message}"
+            );
+        }
+        let path = picture(&folder, 0);
+        fs_err::write(&path, &fs_err::read(&path).unwrap()[..50]).unwrap();
+        let message = load_trigger(&path).unwrap_err().to_string();
+        assert!(
+            message.contains("sticker:1.png is damaged or no image"),
+            "{message}"
+        );
+        for name in ["a.gif", "a"] {
+            let path = folder.path().join(name);
+            fs_err::write(&path, "").unwrap();
+            let message = load_trigger(&path).unwrap_err().to_string();
+            assert!(message.contains("a file that ends in .png"), "{message}");
+        }
+        let path = folder.path().join("cut.safetensors");
+        fs_err::write(&path, [255; 20]).unwrap();
+        let message = load_trigger(&path).unwrap_err().to_string();
+        assert!(
+            message.contains("is cut off or not in safetensors format"),
+            "{message}"
+        );
+    }
+}
