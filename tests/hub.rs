@@ -379,7 +379,7 @@ fn a_run_without_data_asks_the_hub_and_else_draws_its_own() {
 #[test]
 fn the_hub_is_not_asked_where_data_is_named_or_nothing_is_to_be_run() {
     let world = World::new(Fault::None);
-    for more in [&["--data", "synthetic"][..], &["plan"], &["--only-plan"]] {
+    for more in [&["--data", "synthetic"][..], &["plan"], &["--dry-run"]] {
         let said = run(&world, more);
         assert_eq!(said.code, Some(0), "{more:?}: {}", said.stderr);
     }

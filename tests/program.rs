@@ -12,6 +12,7 @@ pub(crate) fn mesa(arguments: &[&str]) -> Command {
     for name in ["MESA_DATA", "MESA_LOG", "MESA_PARENT_PID", "XDG_CACHE_HOME"]
         .into_iter()
         .chain(["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN"])
+        .chain(["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
         .chain(["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"])
         .chain(["all_proxy", "https_proxy", "http_proxy"])
     {

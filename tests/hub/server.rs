@@ -1,7 +1,7 @@
 //! A Hub of its own for each test, and the store that it redirects to, on ports of this machine.
 //!
 //! As the real one does, it redirects within itself for small files, which it serves with a short
-//! ETag, and to another server for large ones, whose SHA-256 it names. The store knows ranges.
+//! `ETag`, and to another server for large ones, whose SHA-256 it names. The store knows ranges.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -111,7 +111,8 @@ pub(crate) fn file(path: &str) -> Option<Vec<u8>> {
 /// How the Hub names contents that lie in its large-file store.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let hex: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.concat()
 }
 
 impl State {

@@ -13,7 +13,7 @@ use crate::progress::{Progress, bytes};
 ///
 /// Ends with [`interrupt::Interrupted`] where Ctrl-C stops it.
 pub(crate) fn fetch(name: DatasetName, cache: &Path) -> Result<Fetched> {
-    let hub = Hub::from_environment().map_err(Error::from)?;
+    let hub = Hub::from_environment()?;
     if !hub.is_offline() {
         tracing::info!("fetching {name} from {}", hub.endpoint());
     }

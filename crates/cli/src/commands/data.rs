@@ -60,16 +60,12 @@ fn fetch(args: &DataFetch, json: bool) -> Result<()> {
         tracing::warn!("the cache is damaged, fetching it anew: {error}");
         None
     });
-    let (data, fetched) = match there {
-        Some(data) => {
-            tracing::info!("the cache has {name} already");
-            (data, None)
-        }
-        None => {
-            let fetched = hub::fetch(name, &cache)?;
-            let data = fetched.load()?;
-            (data, Some(fetched))
-        }
+    let (data, fetched) = if let Some(data) = there {
+        tracing::info!("the cache has {name} already");
+        (data, None)
+    } else {
+        let fetched = hub::fetch(name, &cache)?;
+        (fetched.load()?, Some(fetched))
     };
     if let Some(elsewhere) = std::env::var_os("MESA_DATA").filter(|value| !value.is_empty()) {
         tracing::warn!(

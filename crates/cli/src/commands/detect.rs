@@ -172,7 +172,7 @@ impl<'a> Search<'a> {
             images_per_sample: settings.samples.images_per_sample,
             placement,
         };
-        let step = self.after_fit("samples", json!(test), &fit_step.key());
+        let step = self.after_fit("samples", &json!(test), &fit_step.key());
         let name = self.name("samples", class);
         let samples = self.ledger.step(&name, &step, |_, watch| {
             Ok(Work {
@@ -181,7 +181,7 @@ impl<'a> Search<'a> {
             })
         })?;
         interrupt::check()?;
-        let step = self.after_fit("entropy", json!(settings.entropy), &fit_step.key());
+        let step = self.after_fit("entropy", &json!(settings.entropy), &fit_step.key());
         let name = self.name("entropy", class);
         let entropy = self.ledger.step(&name, &step, |_, _| {
             let seeds = Seeds::new(seed, "entropy");
@@ -223,7 +223,7 @@ impl<'a> Search<'a> {
         Step::new("fit", ENGINE_VERSION, &self.data.digest).with_config(config)
     }
 
-    fn after_fit(&self, kind: &str, config: serde_json::Value, fit: &Key) -> Step {
+    fn after_fit(&self, kind: &str, config: &serde_json::Value, fit: &Key) -> Step {
         let config = json!({kind: config, "seed": self.args.seed});
         Step::new(kind, ENGINE_VERSION, &self.data.digest)
             .with_config(config)

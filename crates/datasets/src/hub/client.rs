@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use super::HubError;
@@ -48,7 +49,9 @@ impl Client {
         let uri: Uri = endpoint.parse().map_err(|_| HubError::BadEndpoint {
             endpoint: endpoint.clone(),
         })?;
+        let tls = TlsConfig::builder().root_certs(trusted(settings)?).build();
         let agent = Agent::config_builder()
+            .tls_config(tls)
             .user_agent(concat!("mesa/", env!("CARGO_PKG_VERSION"), "; hf-hub"))
             // A refusal is an answer, and where redirects lead is looked at here.
             .http_status_as_error(false)
@@ -170,6 +173,30 @@ impl Client {
     }
 }
 
+/// Mozilla's certificates, or those of the file that the environment names: a proxy that looks into
+/// connections has one of its own.
+fn trusted(settings: &Settings) -> Result<RootCerts, HubError> {
+    let Some(path) = &settings.certificates else {
+        return Ok(RootCerts::WebPki);
+    };
+    let failed = |source| HubError::Certificates {
+        path: path.clone(),
+        source,
+    };
+    let pem = fs_err::read(path).map_err(|error| failed(Some(error)))?;
+    // Keys and whatever else stands between them is passed over.
+    let certificates: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(failed(None));
+    }
+    Ok(certificates.into())
+}
+
 /// Whether an answer's body broke off because nothing came any more.
 pub(super) fn is_silence(error: &std::io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
@@ -240,6 +267,20 @@ mod tests {
         assert!(!same("https://hub/a", "http://hub/a"));
         assert!(!same("https://hub/a", "https://cdn.hub/a"));
         assert!(!same("http://hub:8080/a", "http://hub:8081/a"));
+    }
+
+    #[test]
+    fn a_file_of_certificates_has_to_hold_some() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |path: String| {
+            let read = |name: &str| (name == "SSL_CERT_FILE").then(|| path.clone());
+            let settings = Settings::new(read, Some("/home/ada".into())).unwrap();
+            trusted(&settings).map(|_| ())
+        };
+        for path in [file.path().display().to_string(), "/missing".to_owned()] {
+            let refused = with(path.clone()).unwrap_err().to_string();
+            assert!(refused.contains(&path) && refused.contains("SSL_CERT_FILE"));
+        }
     }
 
     #[test]

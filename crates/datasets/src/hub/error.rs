@@ -28,6 +28,17 @@ pub enum HubError {
         /// What it is.
         endpoint: String,
     },
+    /// The file that `SSL_CERT_FILE` names holds no certificates.
+    #[error(
+        "cannot read certificates from {}, which SSL_CERT_FILE or REQUESTS_CA_BUNDLE names",
+        path.display()
+    )]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the reader said, if anything.
+        source: Option<io::Error>,
+    },
     /// The network is not to be used, and the file was not downloaded before.
     #[error(
         "HF_HUB_OFFLINE is set and {} has no {file} of {repo}; unset it to download",

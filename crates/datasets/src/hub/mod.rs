@@ -100,8 +100,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` and `HF_HUB_OFFLINE`, which mean
-    /// what they mean to Hugging Face's own library.
+    /// Reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_OFFLINE` and
+    /// `SSL_CERT_FILE`, which mean what they mean to Hugging Face's own library.
     ///
     /// # Errors
     ///

@@ -90,9 +90,9 @@ struct Columns {
 
 impl Table<'_> {
     fn columns(&self, group: &dyn RowGroupReader) -> Result<Columns, HubError> {
-        let images = match self.column(group, IMAGE, Type::BYTE_ARRAY)? {
-            ColumnReader::ByteArrayColumnReader(reader) => reader,
-            _ => return Err(self.no_column(IMAGE, Type::BYTE_ARRAY)),
+        let images = self.column(group, IMAGE, Type::BYTE_ARRAY)?;
+        let ColumnReader::ByteArrayColumnReader(images) = images else {
+            return Err(self.no_column(IMAGE, Type::BYTE_ARRAY));
         };
         let labels =
             self.labels

@@ -17,6 +17,8 @@ pub(super) struct Settings {
     pub(super) cache: Cache,
     pub(super) token: Option<String>,
     pub(super) is_offline: bool,
+    /// Certificates to trust in place of the built-in ones.
+    pub(super) certificates: Option<PathBuf>,
 }
 
 impl fmt::Debug for Settings {
@@ -27,13 +29,14 @@ impl fmt::Debug for Settings {
             .field("cache", &self.cache)
             .field("has_token", &self.token.is_some())
             .field("is_offline", &self.is_offline)
+            .field("certificates", &self.certificates)
             .finish()
     }
 }
 
 impl Settings {
-    /// Reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` and `HF_HUB_OFFLINE` through
-    /// `read`. As in Hugging Face's own library an empty variable counts as unset, downloads lie in
+    /// Reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `SSL_CERT_FILE`
+    /// and `REQUESTS_CA_BUNDLE` through `read`. As in Hugging Face's own library an empty variable counts as unset, downloads lie in
     /// `HF_HUB_CACHE`, else in `hub` below `HF_HOME`, and a login's token is the file `token` there.
     pub(super) fn new(
         read: impl Fn(&str) -> Option<String>,
@@ -68,11 +71,13 @@ impl Settings {
         let is_offline = get("HF_HUB_OFFLINE").is_some_and(|value| {
             ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str())
         });
+        let certificates = get("SSL_CERT_FILE").or_else(|| get("REQUESTS_CA_BUNDLE"));
         Ok(Self {
             endpoint,
             cache,
             token,
             is_offline,
+            certificates: certificates.map(PathBuf::from),
         })
     }
 }

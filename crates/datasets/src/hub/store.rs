@@ -34,27 +34,20 @@ pub(super) fn store(
         record_len,
         std::slice::from_ref(&layout.test),
     ));
-    let (folder, files, is_official) = match official {
-        Some((mut files, test)) => {
-            files.extend(test);
-            (layout.folder(Form::Binary), files, true)
-        }
-        None => {
-            let order =
-                HubOrder::of(layout.name).ok_or(HubError::NotOnHub { name: layout.name })?;
-            let [train_file, test_file] = &order.files;
-            let files = vec![(train_file.name, train), (test_file.name, test)];
-            (order.folder, files, false)
-        }
-    };
-    let sums = sums(&files);
-    let mut files = files;
-    if !is_official && let Some(order) = HubOrder::of(layout.name) {
-        files.push((order.sums, sums.as_bytes()));
+    if let Some((mut files, test)) = official {
+        files.extend(test);
+        let place = cache.join(layout.folder(Form::Binary));
+        write_all(&files, cache, &place)?;
+        return Ok((place, true));
     }
-    let place = cache.join(folder);
+    let order = HubOrder::of(layout.name).ok_or(HubError::NotOnHub { name: layout.name })?;
+    let [train_file, test_file] = &order.files;
+    let mut files = vec![(train_file.name, train), (test_file.name, test)];
+    let sums = sums(&files);
+    files.push((order.sums, sums.as_bytes()));
+    let place = cache.join(order.folder);
     write_all(&files, cache, &place)?;
-    Ok((place, is_official))
+    Ok((place, false))
 }
 
 /// A file's name and contents.
@@ -112,14 +105,14 @@ fn write_all(files: &[NamedBytes], cache: &Path, place: &Path) -> Result<(), Hub
             })
             .map_err(failed(&path))?;
     }
-    if !place.exists() {
-        fs_err::rename(&folder, place).map_err(failed(place))?;
-    } else {
+    if place.exists() {
         // What stands there is damaged or incomplete; other files in it are not this program's.
         for (name, _) in files {
             let path = place.join(name);
             fs_err::rename(folder.join(name), &path).map_err(failed(&path))?;
         }
+    } else {
+        fs_err::rename(&folder, place).map_err(failed(place))?;
     }
     drop(aside);
     // Fails, as it should, while another process has something there.
