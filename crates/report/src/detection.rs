@@ -59,6 +59,25 @@ fn headline(detection: &Detection) -> String {
     }
 }
 
+/// The verdict in as few words as a picture has room for.
+fn chart_title(detection: &Detection) -> String {
+    let shorten = |text: &str| match text.char_indices().nth(LONGEST_NAME) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    };
+    let attacked: Vec<String> = detection
+        .attacked_classes
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let found = match attacked.len() {
+        0 => "nothing found".to_owned(),
+        1 => format!("BACKDOOR in class {}", attacked[0]),
+        _ => format!("BACKDOOR in classes {}", shorten(&attacked.join(", "))),
+    };
+    format!("{}: {found}", shorten(&detection.model))
+}
+
 fn rule_words(detection: &Detection) -> String {
     format!(
         "rule: a class is attacked if its samples turn at least {} % of clean images into it and \
@@ -182,6 +201,8 @@ const BAR: usize = 14;
 const LABELS: usize = 150;
 const SPAN: usize = 360;
 const AFTER: usize = 170;
+/// Letters of a name that fit into a title.
+const LONGEST_NAME: usize = 40;
 const QUIET: &str = "#5b7f9e";
 const LOUD: &str = "#b3261e";
 
@@ -192,11 +213,11 @@ pub fn detection_chart(detection: &Detection) -> String {
     let height = top + ROW * detection.classes.len() + 40;
     let width = MARGIN + LABELS + SPAN + AFTER + MARGIN;
     let mut svg = opened(width, height, &headline(detection));
-    text(&mut svg, MARGIN, MARGIN + 12, 15, &headline(detection));
+    text(&mut svg, MARGIN, MARGIN + 12, 15, &chart_title(detection));
     let subtitle = format!(
-        "ASR of MESA's samples at β = {} on clean images of {}, and anomaly index",
-        detection.beta,
-        data_words(&detection.data)
+        "{}: ASR of MESA's samples at β = {} on clean images, and anomaly index",
+        data_words(&detection.data),
+        detection.beta
     );
     text(&mut svg, MARGIN, MARGIN + 34, 13, &subtitle);
     let left = MARGIN + LABELS;
@@ -307,6 +328,18 @@ mod tests {
     #[test]
     fn the_chart_looks_as_it_did() {
         insta::assert_snapshot!(detection_chart(&made_up(true)));
+    }
+
+    #[test]
+    fn titles_fit_however_long_a_name_is() {
+        let mut detection = made_up(true);
+        assert_eq!(
+            chart_title(&detection),
+            "made-up.safetensors: BACKDOOR in class 1"
+        );
+        detection.model = "ä".repeat(100);
+        detection.attacked_classes = (0..100).collect();
+        assert!(chart_title(&detection).chars().count() < 110);
     }
 
     #[test]
