@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::program::{Said, json, say, tiny};
+use crate::program::{Said, json, mesa, say, tiny};
 
 /// A tiny network and a folder to examine it in.
 struct Suspect {
@@ -19,7 +19,8 @@ impl Suspect {
             suspect.path("net.safetensors"),
         );
         let data = ["--config", &settings, "--data", "synthetic", "--json"];
-        json(&[&["pretrain", "-o", &model], &data[..]].concat());
+        // Near chance nothing would be told of it.
+        json(&[&["pretrain", "-o", &model, "--epochs", "12"], &data[..]].concat());
         suspect
     }
 
@@ -90,27 +91,73 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
     let attacked = found["attacked_classes"].as_array().unwrap();
     assert!(attacked.contains(&highest["class"]), "{found}");
 
-    // The command that it gives works.
-    let settings = tiny().display().to_string();
+    // The command that it gives works as it stands.
     let how = said
         .stdout
         .lines()
         .find(|line| line.contains("mesa defend"))
         .unwrap();
     let words: Vec<&str> = how.split_whitespace().skip(1).collect();
-    let (output, arguments) = words.split_last().unwrap();
-    assert_eq!(*output, "repaired.safetensors");
-    let repaired = suspect.path("repaired.safetensors");
-    let more = [
-        repaired.as_str(),
-        "--config",
-        &settings,
-        "--data",
-        "synthetic",
-        "--json",
-    ];
-    let defended = json(&[arguments, &more].concat());
-    assert_eq!(defended["method"], "mesa:0.9");
+    let mut command = mesa(&words);
+    command.current_dir(suspect.folder.path());
+    let defended = Said::from(command.output().unwrap());
+    assert_eq!(defended.code, Some(0), "{}", defended.stderr);
+    assert!(fs_err::metadata(suspect.path("repaired.safetensors")).is_ok());
+
+    // The sub-models say which images they saw.
+    let text = fs_err::read_to_string(tiny()).unwrap();
+    let other = suspect.path("other.toml");
+    fs_err::write(&other, text.replace("split_seed = 0", "split_seed = 1")).unwrap();
+    let place = words.iter().position(|word| *word == "--config").unwrap();
+    let mut with_other = words.clone();
+    with_other[place + 1] = &other;
+    let refused = say(&with_other);
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.stderr.contains("name the same settings"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn nothing_is_told_of_a_network_near_chance() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("net.safetensors").display().to_string();
+    let settings = tiny().display().to_string();
+    let data = ["--config", &settings, "--data", "synthetic"];
+    json(
+        &[
+            &[
+                "pretrain",
+                "-o",
+                &model,
+                "--epochs",
+                "1",
+                "--learning-rate",
+                "1e-9",
+                "--json",
+            ],
+            &data[..],
+        ]
+        .concat(),
+    );
+    let mut command = mesa(&[&["detect", &model], &data[..]].concat());
+    command.current_dir(folder.path());
+    let said = Said::from(command.output().unwrap());
+    assert_eq!(said.code, Some(1), "{}", said.stdout);
+    assert!(said.stderr.contains("near chance"), "{}", said.stderr);
+    // The folder that was to hold the result is called after the file and its contents.
+    let name = fs_err::read_dir(folder.path().join("runs"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    let name = name.file_name().into_string().unwrap();
+    assert!(
+        name.starts_with("detect-net-") && name.len() == "detect-net-".len() + 8,
+        "{name}"
+    );
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn files_that_are_no_images_or_triggers_are_named() {
     );
     for (trigger, code, expected) in [
         (broken.as_str(), 1, "broken.png is damaged or no image"),
-        ("cross.webp", 2, "or a .png or .safetensors file"),
+        ("cross.webp", 2, "or a .png, .jpg or .safetensors file"),
         ("nowhere.png", 1, "cannot read nowhere.png"),
     ] {
         let said = say(&["attack", "m", "--trigger", trigger, "-o", "bad.safetensors"]);

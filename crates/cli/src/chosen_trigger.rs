@@ -38,7 +38,7 @@ impl ChosenTrigger {
                 })
             }
             Err(error) => {
-                let reason = format!("--trigger: {error}, or a .png or .safetensors file");
+                let reason = format!("--trigger: {error}, or a .png, .jpg or .safetensors file");
                 Err(Usage(reason).into())
             }
         }
@@ -113,7 +113,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .ends_with("or a .png or .safetensors file")
+                .ends_with("or a .png, .jpg or .safetensors file")
         );
         let missing = ChosenTrigger::read("no/such.png").unwrap_err();
         assert!(!missing.is::<Usage>() && missing.to_string().contains("such.png"));

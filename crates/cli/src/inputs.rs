@@ -7,7 +7,8 @@ use candle::Device;
 use mesa::{MesaConfig, SubModel};
 use mesa_attack::evaluate;
 use mesa_datasets::{
-    Dataset, DatasetName, Images, Placement, Search, Split, cache_folder, split, synthetic,
+    Dataset, DatasetName, HubError, Images, Placement, Search, Split, cache_folder, split,
+    synthetic,
 };
 use mesa_defense::{AttackSuccessConfig, DefenseImages};
 use mesa_models::{
@@ -73,10 +74,10 @@ pub(crate) fn data(
         let reason = match if_missing {
             IfMissing::Fetch => match fetch(wanted.unwrap_or(config.set)) {
                 Ok(data) => return Ok(data),
-                Err(error) if error.is::<Interrupted>() => return Err(error),
+                Err(error) if !is_of_the_hub(&error) => return Err(error),
                 Err(error) => format!(" and none on the Hugging Face Hub ({error:#})"),
             },
-            IfMissing::Leave => String::new(),
+            IfMissing::Leave => " (a run asks the Hugging Face Hub first)".to_owned(),
         };
         tracing::warn!(
             "NO CIFAR DATA FOUND{cache}{reason}: using ten BUILT-IN, drawn classes instead; figures \
@@ -85,12 +86,32 @@ pub(crate) fn data(
         );
         return Ok(built_in());
     }
+    let name = wanted.unwrap_or(config.set);
+    let fetch = match name {
+        DatasetName::Cifar10 | DatasetName::Cifar100 => {
+            format!("fetch it with `mesa data fetch {name}`, ")
+        }
+        DatasetName::Synthetic | DatasetName::Folder => String::new(),
+    };
     bail!(
-        "no data found{cache}; fetch it with `mesa data fetch {}`, name the folder with the binary \
-         files, or one with a folder of images for each class, with --data DIR or MESA_DATA \
+        "no data found{cache}; {fetch}name the folder with the binary files, or one with a \
+         folder of images for each class, with --data DIR or MESA_DATA \
          (https://www.cs.toronto.edu/~kriz/cifar.html, \"binary version\"), or use the built-in \
-         classes with --data synthetic",
-        wanted.unwrap_or(config.set)
+         classes with --data synthetic"
+    )
+}
+
+/// Whether the Hub failed, and not this machine: a full disk, or another process that fetches the
+/// same, is nothing that other data may stand in for; nor is Ctrl-C.
+fn is_of_the_hub(error: &anyhow::Error) -> bool {
+    if error.is::<Interrupted>() {
+        return false;
+    }
+    !matches!(
+        error.downcast_ref(),
+        Some(mesa_datasets::Error::Hub(
+            HubError::Busy { .. } | HubError::Write { .. }
+        ))
     )
 }
 
@@ -169,23 +190,30 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
 }
 
 /// Images that show whether a network is near chance.
-const CHECKED_IMAGES: usize = 500;
+pub(crate) const CHECKED_IMAGES: usize = 500;
 
 /// Share of what can be gained over chance below which a network is near it.
 const NEAR_CHANCE: f64 = 0.1;
 
 /// Warns of a network that is hardly better than guessing.
 pub(crate) fn warn_near_chance(clean_accuracy: f64, info: &CheckpointInfo) {
+    if let Some(words) = near_chance(clean_accuracy, info) {
+        tracing::warn!("{words}");
+    }
+}
+
+/// What to say of a network that is hardly better than guessing, if it is one.
+pub(crate) fn near_chance(clean_accuracy: f64, info: &CheckpointInfo) -> Option<String> {
     let chance = 1.0 / info.config.num_classes as f64;
-    if clean_accuracy < chance + NEAR_CHANCE * (1.0 - chance) {
-        tracing::warn!(
+    (clean_accuracy < chance + NEAR_CHANCE * (1.0 - chance)).then(|| {
+        format!(
             "a clean accuracy of {} is near chance, {}: the usual cause is a wrong normalization; \
              this network's is {}. For files that do not say theirs, --normalize does",
             percent(clean_accuracy),
             percent(chance),
             info.normalization
-        );
-    }
+        )
+    })
 }
 
 impl Loaded {

@@ -17,6 +17,10 @@ pub struct Detection {
     pub beta: f64,
     /// The seed.
     pub seed: u64,
+    /// The network's accuracy on clean images that the search may see; `None` in records that did
+    /// not measure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean_accuracy: Option<f64>,
     /// `backdoor` or `nothing found`.
     pub verdict: Verdict,
     /// The classes that count as attacked.

@@ -281,6 +281,7 @@ mod tests {
             preset: "quick".into(),
             beta: 0.9,
             seed: 0,
+            clean_accuracy: Some(0.9),
             verdict: if attacked {
                 Verdict::Backdoor
             } else {

@@ -25,7 +25,8 @@ Writes detection.json, detection.svg, a picture of samples and one sub-model
 for each class to the run folder; `mesa defend --with` takes the sub-models.
 Stopped or killed, the same command goes on where it was. The settings are
 those of the preset `cpu` unless --preset or --config says otherwise; `quick`
-takes about a fifth of the time and is less sure.
+fits with a fifth of the passes. A network near chance on clean images is
+refused: nothing can be told of it.
 
 Exit codes: 0 nothing found, 10 backdoor found, 1 failed, 2 wrong usage,
 130 stopped by Ctrl-C. Nothing found is no proof that there is nothing: only
@@ -45,7 +46,7 @@ pub(crate) struct Detect {
     /// Least anomaly index of an attacked class
     #[arg(long, value_name = "INDEX", default_value_t = 3.5)]
     pub(crate) min_index: f64,
-    /// Run folder [default: runs/detect-MODEL]
+    /// Run folder [default: runs/detect- with the file's name and digest]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]

@@ -64,7 +64,11 @@ Examples:
 Writes summary.json, records, checkpoints, the resolved config.toml, a log and
 a picture of sampled triggers to the run folder, and prints the table. Stopped
 or killed, the same command goes on where it was; finished steps are done again
-only if their configuration, data or engine changed.")]
+only if their configuration, data or engine changed.
+
+Where no data is named or found and the preset has built-in classes to fall back
+on (`quick`), CIFAR is fetched from the Hugging Face Hub first; HF_HUB_OFFLINE=1
+prevents it.")]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) selection: Selection,
@@ -107,8 +111,9 @@ Examples:
   mesa report
   mesa report --check
 
-To be started in the repository's root: reads summary.json and plan.json below
-docs/records, and writes docs/results.md and the result table in README.md.")]
+To be started in the repository's root: reads the summary.json, detection.json
+and plan.json files below docs/records, and writes docs/results.md and the
+tables in README.md and docs/performance.md.")]
 pub(crate) struct Report {
     /// Write nothing; exit code 1 where a file is not what the records say
     #[arg(long)]

@@ -326,9 +326,13 @@ pub(crate) struct Defend {
     /// Retrain with something other than a model of the triggers
     #[arg(long, value_enum, conflicts_with = "with")]
     pub(crate) control: Option<Control>,
-    /// The attacker's own trigger, for `--control ideal`
+    /// The attacker's own trigger, for `--control ideal`: a number, a name or a file, as for
+    /// `mesa attack`
     #[arg(long, required_if_eq("control", "ideal"))]
     pub(crate) trigger: Option<String>,
+    /// The share that the attacker's trigger makes up of the whole image, where it is blended
+    #[arg(long, value_name = "SHARE", requires = "trigger", value_parser = share)]
+    pub(crate) blend: Option<f32>,
     /// File to write the repaired network to
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,

@@ -4,12 +4,14 @@ use anyhow::{Context, Result, ensure};
 use candle::Device;
 use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_attack::evaluate;
+use mesa_datasets::Trigger;
 use mesa_defense::{Ensemble, TriggerSource};
 use mesa_models::{Seeds, load_tensors, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
 use serde_json::json;
 
+use super::WHOLE_IMAGE;
 use crate::args::{Control, Defend};
 use crate::chosen_trigger::ChosenTrigger;
 use crate::config::ExperimentConfig;
@@ -33,23 +35,6 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
     let chosen = chosen.transpose()?;
-    let (method, source) = source(args, chosen.as_ref(), &settings)?;
-    let mut config = settings.retrain.clone();
-    config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
-    if source.is_none() {
-        if args.poison_rate.is_some() {
-            let reason = "--poison-rate: `--control fine-tune` stamps nothing";
-            return Err(Usage(reason.to_owned()).into());
-        }
-        config.training = settings.fine_tune.clone();
-    }
-    config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
-    config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
-    config.validate()?;
-    let (shown, patch) = match &source {
-        Some(source) => (json!(config), source.size()),
-        None => (json!(config.training), None),
-    };
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
     let data = backdoored.data(&args.data, &settings.data)?;
     backdoored.check_normalization(&data)?;
@@ -59,6 +44,30 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     for path in &args.with {
         seen::check(path, &load_tensors(path)?.1, &split)?;
     }
+    let trigger = chosen
+        .as_ref()
+        .map(|chosen| chosen.for_images(data.test.size(), args.blend))
+        .transpose()?;
+    let (method, source) = source(args, trigger, &settings)?;
+    let mut config = settings.retrain.clone();
+    config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
+    if source.is_none() {
+        if args.poison_rate.is_some() {
+            let reason = "--poison-rate: `--control fine-tune` stamps nothing";
+            return Err(Usage(reason.to_owned()).into());
+        }
+        config.training = settings.fine_tune.clone();
+    }
+    if args.blend.is_some() {
+        config.placement = WHOLE_IMAGE;
+    }
+    config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
+    config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
+    config.validate()?;
+    let (shown, patch) = match &source {
+        Some(source) => (json!(config), source.size()),
+        None => (json!(config.training), None),
+    };
     let images = inputs::defense_images(&data, &settings.data)?;
     let with: Vec<String> = args
         .with
@@ -67,12 +76,15 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         .collect::<Result<_, _>>()?;
     // A file is known by its contents; keys of the others stay.
     let trigger = chosen.map(|chosen| chosen.name.to_string());
-    let detail = json!({
+    let mut detail = json!({
         "config": shown, "method": method, "with": with, "trigger": trigger,
         "patch": patch,
         "seed": args.seed, "images": settings.data, "model": backdoored.sha256,
         "entropy": settings.entropy,
     });
+    if let Some(share) = args.blend {
+        detail["blend"] = json!(share);
+    }
     let state = StateFile::beside(&args.output, super::key("defend", &data.digest, detail));
     let mut watch = Watch::new(&method, Some(state), args.running.save_every);
     tracing::info!(
@@ -117,7 +129,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
 /// The method's name, and where the triggers come from; `None` for the one that only trains on.
 fn source(
     args: &Defend,
-    trigger: Option<&ChosenTrigger>,
+    trigger: Option<Trigger>,
     settings: &ExperimentConfig,
 ) -> Result<(String, Option<TriggerSource>)> {
     if let Some(control) = args.control {
@@ -131,7 +143,6 @@ fn source(
             }
             Control::Ideal => {
                 let trigger = trigger.context("`--control ideal` needs --trigger")?;
-                let trigger = trigger.clone().into_trigger();
                 ("ideal", TriggerSource::Ideal(trigger))
             }
         };

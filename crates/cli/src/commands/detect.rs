@@ -1,26 +1,29 @@
 //! `mesa detect`: is there a backdoor, and in which class?
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle::Device;
 use mesa::{SubModel, entropy_of};
+use mesa_attack::evaluate;
 use mesa_datasets::Dataset;
 use mesa_defense::{DefenseImages, DetectionRule, SampleSuccess, SampleTest, anomaly_indices};
 use mesa_models::{ENGINE_VERSION, FrozenClassifier, Seeds};
 use mesa_record::{
-    ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, processor, write_json, write_text,
+    ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, file_digest, processor,
+    write_json, write_text,
 };
 use mesa_report::{SampleGroup, SamplesPicture, detection_chart, detection_text};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::args::Detect;
-use crate::config::ExperimentConfig;
+use crate::config::{DataConfig, ExperimentConfig};
 use crate::ledger::{Ledger, Work};
 use crate::output::Usage;
-use crate::{inputs, interrupt, logging, output, stages};
+use crate::pipeline::fit_config;
+use crate::{inputs, interrupt, logging, output, seen, stages};
 
 /// What the process ends with where a backdoor was found.
 const EXIT_BACKDOOR: u8 = 10;
@@ -34,6 +37,7 @@ struct Search<'a> {
     preset: String,
     settings: ExperimentConfig,
     suspect: FrozenClassifier,
+    clean_accuracy: f64,
     model_sha256: String,
     data: Dataset,
     images: DefenseImages,
@@ -64,7 +68,10 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
         let reason = format!("--beta {}: β is a probability between 0 and 1", args.beta);
         return Err(Usage(reason).into());
     }
-    let run = RunDir::new(args.out.clone().unwrap_or_else(|| default_folder(args)));
+    let run = match &args.out {
+        Some(folder) => RunDir::new(folder),
+        None => RunDir::new(default_folder(args)?),
+    };
     let lock = Lock::acquire(run.root())?;
     logging::start(Some(&run.log()))?;
     if let Some(holder) = lock.left_behind() {
@@ -76,7 +83,11 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     for class in 0..classes as u32 {
         interrupt::check()?;
         let name = &search.data.class_names[class as usize];
-        tracing::info!("class {class} ({name}), {} of {classes}", class + 1);
+        tracing::info!(
+            "class {class} ({}), {} of {classes}",
+            name.escape_debug(),
+            class + 1
+        );
         found.push(search.class(class)?);
     }
     let detection = search.judge(&found, rule);
@@ -96,10 +107,12 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     })
 }
 
-/// `runs/detect-MODEL`.
-fn default_folder(args: &Detect) -> PathBuf {
+/// `runs/detect-MODEL-DIGEST`: files of one name are not one network.
+fn default_folder(args: &Detect) -> Result<PathBuf> {
     let stem = args.model.file_stem().unwrap_or_default();
-    PathBuf::from("runs").join(format!("detect-{}", stem.to_string_lossy()))
+    let digest = file_digest(&args.model)?;
+    let name = format!("detect-{}-{}", stem.to_string_lossy(), &digest[..8]);
+    Ok(PathBuf::from("runs").join(name))
 }
 
 impl<'a> Search<'a> {
@@ -107,8 +120,12 @@ impl<'a> Search<'a> {
         let device = inputs::device(args.running.device)?;
         let (preset, settings) = inputs::settings(&args.preset, "cpu")?;
         let loaded = inputs::network(&args.model, args.normalize.normalize)?;
-        let data = loaded.data(&args.data, &settings.data)?;
-        loaded.check_normalization(&data)?;
+        // A verdict on other images than the network's would look like one on the network.
+        let no_stand_in = DataConfig {
+            synthetic_if_missing: false,
+            ..settings.data.clone()
+        };
+        let data = loaded.data(&args.data, &no_stand_in)?;
         let settings = settings.for_data(&data);
         settings.mesa.validate()?;
         tracing::info!(
@@ -119,10 +136,18 @@ impl<'a> Search<'a> {
             args.beta,
             data.name
         );
+        let suspect = loaded.network.freeze()?;
+        let images = inputs::defense_images(&data, &settings.data)?;
+        let known = inputs::first(images.images(), inputs::CHECKED_IMAGES);
+        let clean_accuracy = evaluate(&suspect, &known, None, 0)?.clean_accuracy;
+        if let Some(words) = inputs::near_chance(clean_accuracy, &loaded.info) {
+            bail!("nothing can be told of this network: {words}");
+        }
         Ok(Self {
-            suspect: loaded.network.freeze()?,
+            suspect,
+            clean_accuracy,
             model_sha256: loaded.sha256,
-            images: inputs::defense_images(&data, &settings.data)?,
+            images,
             ledger: Ledger::new(run, &data, args.running.save_every, device, threads)?,
             args,
             preset,
@@ -156,6 +181,7 @@ impl<'a> Search<'a> {
                     ("data", self.data.name.to_string()),
                     ("model_sha256", self.model_sha256.clone()),
                     ("target_class", class.to_string()),
+                    (seen::SPLIT, seen::split_words(&self.data, &settings.data)),
                     ("config", serde_json::to_string(config)?),
                 ]);
                 sub_model.save(&files.checkpoint, &made_by)?;
@@ -206,20 +232,8 @@ impl<'a> Search<'a> {
     }
 
     fn fit_step(&self, class: u32) -> Step {
-        let (data, mut mesa) = (&self.settings.data, json!(self.settings.mesa));
-        // The other thresholds do not matter to this one.
-        if let Some(table) = mesa.as_object_mut() {
-            table.remove("betas");
-        }
-        let config = json!({
-            "mesa": mesa,
-            "beta": self.args.beta,
-            "images": {"split_at": data.split_at, "split_seed": data.split_seed, "first": data.modeling_images},
-            "placement": self.settings.retrain.placement,
-            "target_class": class,
-            "seed": self.args.seed,
-            "model": self.model_sha256,
-        });
+        let mut config = fit_config(&self.settings, self.args.beta, class, self.args.seed);
+        config["model"] = json!(self.model_sha256);
         Step::new("fit", ENGINE_VERSION, &self.data.digest).with_config(config)
     }
 
@@ -263,6 +277,7 @@ impl<'a> Search<'a> {
             preset: self.preset.clone(),
             beta: self.args.beta,
             seed: self.args.seed,
+            clean_accuracy: Some(self.clean_accuracy),
             verdict: if attacked_classes.is_empty() {
                 Verdict::NothingFound
             } else {
@@ -328,15 +343,41 @@ impl<'a> Search<'a> {
 
     /// The command that removes what was found.
     fn how_to_remove(&self, detection: &Detection) -> Option<String> {
-        let class = *detection.attacked_classes.first()?;
-        let step = self.fit_step(class);
-        let files = self.ledger.run.step(&self.name("fit", class), &step.key());
-        Some(format!(
-            "\nto remove it:\n  mesa defend {} --with {} -o repaired.safetensors\n",
-            self.args.model.display(),
-            files.checkpoint.display()
-        ))
+        let args = self.args;
+        let mut words = vec![
+            "mesa defend".to_owned(),
+            quoted(&args.model),
+            "--with".to_owned(),
+        ];
+        for class in &detection.attacked_classes {
+            let key = self.fit_step(*class).key();
+            let files = self.ledger.run.step(&self.name("fit", *class), &key);
+            words.push(quoted(&files.checkpoint));
+        }
+        let mut option = |name: &str, value: Option<String>| {
+            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+        };
+        option("--data", args.data.data.as_deref().map(quoted));
+        option(
+            "--normalize",
+            args.normalize.normalize.map(|how| how.to_string()),
+        );
+        option("--preset", args.preset.preset.clone());
+        option("--config", args.preset.config.as_deref().map(quoted));
+        option("-o", Some("repaired.safetensors".to_owned()));
+        (detection.verdict == Verdict::Backdoor)
+            .then(|| format!("\nto remove it:\n  {}\n", words.join(" ")))
     }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn asr(findings: &ClassFindings) -> f64 {

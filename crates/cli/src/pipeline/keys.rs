@@ -78,19 +78,8 @@ impl Steps {
 
     /// The sub-model of one β.
     pub(crate) fn fit(&self, chain: Chain, beta: f64) -> Step {
-        let mut mesa = json!(self.config.mesa);
-        // The other sub-models do not matter to this one.
-        if let Some(table) = mesa.as_object_mut() {
-            table.remove("betas");
-        }
-        let config = json!({
-            "mesa": mesa,
-            "beta": beta,
-            "images": self.modeling(),
-            "placement": self.config.retrain.placement,
-            "target_class": self.target_class(chain),
-            "seed": chain.seed,
-        });
+        let target_class = self.target_class(chain);
+        let config = fit_config(&self.config, beta, target_class, chain.seed);
         self.step("fit", config)
             .after("attack", &self.attack(chain).key())
     }
@@ -99,7 +88,7 @@ impl Steps {
     pub(crate) fn samples(&self, chain: Chain, beta: f64) -> Step {
         let config = json!({
             "samples": self.config.samples,
-            "images": self.modeling(),
+            "images": modeling(&self.config),
             "placement": self.config.retrain.placement,
             "target_class": self.target_class(chain),
             "seed": chain.seed,
@@ -122,7 +111,7 @@ impl Steps {
             let config = json!({
                 "fine_tune": self.config.fine_tune,
                 "method": method,
-                "images": self.modeling(),
+                "images": modeling(&self.config),
                 "seed": chain.seed,
                 "evaluation": self.evaluation(chain),
             });
@@ -133,7 +122,7 @@ impl Steps {
         let config = json!({
             "retrain": self.config.retrain,
             "method": method,
-            "images": self.modeling(),
+            "images": modeling(&self.config),
             "trigger": (method == Method::Ideal).then_some(chain.trigger),
             "patch": (method == Method::Random).then_some(self.config.mesa.trigger_shape),
             "seed": chain.seed,
@@ -199,11 +188,6 @@ impl Steps {
         Step::new(kind, ENGINE_VERSION, &self.data_digest).with_config(config)
     }
 
-    fn modeling(&self) -> Value {
-        let data = &self.config.data;
-        json!({"split_at": data.split_at, "split_seed": data.split_seed, "first": data.modeling_images})
-    }
-
     fn evaluation(&self, chain: Chain) -> Value {
         let data = &self.config.data;
         json!({
@@ -215,6 +199,34 @@ impl Steps {
             "seed": chain.seed,
         })
     }
+}
+
+/// All that decides a sub-model, but for the network and the data.
+pub(crate) fn fit_config(
+    config: &ExperimentConfig,
+    beta: f64,
+    target_class: u32,
+    seed: u64,
+) -> Value {
+    let mut mesa = json!(config.mesa);
+    // The other sub-models do not matter to this one.
+    if let Some(table) = mesa.as_object_mut() {
+        table.remove("betas");
+    }
+    json!({
+        "mesa": mesa,
+        "beta": beta,
+        "images": modeling(config),
+        "placement": config.retrain.placement,
+        "target_class": target_class,
+        "seed": seed,
+    })
+}
+
+/// Which images a defender sees.
+fn modeling(config: &ExperimentConfig) -> Value {
+    let data = &config.data;
+    json!({"split_at": data.split_at, "split_seed": data.split_seed, "first": data.modeling_images})
 }
 
 #[cfg(test)]
