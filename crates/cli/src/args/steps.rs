@@ -67,7 +67,8 @@ Environment, as for Hugging Face's own tools:
   HF_TOKEN         a token of your own; the data sets need none
   HF_HUB_OFFLINE   1: take what was downloaded before, open no connection
   HTTPS_PROXY      a proxy
-  SSL_CERT_FILE    certificates to trust in place of the built-in ones
+  SSL_CERT_FILE    certificates to trust in place of the built-in ones; else
+                   REQUESTS_CA_BUNDLE
 
 Exit code 1 if the Hub does not give the data.")]
 pub(crate) struct DataFetch {
