@@ -163,11 +163,17 @@ impl ExperimentConfig {
     /// These settings for the data that were found: one attack is left, and of a folder of
     /// classes at most four fifths of the test images are for modeling, as of CIFAR's 10,000.
     pub(crate) fn for_data(mut self, data: &Dataset) -> Self {
+        if data.name == DatasetName::Folder {
+            self.data = self.data.for_folder(data.test.len());
+        }
+        self.for_data_named(&data.name.to_string())
+    }
+
+    /// The same for data of which only the name is known.
+    pub(crate) fn for_data_named(mut self, name: &str) -> Self {
         let other = self.backdoor_on_synthetic.take();
-        match (data.name, other) {
-            (DatasetName::Synthetic, Some(backdoor)) => self.backdoor = backdoor,
-            (DatasetName::Folder, _) => self.data = self.data.for_folder(data.test.len()),
-            _ => {}
+        if let (true, Some(backdoor)) = (name == DatasetName::Synthetic.to_string(), other) {
+            self.backdoor = backdoor;
         }
         self
     }

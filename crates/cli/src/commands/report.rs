@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use mesa_report::committed_files;
+use mesa_record::Summary;
+use mesa_report::{committed_files, read_committed};
 use serde_json::json;
 
 use crate::args::Report;
+use crate::config::ExperimentConfig;
 use crate::{logging, output};
 
 pub(crate) fn run(args: &Report, json: bool) -> Result<()> {
@@ -24,6 +26,21 @@ pub(crate) fn run(args: &Report, json: bool) -> Result<()> {
             stale.push(path.display().to_string());
         }
     }
+    let outdated: Vec<String> = read_committed(Path::new("."))?
+        .iter()
+        .filter(|(_, summary)| !has_its_presets_settings(summary))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    if !outdated.is_empty() {
+        let told = format!(
+            "made with other settings than their preset now has: {}; run the preset again",
+            outdated.join(" and ")
+        );
+        if args.check {
+            bail!("{told}");
+        }
+        tracing::warn!("{told}");
+    }
     let names = stale.join(" and ");
     if args.check && !stale.is_empty() {
         bail!("not what the committed records say: {names}; run `cargo xtask report`");
@@ -34,4 +51,40 @@ pub(crate) fn run(args: &Report, json: bool) -> Result<()> {
         format!("wrote {names}")
     };
     output::result(json, &json!({ "written": stale }), &plain)
+}
+
+/// Whether a record's settings are those that its preset has today: the tables say that the preset
+/// gives these figures. Settings of one's own are nobody's to compare.
+fn has_its_presets_settings(summary: &Summary) -> bool {
+    let Ok(preset) = ExperimentConfig::preset(&summary.preset) else {
+        return true;
+    };
+    let mut expected = preset.for_data_named(&summary.data).differences();
+    let mut found = summary.differences.clone();
+    expected.sort_by(|a, b| a.name.cmp(&b.name));
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    expected == found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_other_settings_than_its_presets_is_found() {
+        let text = r#"{"preset": "quick", "data": "synthetic", "device": "cpu", "wall_s": 1.0,
+            "peak_rss_mb": null, "rows": []}"#;
+        let mut summary: Summary = serde_json::from_str(text).unwrap();
+        assert!(
+            !has_its_presets_settings(&summary),
+            "it names no difference"
+        );
+        let quick = ExperimentConfig::preset("quick").unwrap();
+        summary.differences = quick.for_data_named("synthetic").differences();
+        assert!(has_its_presets_settings(&summary));
+        summary.data = "cifar10".to_owned();
+        assert!(!has_its_presets_settings(&summary), "another attack");
+        summary.preset = "my-own".to_owned();
+        assert!(has_its_presets_settings(&summary));
+    }
 }
