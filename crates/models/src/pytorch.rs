@@ -24,6 +24,9 @@ const INFO_RECORD: &str = "mesa.json";
 /// Longest pickle that is read. A state dict with its optimizer takes about a hundredth of it.
 const LONGEST_PICKLE: usize = 4 << 20;
 
+/// Most opcodes that are read of it: a tensor and its name take some forty.
+const MOST_OPCODES: usize = 1 << 18;
+
 const REBUILD_TENSOR: &str = "torch._utils._rebuild_tensor_v2";
 const REBUILD_TENSOR_OF_TYPE: &str = "torch._utils._rebuild_tensor_v3";
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
@@ -107,6 +110,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         globals: &GLOBALS.map(|(name, _)| name),
         advice: "only tensors and plain values are read. From a whole module or other objects, \
                  save the state dict: torch.save(model.state_dict(), FILE)",
+        most_opcodes: MOST_OPCODES,
     };
     let pickle = Pickle::read(program, allowed)?;
     let mut tensors = BTreeMap::new();

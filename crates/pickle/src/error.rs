@@ -23,6 +23,12 @@ pub enum Error {
         /// What is read, and what to do.
         advice: &'static str,
     },
+    /// A longer program than the caller reads.
+    #[error("it has more than {most} opcodes, which is more than is read")]
+    TooManyOpcodes {
+        /// The most that are read.
+        most: usize,
+    },
     /// The pickle ends in the middle.
     #[error("it is cut off")]
     CutOff,

@@ -1,7 +1,7 @@
 //! Reads Python's pickles as inert values: nothing in them is executed.
 //!
-//! [`Pickle::read`] takes the bytes and the [`Allowed`] globals, and gives [`Value`]s that refer to
-//! each other by [`Id`]. What a call would have made is for the caller to say: [`Value::Called`]
+//! [`Pickle::read`] takes the bytes and what is [`Allowed`] in them, and gives [`Value`]s that refer
+//! to each other by [`Id`]. What a call would have made is for the caller to say: [`Value::Called`]
 //! notes its function and its arguments.
 //!
 //! # Examples
@@ -11,7 +11,11 @@
 //!
 //! // pickle.dumps({"a": 7}, protocol=2) of Python 3.
 //! let bytes = b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01K\x07s.";
-//! let nothing = Allowed { globals: &[], advice: "only plain values are read" };
+//! let nothing = Allowed {
+//!     globals: &[],
+//!     advice: "only plain values are read",
+//!     most_opcodes: 1000,
+//! };
 //! let pickle = Pickle::read(bytes, nothing)?;
 //! let Value::Dict(items) = pickle.root() else { panic!("it is a dictionary") };
 //! assert_eq!(pickle.get(items[0].1), &Value::Int(7));

@@ -4,8 +4,9 @@
 //! program names. This one calls nothing: it knows the few opcodes that `torch.save` and NumPy's
 //! arrays need, a global is a name that has to be on the caller's list, and a call is a note of what
 //! would have been called with what. Values lie in one list and refer to each other by number, so
-//! that sharing costs nothing and neither depth nor cycles can hurt. Every opcode adds at most one
-//! value: memory is proportional to the pickle's length.
+//! that sharing costs nothing and neither depth nor cycles can hurt. An opcode may be a single byte
+//! and adds at most one value and a few references to values, some two hundred bytes in all: the
+//! number of opcodes is bounded, and memory with it, however long the pickle is.
 
 use std::collections::HashMap;
 
@@ -15,13 +16,15 @@ use crate::{Error, Result, shown};
 /// The class whose call makes an empty dictionary.
 pub const ORDERED_DICT: &str = "collections.OrderedDict";
 
-/// The globals that a pickle may name.
+/// What a pickle may name, and how long a program it may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowed<'b> {
     /// Their full names: `module.name`.
     pub globals: &'b [&'static str],
     /// What the message says that refuses another: what is read, and what to do.
     pub advice: &'static str,
+    /// How many opcodes are read; each takes some two hundred bytes of memory at most.
+    pub most_opcodes: usize,
 }
 
 /// A value's place in its [`Pickle`].
@@ -70,8 +73,8 @@ impl<'a> Pickle<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Opcode`] and [`Error::Global`] name what is refused; [`Error::CutOff`] and
-    /// [`Error::Malformed`] if it is damaged.
+    /// [`Error::Opcode`] and [`Error::Global`] name what is refused; [`Error::TooManyOpcodes`] if it
+    /// is longer than allowed; [`Error::CutOff`] and [`Error::Malformed`] if it is damaged.
     pub fn read(bytes: &'a [u8], allowed: Allowed<'_>) -> Result<Self> {
         let mut machine = Machine {
             bytes,
@@ -82,13 +85,15 @@ impl<'a> Pickle<'a> {
             marks: Vec::new(),
             memo: HashMap::new(),
         };
-        let root = loop {
+        for _ in 0..allowed.most_opcodes {
             if let Some(root) = machine.step()? {
-                break root;
+                let values = machine.values;
+                return Ok(Self { values, root });
             }
-        };
-        let values = machine.values;
-        Ok(Self { values, root })
+        }
+        Err(Error::TooManyOpcodes {
+            most: allowed.most_opcodes,
+        })
     }
 
     /// The value that Python would have returned.
@@ -405,6 +410,7 @@ mod tests {
         let allowed = Allowed {
             globals: &[ORDERED_DICT, "torch.Size"],
             advice: "only sizes are read",
+            most_opcodes: 1 << 18,
         };
         Pickle::read(bytes, allowed)
     }
@@ -533,6 +539,26 @@ mod tests {
                 matches!(refused, Error::CutOff | Error::Malformed { .. }),
                 "{bytes:?}: {refused}"
             );
+        }
+    }
+
+    #[test]
+    fn the_number_of_opcodes_is_bounded_whatever_they_cost_in_bytes() {
+        let with = |bytes: &[u8], most_opcodes| {
+            let allowed = Allowed {
+                globals: &[],
+                advice: "",
+                most_opcodes,
+            };
+            Pickle::read(bytes, allowed).map(|_| ())
+        };
+        // Values, marks, and references to a value that is kept.
+        for (first, opcode) in [(&b""[..], &b"]"[..]), (b"", b"("), (b"Nq\x01", b"h\x01")] {
+            let bytes = [first, &opcode.repeat(10_000), b"N."].concat();
+            let refused = with(&bytes, 1000).unwrap_err();
+            assert!(matches!(refused, Error::TooManyOpcodes { most: 1000 }));
+            assert!(refused.to_string().contains("more than 1000 opcodes"));
+            assert!(with(&bytes, 10_004).is_ok());
         }
     }
 
