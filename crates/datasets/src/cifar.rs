@@ -130,7 +130,11 @@ impl Layout {
     }
 
     fn dataset(&self, train: Checked, test: Checked, source: Source) -> Dataset {
-        let digest = hex(&Sha256::digest([train.1, test.1].concat().concat()));
+        let digests = [train.1, test.1].concat();
+        let digest = hex(&Sha256::digest(digests.concat()));
+        // Compared here and not by what was checked on the way, which other sizes pass.
+        let found = digests.iter().map(|digest| hex(digest));
+        let is_official = found.eq(self.files().map(|file| file.sha256.to_owned()));
         tracing::debug!(name = %self.name, %source, digest, "loaded");
         Dataset {
             name: self.name,
@@ -139,6 +143,7 @@ impl Layout {
             class_names: self.class_names.iter().map(ToString::to_string).collect(),
             digest,
             source,
+            is_official,
         }
     }
 
@@ -356,6 +361,46 @@ mod tests {
         bytes[5000] ^= 1;
         write(&folder, "data_batch_2.bin", &bytes);
         assert_ne!(before, load_cifar10(folder.path()).unwrap().digest);
+    }
+
+    #[test]
+    fn official_is_what_has_the_official_digests_in_whatever_form() {
+        let folder = fixture(&CIFAR100);
+        let file = |number: usize| {
+            let name = CIFAR100.files().nth(number).unwrap().name;
+            let bytes = fs_err::read(folder.path().join(name)).unwrap();
+            let sha256 = hex(&Sha256::digest(&bytes)).leak();
+            (
+                OfficialFile {
+                    name,
+                    records: 3,
+                    sha256,
+                },
+                bytes,
+            )
+        };
+        let ((train, train_bytes), (test, test_bytes)) = (file(0), file(1));
+        let layout = Layout {
+            train: &*Box::leak(Box::new([train])),
+            test,
+            ..CIFAR100
+        };
+        assert!(layout.load(folder.path()).unwrap().is_official);
+        let records = || {
+            let files = [&train_bytes, &test_bytes];
+            files.map(|bytes| ("f".into(), bytes.clone())).to_vec()
+        };
+        let source = Source::Archive("cifar-100-python.tar.gz".into());
+        assert!(
+            layout
+                .assemble(records(), source.clone())
+                .unwrap()
+                .is_official
+        );
+        // Files of another size load as well.
+        assert!(!CIFAR100.assemble(records(), source).unwrap().is_official);
+        assert!(!load_cifar100(folder.path()).unwrap().is_official);
+        assert!(!crate::synthetic(0, 10, 10).is_official);
     }
 
     #[test]

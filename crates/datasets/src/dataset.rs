@@ -130,6 +130,8 @@ pub struct Dataset {
     pub digest: String,
     /// Where the images came from.
     pub source: Source,
+    /// Whether every file of it has the official digest; false for all but CIFAR.
+    pub is_official: bool,
 }
 
 impl Dataset {

@@ -82,6 +82,7 @@ pub fn load_folder(folder: &Path) -> Result<Dataset> {
             folder: folder.to_owned(),
             split_seed: (!is_given).then_some(SEED),
         },
+        is_official: false,
     })
 }
 

@@ -47,6 +47,7 @@ pub fn synthetic(seed: u64, train_len: usize, test_len: usize) -> Dataset {
         class_names: SHAPES.iter().map(|shape| shape.name.to_owned()).collect(),
         digest: hex(&digest.finalize()),
         source: Source::BuiltIn,
+        is_official: false,
     }
 }
 

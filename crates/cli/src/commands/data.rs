@@ -1,15 +1,12 @@
 //! `mesa data`: what is found where, checked; what the Hub has, fetched.
 
 use anyhow::{Context, Result, bail};
-use mesa_datasets::{Dataset, DatasetName, Search, Source, cache_folder, synthetic};
+use mesa_datasets::{Dataset, DatasetName, Search, cache_folder, synthetic};
 use serde::Serialize;
 
 use crate::args::{DataAction, DataCommand, DataFetch, OnHub};
 use crate::config::ExperimentConfig;
 use crate::{hub, logging, output};
-
-/// Training and test images of CIFAR-10 and of CIFAR-100.
-const OFFICIAL_IMAGES: (usize, usize) = (50_000, 10_000);
 
 /// One data set that was found and checked.
 #[derive(Serialize)]
@@ -145,8 +142,6 @@ fn describe(data: &Dataset, origin: &str) -> Checked {
         classes: data.num_classes(),
         class_names: data.class_names.clone(),
         sha256: data.digest.clone(),
-        // Files of the official size were read only if they have the official digest.
-        is_official: matches!(data.source, Source::Folder(_))
-            && (data.train.len(), data.test.len()) == OFFICIAL_IMAGES,
+        is_official: data.is_official,
     }
 }
