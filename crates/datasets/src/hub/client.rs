@@ -16,6 +16,9 @@ const CONNECT: Duration = Duration::from_secs(6);
 /// How long the server may say nothing.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
+/// Longest file that is downloaded, in bytes; those of the data sets take 120 million.
+const LONGEST: u64 = 1 << 30;
+
 /// From the Hub to its store, with some to spare.
 const REDIRECTS: usize = 5;
 
@@ -98,6 +101,7 @@ impl Client {
             .and_then(|size| size.parse().ok())
             .filter(|size| *size > 0);
         let size = size.ok_or_else(|| expect("a size in X-Linked-Size or Content-Length"))?;
+        check_size(url, size)?;
         Ok(Remote {
             url: url.to_owned(),
             commit,
@@ -203,6 +207,17 @@ pub(super) fn is_silence(error: &std::io::Error) -> bool {
     matches!(inner, Some(ureq::Error::Timeout(_))) || error.kind() == std::io::ErrorKind::TimedOut
 }
 
+fn check_size(url: &str, size: u64) -> Result<(), HubError> {
+    if size > LONGEST {
+        return Err(HubError::TooLong {
+            url: url.to_owned(),
+            size,
+            most: LONGEST,
+        });
+    }
+    Ok(())
+}
+
 /// A refusal, with what to do about it.
 pub(super) fn refused(url: &str, status: StatusCode) -> HubError {
     let advice = match status.as_u16() {
@@ -281,6 +296,14 @@ mod tests {
             let refused = with(path.clone()).unwrap_err().to_string();
             assert!(refused.contains(&path) && refused.contains("SSL_CERT_FILE"));
         }
+    }
+
+    #[test]
+    fn a_file_may_have_a_gibibyte() {
+        assert!(check_size("https://hub/f", 1 << 30).is_ok());
+        let refused = check_size("https://hub/f", (1 << 30) + 1).unwrap_err();
+        let expected = "https://hub/f has 1073741825 bytes, at most 1073741824";
+        assert!(refused.to_string().starts_with(expected), "{refused}");
     }
 
     #[test]

@@ -89,6 +89,16 @@ pub enum HubError {
         /// What is missing in the answer.
         expected: &'static str,
     },
+    /// The server announces a file that is longer than any of the data sets.
+    #[error("{url} has {size} bytes, at most {most} were expected; check HF_ENDPOINT")]
+    TooLong {
+        /// What was asked for.
+        url: String,
+        /// Its announced length in bytes.
+        size: u64,
+        /// The most that are downloaded.
+        most: u64,
+    },
     /// The server sent nothing more for a while.
     #[error(
         "{url} sent nothing for {seconds} s after {done} of {total} bytes; run the command again to \
@@ -203,6 +213,19 @@ pub enum HubError {
         label: i64,
         /// The last label that there is.
         last: u8,
+    },
+    /// A file has more rows than any of the data sets has.
+    #[error(
+        "{}: expected at most {most} rows, found {rows}; remove it and run the command again",
+        path.display()
+    )]
+    TooManyRows {
+        /// The file.
+        path: PathBuf,
+        /// Its rows, as far as they were counted.
+        rows: u64,
+        /// The most that are read.
+        most: u64,
     },
     /// A file has no rows.
     #[error("{} has no rows", path.display())]

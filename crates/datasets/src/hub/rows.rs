@@ -23,6 +23,10 @@ const IMAGE: &str = "img.bytes";
 /// Rows that are decoded at a time: their PNGs and pixels take a few megabytes.
 const ROWS: usize = 1000;
 
+/// Most rows of a file: CIFAR's training images are half as many. A compressed file may claim any
+/// number.
+const MOST_ROWS: u64 = 100_000;
+
 /// What a PNG may have allocated: it may claim any size, and 3,072 bytes are all that is wanted.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -45,6 +49,7 @@ pub(super) fn records(
     let reader = SerializedFileReader::new(open).map_err(|error| file.broken(error))?;
     let total = reader.metadata().file_metadata().num_rows();
     let total = u64::try_from(total).unwrap_or_default();
+    file.check_rows(total)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut records = Vec::new();
     for group in 0..reader.num_row_groups() {
@@ -138,6 +143,8 @@ impl Table<'_> {
             let reason = "columns of different lengths".to_owned();
             return Err(self.broken(ParquetError::General(reason)));
         }
+        // The number at the file's end is only a claim.
+        self.check_rows((first + images.len()) as u64)?;
         let start = records.len();
         records.resize(start + images.len() * self.layout.record_len(), 0);
         records[start..]
@@ -152,6 +159,17 @@ impl Table<'_> {
                 self.decode(png, row, pixels)
             })?;
         Ok(!images.is_empty())
+    }
+
+    fn check_rows(&self, rows: u64) -> Result<(), HubError> {
+        if rows > MOST_ROWS {
+            return Err(HubError::TooManyRows {
+                path: self.path.to_owned(),
+                rows,
+                most: MOST_ROWS,
+            });
+        }
+        Ok(())
     }
 
     /// The next values of a column, each of which has to be there.
@@ -404,6 +422,16 @@ mod tests {
             let name = file.path().display().to_string();
             assert!(message.contains(&name), "{message}");
         }
+    }
+
+    #[test]
+    fn more_rows_than_any_of_the_data_sets_has_are_refused_unread() {
+        let file = table(&vec![(Some(b"no image".to_vec()), 0); 100_001]);
+        let message = read(file.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("expected at most 100000 rows, found 100001"),
+            "{message}"
+        );
     }
 
     #[test]
