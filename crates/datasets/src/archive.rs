@@ -2,7 +2,8 @@
 //!
 //! `cifar-10-binary.tar.gz`, `cifar-10-python.tar.gz` and their likes of CIFAR-100 under any name:
 //! what they hold decides. Memory grows with what was really read, file by file, and no file may
-//! be much longer than the official one.
+//! be much longer than the official one. Long names in entries of their own are passed over: CIFAR's
+//! are short, and a reader that follows them keeps them whole.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, sink};
@@ -38,7 +39,7 @@ pub fn load_archive(path: &Path) -> Result<Dataset> {
         }
         .into());
     };
-    let mut found = contents(path, layout, form)?;
+    let mut found = contents(path, layout, form, LONGEST)?;
     let mut records = Vec::new();
     let mut missing = Vec::new();
     for name in layout.names(form) {
@@ -72,8 +73,8 @@ pub(crate) fn dataset_in(path: &Path) -> Result<Option<DatasetName>> {
 /// The layout and form of the first known file in an archive.
 fn kind(path: &Path) -> Result<Option<(&'static Layout, Form)>> {
     let damaged = |source| damaged(path, source);
-    let mut archive = open(path)?;
-    for entry in archive.entries().map_err(damaged)? {
+    let mut archive = open(path, LONGEST)?;
+    for entry in archive.entries().map_err(damaged)?.raw(true) {
         let entry = entry.map_err(damaged)?;
         let inside = entry.path().map_err(damaged)?.into_owned();
         // CIFAR-100's Python version has files named `train` and `test`: the folder tells.
@@ -93,17 +94,19 @@ fn kind(path: &Path) -> Result<Option<(&'static Layout, Form)>> {
     Ok(None)
 }
 
-/// The files of one form by their names, with their places below the archive.
+/// The files of one form by their names, with their places below the archive, which unpacks to at
+/// most so many bytes.
 fn contents(
     path: &Path,
     layout: &Layout,
     form: Form,
+    most: u64,
 ) -> Result<BTreeMap<&'static str, (PathBuf, Vec<u8>)>> {
     let damaged = |source| damaged(path, source);
     let longest = layout.longest();
-    let mut archive = open(path)?;
+    let mut archive = open(path, most)?;
     let mut found = BTreeMap::new();
-    for entry in archive.entries().map_err(damaged)? {
+    for entry in archive.entries().map_err(damaged)?.raw(true) {
         let entry = entry.map_err(damaged)?;
         let inside = entry.path().map_err(damaged)?.into_owned();
         let in_folder =
@@ -111,7 +114,8 @@ fn contents(
         let known = layout
             .names(form)
             .find(|name| inside.file_name() == Some(name.as_ref()));
-        let (Some(name), true) = (known, in_folder) else {
+        let is_file = entry.header().entry_type().is_file();
+        let (Some(name), true) = (known, in_folder && is_file) else {
             continue;
         };
         let inside = path.join(inside);
@@ -138,17 +142,26 @@ fn contents(
         }
     }
     // The checksum stands at the end.
-    io::copy(&mut archive.into_inner(), &mut sink()).map_err(damaged)?;
+    let mut rest = archive.into_inner();
+    io::copy(&mut rest, &mut sink()).map_err(damaged)?;
+    if rest.limit() == 0 {
+        return Err(ArchiveError::Unpacked {
+            path: path.to_owned(),
+            most,
+        }
+        .into());
+    }
     Ok(found)
 }
 
-fn open(path: &Path) -> Result<Unpacked> {
+/// The archive, up to one byte more than it may have.
+fn open(path: &Path, most: u64) -> Result<Unpacked> {
     let file = File::open(path).map_err(|source| Error::Read {
         path: path.to_owned(),
         source,
     })?;
     Ok(Archive::new(
-        GzDecoder::new(BufReader::new(file)).take(LONGEST),
+        GzDecoder::new(BufReader::new(file)).take(most + 1),
     ))
 }
 
@@ -294,6 +307,52 @@ mod tests {
             message.contains("test_batch: expected at most"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn an_archive_longer_than_is_read_is_refused_whatever_its_checksum() {
+        let mut files = binary();
+        files.push(("other.txt".to_owned(), vec![0; 100_000]));
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("c.tar.gz");
+        fs_err::write(&path, of(&files)).unwrap();
+        let read = |most| contents(&path, LAYOUTS[0], Form::Binary, most);
+        let mut unpacked = Vec::new();
+        let mut whole = GzDecoder::new(File::open(&path).unwrap());
+        let len = whole.read_to_end(&mut unpacked).unwrap() as u64;
+        assert_eq!(read(len).unwrap().len(), 6);
+        let message = read(len - 1).unwrap_err().to_string();
+        assert!(message.contains("unpacks to more than"), "{message}");
+        for most in [len - 2000, len / 2] {
+            assert!(read(most).is_err(), "{most}");
+        }
+    }
+
+    #[test]
+    fn names_in_entries_of_their_own_are_not_kept() {
+        let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(1 << 20);
+            // The name of a file that is looked for.
+            let name = "cifar-10-batches-bin/data_batch_1.bin";
+            builder
+                .append_data(&mut header, name, io::repeat(b'a').take(1 << 20))
+                .unwrap();
+        }
+        for (name, bytes) in binary() {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            builder
+                .append_data(&mut header, name, bytes.as_slice())
+                .unwrap();
+        }
+        let bytes = builder.into_inner().unwrap().finish().unwrap();
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("c.tar.gz");
+        fs_err::write(&path, bytes).unwrap();
+        assert_eq!(load_archive(&path).unwrap().train.len(), 5);
     }
 
     #[test]

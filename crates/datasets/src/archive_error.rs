@@ -31,6 +31,14 @@ pub enum ArchiveError {
         /// The longest that is read.
         longest: u64,
     },
+    /// It unpacks to more than is read of an archive.
+    #[error("{} unpacks to more than {most} bytes; download it again", path.display())]
+    Unpacked {
+        /// The archive.
+        path: PathBuf,
+        /// The most that is read.
+        most: u64,
+    },
     /// A file is in it twice.
     #[error("{} is there twice", path.display())]
     Twice {
