@@ -105,14 +105,14 @@ fn write_all(files: &[NamedBytes], cache: &Path, place: &Path) -> Result<(), Hub
             })
             .map_err(failed(&path))?;
     }
-    if place.exists() {
-        // What stands there is damaged or incomplete; other files in it are not this program's.
+    // Tried, not asked for: another process may put its own there in between.
+    if fs_err::rename(&folder, place).is_err() {
+        // What stands there is damaged, incomplete or the same; other files in it are not this
+        // program's.
         for (name, _) in files {
             let path = place.join(name);
             fs_err::rename(folder.join(name), &path).map_err(failed(&path))?;
         }
-    } else {
-        fs_err::rename(&folder, place).map_err(failed(place))?;
     }
     drop(aside);
     // Fails, as it should, while another process has something there.
