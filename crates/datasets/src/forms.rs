@@ -61,7 +61,8 @@ impl Layout {
 }
 
 /// Where in these folders a data set of CIFAR lies: the first whole set in the order of the forms,
-/// else the Hub's images in an order of their own, else the first of which some files are there; loading it then says which one is missing.
+/// else the Hub's images in an order of their own, else the first of which some files are there;
+/// loading it then says which one is missing.
 pub(crate) fn find(folders: &[PathBuf], name: DatasetName) -> Option<(PathBuf, Form)> {
     let layout = cifar(name)?;
     let whole = |form| {
@@ -97,7 +98,7 @@ pub(crate) fn find(folders: &[PathBuf], name: DatasetName) -> Option<(PathBuf, F
         .or_else(|| part(Form::Python))
 }
 
-/// The folders to look in: the folder itself, those with official names, all others below it.
+/// The folders below this one that have the names of the official archives' folders.
 pub(crate) fn official_folders(path: &Path) -> impl Iterator<Item = PathBuf> {
     LAYOUTS
         .into_iter()

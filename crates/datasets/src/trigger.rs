@@ -251,6 +251,7 @@ mod tests {
             Err(Error::NoSuchColor { index: 10 })
         ));
     }
+
     #[test]
     fn a_mask_that_marks_nothing_or_has_another_size_is_refused() {
         let trigger = Trigger::pattern(170).unwrap();

@@ -102,9 +102,7 @@ impl TriggerSource {
             Self::None => Ok(Vec::new()),
         }
     }
-}
 
-impl TriggerSource {
     /// What [`draw`](Self::draw) drew as patches of `size`: the attacker's own trigger keeps its
     /// mask and its opacity.
     ///

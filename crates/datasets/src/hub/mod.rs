@@ -100,8 +100,9 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_OFFLINE` and
-    /// `SSL_CERT_FILE`, which mean what they mean to Hugging Face's own library.
+    /// Reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `SSL_CERT_FILE`
+    /// and, where that is unset, `REQUESTS_CA_BUNDLE`, which mean what they mean to Hugging Face's
+    /// own library.
     ///
     /// # Errors
     ///

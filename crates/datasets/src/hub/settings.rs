@@ -36,8 +36,9 @@ impl fmt::Debug for Settings {
 
 impl Settings {
     /// Reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `SSL_CERT_FILE`
-    /// and `REQUESTS_CA_BUNDLE` through `read`. As in Hugging Face's own library an empty variable counts as unset, downloads lie in
-    /// `HF_HUB_CACHE`, else in `hub` below `HF_HOME`, and a login's token is the file `token` there.
+    /// and `REQUESTS_CA_BUNDLE` through `read`. As in Hugging Face's own library an empty variable
+    /// counts as unset, downloads lie in `HF_HUB_CACHE`, else in `hub` below `HF_HOME`, and a login's
+    /// token is the file `token` there.
     pub(super) fn new(
         read: impl Fn(&str) -> Option<String>,
         home: Option<PathBuf>,
