@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::batches::shuffled;
 use crate::dataset::hex;
-use crate::decode::decode;
+use crate::decode::{LONGEST_SIDE, NotDecoded, decode};
 use crate::images::CHANNELS;
 use crate::{Dataset, DatasetName, Error, FolderError, Images, Result, Source};
 
@@ -46,7 +46,8 @@ const TEST_ORDER: u64 = 257;
 /// # Errors
 ///
 /// [`Error::Folder`] if there are fewer than two classes or more than 256, if a class cannot be
-/// divided, or if an image is damaged; [`Error::Read`] if a folder or a file cannot be read.
+/// divided, or if an image is damaged or has a side of more than
+/// 4,096 pixels; [`Error::Read`] if a folder or a file cannot be read.
 pub fn load_folder(folder: &Path) -> Result<Dataset> {
     let given = given_split(folder)?;
     let is_given = given.is_some();
@@ -311,11 +312,19 @@ fn shrunk(path: &Path) -> Result<Decoded> {
         source,
     })?;
     let mut image = decode(&bytes)
-        .map_err(|source| FolderError::Image {
-            path: path.to_owned(),
-            source,
+        .map_err(|refused| match refused {
+            NotDecoded::TooLarge { width, height } => FolderError::TooLarge {
+                path: path.to_owned(),
+                width,
+                height,
+                most: LONGEST_SIDE,
+            },
+            NotDecoded::Broken(source) => FolderError::Image {
+                path: path.to_owned(),
+                source,
+            },
         })?
-        .to_rgb8();
+        .into_rgb8();
     let side = SIDE as u32;
     let size = image.dimensions();
     let other = size != (side, side);
@@ -537,6 +546,24 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn an_image_that_is_too_large_is_named_with_what_to_do() {
+        let root = TempDir::new().unwrap();
+        class(root.path(), "a", 2);
+        class(root.path(), "b", 2);
+        let path = root.path().join("b/wide.png");
+        RgbImage::new(4097, 2).save(&path).unwrap();
+        let message = refused(root.path()).to_string();
+        assert!(
+            message.ends_with(
+                "wide.png has 4097 × 2 pixels, at most 4096 × 4096 are read; make it smaller"
+            ),
+            "{message}"
+        );
+        RgbImage::new(4096, 2).save(&path).unwrap();
+        assert!(load_folder(root.path()).is_ok());
     }
 
     #[test]

@@ -45,6 +45,21 @@ pub enum FolderError {
         /// The folder of the test images.
         path: PathBuf,
     },
+    /// A picture is larger than any that is decoded.
+    #[error(
+        "{} has {width} × {height} pixels, at most {most} × {most} are read; make it smaller",
+        path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its width in pixels.
+        width: u32,
+        /// Its height in pixels.
+        height: u32,
+        /// The longest side that is read.
+        most: u32,
+    },
     /// An image is damaged, or no image whatever its name says.
     #[error("{} is damaged or no image; repair or remove it", path.display())]
     Image {

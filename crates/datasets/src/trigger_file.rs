@@ -94,6 +94,27 @@ fn name(path: &Path, bytes: &[u8]) -> String {
     format!("{stem}-{}", &hex(&Sha256::digest(bytes))[..DIGITS])
 }
 
+/// A picture in another size. What transparent pixels would look like takes no part: colors are
+/// weighed by their alpha.
+#[cfg(feature = "images")]
+fn resized(mut image: image::RgbaImage, width: u32, height: u32) -> image::RgbaImage {
+    use image::imageops::{FilterType, resize};
+
+    for image::Rgba([colors @ .., alpha]) in image.pixels_mut() {
+        for color in colors {
+            *color = ((u32::from(*color) * u32::from(*alpha) + 127) / 255) as u8;
+        }
+    }
+    let mut image = resize(&image, width, height, FilterType::CatmullRom);
+    for image::Rgba([colors @ .., alpha]) in image.pixels_mut() {
+        let alpha = u32::from(*alpha).max(1);
+        for color in colors {
+            *color = ((u32::from(*color) * 255 + alpha / 2) / alpha).min(255) as u8;
+        }
+    }
+    image
+}
+
 struct TriggerFile<'a> {
     path: &'a Path,
     bytes: &'a [u8],
@@ -102,14 +123,21 @@ struct TriggerFile<'a> {
 impl TriggerFile<'_> {
     #[cfg(feature = "images")]
     fn picture(&self, size: Option<(usize, usize)>) -> Result<Trigger> {
-        use image::imageops::{FilterType, resize};
+        use crate::decode::{LONGEST_SIDE, NotDecoded, decode};
 
-        let image = crate::decode::decode(self.bytes);
-        let image = image.map_err(|source| TriggerFileError::Image {
-            path: self.path.to_owned(),
-            source,
+        let image = decode(self.bytes).map_err(|refused| match refused {
+            NotDecoded::TooLarge { width, height } => TriggerFileError::TooLarge {
+                path: self.path.to_owned(),
+                width,
+                height,
+                most: LONGEST_SIDE,
+            },
+            NotDecoded::Broken(source) => TriggerFileError::Image {
+                path: self.path.to_owned(),
+                source,
+            },
         })?;
-        let mut image = image.to_rgba8();
+        let mut image = image.into_rgba8();
         if let Some((height, width)) = size {
             let (height, width) = (height as u32, width as u32);
             let found = image.dimensions();
@@ -120,15 +148,17 @@ impl TriggerFile<'_> {
                     found.0,
                     found.1
                 );
-                image = resize(&image, width, height, FilterType::CatmullRom);
+                image = resized(image, width, height);
             }
         }
         let (width, height) = image.dimensions();
-        let pixels = (0..CHANNELS).flat_map(|channel| {
-            let values = image.pixels().map(move |pixel| pixel.0[channel]);
-            values.map(|value| f32::from(value) / 255.0)
-        });
-        let trigger = Trigger::new(pixels.collect(), (height as usize, width as usize))?;
+        // Reserved at once: of a flattened iterator nothing knows the length.
+        let mut pixels = Vec::with_capacity(CHANNELS * image.pixels().len());
+        for channel in 0..CHANNELS {
+            let values = image.pixels().map(|pixel| pixel.0[channel]);
+            pixels.extend(values.map(|value| f32::from(value) / 255.0));
+        }
+        let trigger = Trigger::new(pixels, (height as usize, width as usize))?;
         self.masked(
             trigger,
             image.pixels().map(|pixel| pixel.0[3] > 127).collect(),
@@ -262,6 +292,30 @@ mod tests {
                 .iter()
                 .all(|value| (value - 1.0).abs() < 0.01)
         );
+    }
+
+    #[test]
+    fn the_color_of_transparent_pixels_takes_no_part_in_resizing() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("half.png");
+        let pixel = |x, _| {
+            if x < 31 {
+                Rgba([255, 0, 51, 255])
+            } else {
+                Rgba([0, 255, 255, 0])
+            }
+        };
+        RgbaImage::from_fn(63, 63, pixel).save(&path).unwrap();
+        let trigger = load_trigger_of_size(&path, (32, 32)).unwrap().trigger;
+        let plane = 32 * 32;
+        let mask = trigger.mask().unwrap();
+        for (at, _) in mask.iter().enumerate().filter(|(_, kept)| **kept) {
+            let color = [0, 1, 2].map(|channel| trigger.pixels()[channel * plane + at]);
+            for (value, expected) in color.into_iter().zip([1.0, 0.0, 0.2]) {
+                assert!((value - expected).abs() < 0.01, "{at}: {color:?}");
+            }
+        }
+        assert_eq!(mask.iter().filter(|kept| **kept).count() % 32, 0);
     }
 
     #[test]

@@ -16,6 +16,21 @@ pub enum TriggerFileError {
         /// The endings.
         formats: &'static str,
     },
+    /// A picture is larger than any that is decoded.
+    #[error(
+        "{} has {width} × {height} pixels, at most {most} × {most} are read; make it smaller",
+        path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its width in pixels.
+        width: u32,
+        /// Its height in pixels.
+        height: u32,
+        /// The longest side that is read.
+        most: u32,
+    },
     /// The picture is damaged, or none.
     #[error("{} is damaged or no image", path.display())]
     Image {
