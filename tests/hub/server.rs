@@ -167,8 +167,11 @@ impl State {
         }
         let cached = request.path.strip_prefix("/api/resolve-cache/");
         let asked = request.path.strip_prefix("/datasets/uoft-cs/");
-        let asked = asked.and_then(|path| path.split_once("/resolve/main/"));
-        let name = cached.or(asked.map(|(_, name)| name));
+        let asked = asked.and_then(|path| path.split_once("/resolve/"));
+        let asked = asked.and_then(|(_, path)| path.split_once('/'));
+        // The second file is asked for by the commit of the first.
+        let known = asked.filter(|(revision, _)| ["main", COMMIT].contains(revision));
+        let name = cached.or(known.map(|(_, name)| name));
         let Some((name, bytes)) = name.and_then(|name| Some((name, file(name)?))) else {
             return write!(
                 stream,

@@ -48,8 +48,7 @@ pub(super) fn download(
     let blobs = cache.path().join(repo.folder_name()).join("blobs");
     create_folder(&blobs)?;
     let blob = blobs.join(&remote.etag);
-    let is_there = fs_err::metadata(&blob).is_ok_and(|blob| blob.len() == remote.size);
-    if !is_there {
+    if !is_whole(&remote, &blob) {
         let incomplete = blobs.join(format!("{}.incomplete", remote.etag));
         receive(client, &remote, &incomplete, file, on_progress)?;
         fs_err::rename(&incomplete, &blob).map_err(|source| HubError::Write {
@@ -70,6 +69,18 @@ pub(super) fn download(
         path,
         commit: remote.commit,
     })
+}
+
+/// Whether a file that was downloaded before, perhaps by another program, is what the Hub announces.
+fn is_whole(remote: &Remote, blob: &Path) -> bool {
+    let Ok(mut file) = File::open(blob) else {
+        return false;
+    };
+    let checked = check(remote, &mut file);
+    if let Err(error) = &checked {
+        tracing::warn!("{} is downloaded again: {error}", blob.display());
+    }
+    checked.is_ok()
 }
 
 /// Downloads what is missing of a file, and checks the whole.
@@ -206,7 +217,7 @@ fn check(remote: &Remote, output: &mut File) -> Result<(), HubError> {
         let (expected, found) = (format!("{} bytes", remote.size), format!("{len} bytes"));
         return Err(damaged(remote, expected, found));
     }
-    if remote.etag.len() != 64 {
+    if remote.etag.len() != 64 || !remote.etag.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(());
     }
     output
@@ -260,4 +271,35 @@ fn create_folder(path: &Path) -> Result<(), HubError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::dataset::hex;
+
+    #[test]
+    fn a_blob_of_the_right_length_and_other_bytes_is_not_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let blob = folder.path().join("blob");
+        let remote = |etag: &str| Remote {
+            url: "https://hub/f".to_owned(),
+            commit: "0b27".to_owned(),
+            etag: etag.to_owned(),
+            size: 4,
+        };
+        let named = remote(&hex(&Sha256::digest(b"good")));
+        assert!(!is_whole(&named, &blob));
+        for (bytes, expected) in [(b"good", true), (b"evil", false)] {
+            fs_err::write(&blob, bytes).unwrap();
+            assert_eq!(is_whole(&named, &blob), expected);
+            // Names that are no digests say nothing of the bytes.
+            assert!(is_whole(&remote("5d41402a"), &blob));
+            assert!(is_whole(&remote(&"z".repeat(64)), &blob));
+        }
+        fs_err::write(&blob, b"longer").unwrap();
+        assert!(!is_whole(&remote("5d41402a"), &blob));
+    }
 }

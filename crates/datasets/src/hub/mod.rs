@@ -62,7 +62,7 @@ pub struct Fetched {
     pub is_official: bool,
     /// The repository they came from.
     pub repo: &'static str,
-    /// Its commit.
+    /// Its commit, that of both files.
     pub commit: String,
 }
 
@@ -140,8 +140,9 @@ impl Hub {
         on_progress: OnFetchProgress,
     ) -> Result<Fetched> {
         let set = OnHub::of(name).ok_or(HubError::NotOnHub { name })?;
-        let train = self.file(&set, set.train, on_progress)?;
-        let test = self.file(&set, set.test, on_progress)?;
+        let train = self.file(&set, set.train, MAIN, on_progress)?;
+        // Not `main` again, which may have moved on since.
+        let test = self.file(&set, set.test, &train.commit, on_progress)?;
         let decode = |file: &Downloaded, on_progress: OnFetchProgress| {
             rows::records(&file.path, set.layout, set.labels, on_progress)
         };
@@ -161,6 +162,7 @@ impl Hub {
         &self,
         set: &OnHub,
         file: &str,
+        revision: &str,
         on_progress: OnFetchProgress,
     ) -> Result<Downloaded, HubError> {
         let Settings {
@@ -170,7 +172,8 @@ impl Hub {
             ..
         } = &self.settings;
         let repo = Repo::new(set.repo.to_owned(), RepoType::Dataset);
-        if let Some(found) = cached(cache, &repo, file) {
+        let is_of = |found: &Downloaded| revision == MAIN || found.commit == revision;
+        if let Some(found) = cached(cache, &repo, file).filter(is_of) {
             tracing::debug!(path = %found.path.display(), "downloaded before");
             return Ok(found);
         }
@@ -181,11 +184,21 @@ impl Hub {
                 cache: cache.path().clone(),
             });
         }
-        let url = format!("{endpoint}/datasets/{}/resolve/main/{file}", set.repo);
+        let url = format!("{endpoint}/datasets/{}/resolve/{revision}/{file}", set.repo);
         let client = Client::new(&self.settings)?;
-        download(&client, cache, &repo, &url, file, on_progress)
+        let found = download(&client, cache, &repo, &url, file, on_progress)?;
+        if !is_of(&found) {
+            return Err(HubError::NotTheHub {
+                url,
+                expected: "the commit that was asked for in X-Repo-Commit",
+            });
+        }
+        Ok(found)
     }
 }
+
+/// The branch whose newest commit is taken.
+const MAIN: &str = "main";
 
 /// Where the Hub has a data set, and how its columns are called.
 struct OnHub {
