@@ -58,10 +58,10 @@ impl DetectionRule {
 
     /// # Errors
     ///
-    /// [`Error::DetectionRule`] if the share is none or the index is not positive.
+    /// [`Error::Setting`] if the share is none or the index is not positive.
     pub fn validate(&self) -> Result<()> {
         let wrong = |field, value, must_be| {
-            Err(Error::DetectionRule {
+            Err(Error::Setting {
                 field,
                 value,
                 must_be,
@@ -168,17 +168,17 @@ mod tests {
 
     #[test]
     fn a_rule_that_finds_everything_is_refused() {
-        for rule in [
-            DetectionRule {
-                sample_asr: 0.0,
-                ..DetectionRule::standard()
-            },
-            DetectionRule {
-                anomaly_index: f64::NAN,
-                ..DetectionRule::standard()
-            },
-        ] {
-            assert!(matches!(rule.validate(), Err(Error::DetectionRule { .. })));
+        let sample_asr = DetectionRule {
+            sample_asr: 0.0,
+            ..DetectionRule::standard()
+        };
+        let anomaly_index = DetectionRule {
+            anomaly_index: f64::NAN,
+            ..DetectionRule::standard()
+        };
+        for (rule, expected) in [(sample_asr, "sample_asr"), (anomaly_index, "anomaly_index")] {
+            let refused = rule.validate();
+            assert!(matches!(refused, Err(Error::Setting { field, .. }) if field == expected));
         }
     }
 }

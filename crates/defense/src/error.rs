@@ -67,19 +67,9 @@ pub enum Error {
         /// Batches done of the other.
         found_batches: usize,
     },
-    /// A rule for detection that makes no sense.
+    /// A setting that makes no sense.
     #[error("`{field}`: {value} is not {must_be}")]
-    DetectionRule {
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: f64,
-        /// What it must be.
-        must_be: &'static str,
-    },
-    /// Settings that reverse no trigger.
-    #[error("`{field}`: {value} is not {must_be}")]
-    Point {
+    Setting {
         /// The field.
         field: &'static str,
         /// What it holds.

@@ -45,10 +45,10 @@ impl PointConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::Point`] names the field.
+    /// [`Error::Setting`] names the field.
     pub fn validate(&self) -> Result<()> {
         let wrong = |field, value: f64, must_be| {
-            Err(Error::Point {
+            Err(Error::Setting {
                 field,
                 value,
                 must_be,
@@ -91,7 +91,7 @@ pub struct ReversedTrigger {
 ///
 /// # Errors
 ///
-/// [`Error::Point`], [`Error::TargetClass`]; [`Error::TooFewImages`] if the images do not fill a
+/// [`Error::Setting`], [`Error::TargetClass`]; [`Error::TooFewImages`] if the images do not fill a
 /// pass.
 ///
 /// # Examples
@@ -280,21 +280,25 @@ mod tests {
                 batch_size: 63
             })
         ));
-        for config in [
-            PointConfig {
-                passes: 0,
-                ..config()
-            },
-            PointConfig {
-                learning_rate: 0.0,
-                ..config()
-            },
-            PointConfig {
-                momentum: 1.0,
-                ..config()
-            },
+        let passes = PointConfig {
+            passes: 0,
+            ..config()
+        };
+        let learning_rate = PointConfig {
+            learning_rate: 0.0,
+            ..config()
+        };
+        let momentum = PointConfig {
+            momentum: 1.0,
+            ..config()
+        };
+        for (config, expected) in [
+            (passes, "passes"),
+            (learning_rate, "learning_rate"),
+            (momentum, "momentum"),
         ] {
-            assert!(matches!(config.validate(), Err(Error::Point { .. })));
+            let refused = config.validate();
+            assert!(matches!(refused, Err(Error::Setting { field, .. }) if field == expected));
         }
     }
 }
