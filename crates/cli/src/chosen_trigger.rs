@@ -1,9 +1,9 @@
 //! The trigger that a command line names: by its number or name, or by a file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, ensure};
-use mesa_datasets::{Trigger, TriggerId, load_trigger, load_trigger_of_size};
+use mesa_datasets::{Trigger, TriggerFile, TriggerId};
 use mesa_record::TriggerName;
 
 use crate::output::Usage;
@@ -17,7 +17,7 @@ pub(crate) struct ChosenTrigger {
     /// What it is called in records: a file's name says what it held.
     pub(crate) name: TriggerName,
     trigger: Trigger,
-    file: Option<PathBuf>,
+    file: Option<TriggerFile>,
 }
 
 impl ChosenTrigger {
@@ -30,11 +30,11 @@ impl ChosenTrigger {
                 file: None,
             }),
             Err(_) if is_file(text) => {
-                let named = load_trigger(Path::new(text))?;
+                let file = TriggerFile::read(Path::new(text))?;
                 Ok(Self {
-                    name: named.name.as_str().into(),
-                    trigger: named.trigger,
-                    file: Some(text.into()),
+                    name: file.name().as_str().into(),
+                    trigger: file.trigger()?,
+                    file: Some(file),
                 })
             }
             Err(error) => {
@@ -60,7 +60,7 @@ impl ChosenTrigger {
             return Ok(self.trigger.clone());
         };
         let trigger = match &self.file {
-            Some(path) => load_trigger_of_size(path, size)?.trigger,
+            Some(file) => file.trigger_of_size(size)?,
             None => self.trigger.clone(),
         };
         ensure!(

@@ -12,7 +12,7 @@
 //! - [`shuffled`], [`whole_batches`] and [`all_batches`] order the images of an epoch;
 //!   [`Images::batch`] makes a [`Batch`] of them, [`augment`] shifts and mirrors it.
 //! - [`Trigger`] and its name, [`TriggerId`]: 512 patterns in 51 classes ([`pattern_classes`]), ten
-//!   color triggers, random ones. [`load_trigger`] reads others from files.
+//!   color triggers, random ones. [`TriggerFile`] reads others from files.
 //! - [`Placement`] draws places, [`stamp`] overwrites one patch, [`poison`] stamps the images that
 //!   [`hits`] drew and relabels them where an attacker asks for it.
 //!
@@ -100,6 +100,6 @@ pub use crate::python_error::PythonError;
 pub use crate::split::{Split, split};
 pub use crate::synthetic::synthetic;
 pub use crate::trigger::{COLOR_TARGETS_CIFAR100, Trigger};
-pub use crate::trigger_file::{NamedTrigger, load_trigger, load_trigger_of_size};
+pub use crate::trigger_file::TriggerFile;
 pub use crate::trigger_file_error::TriggerFileError;
 pub use crate::trigger_id::TriggerId;

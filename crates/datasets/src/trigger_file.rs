@@ -1,6 +1,7 @@
 //! Triggers from files: a picture whose transparency says which pixels belong to it, or a tensor.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle::{DType, Device, Tensor};
@@ -18,122 +19,107 @@ const ONE: &str = "one tensor (3, height, width) of f32 in [0, 1], and perhaps `
 /// Digits of a file's digest in the name of its trigger.
 const DIGITS: usize = 8;
 
-/// A trigger from a file and what it is called in records.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NamedTrigger {
-    /// The file's name without its ending, and the first eight digits of the file's SHA-256.
-    pub name: String,
-    /// The trigger.
-    pub trigger: Trigger,
-}
-
-/// Reads a trigger of any size from a `.png`, `.jpg`, `.jpeg` or `.safetensors` file.
+/// A file that holds a trigger, read once: its name and its pixels are of the same bytes.
 ///
 /// - Of a picture (feature `images`) those pixels belong to the trigger whose alpha is above one
 ///   half; under the others images stay as they are.
 /// - Of a safetensors file it is the tensor `(3, height, width)` or `(1, 3, height, width)` of any
 ///   name, f32 in [0, 1], where a second one, `mask`, `(height, width)`, is above one half.
-///
-/// # Errors
-///
-/// [`Error::TriggerFile`] names the file and what is wrong with it, [`Error::Read`] one that cannot
-/// be read.
-pub fn load_trigger(path: &Path) -> Result<NamedTrigger> {
-    load(path, None)
+#[derive(Clone)]
+pub struct TriggerFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
 }
 
-/// The same, a picture being resized to `size` (height, width) if it has another.
-///
-/// # Errors
-///
-/// As [`load_trigger`]; [`Error::TriggerFile`] for a tensor of another size, too.
-pub fn load_trigger_of_size(path: &Path, size: (usize, usize)) -> Result<NamedTrigger> {
-    load(path, Some(size))
+impl fmt::Debug for TriggerFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "TriggerFile({}, {} bytes)",
+            self.path.display(),
+            self.bytes.len()
+        )
+    }
 }
 
-fn load(path: &Path, size: Option<(usize, usize)>) -> Result<NamedTrigger> {
-    let bytes = fs_err::read(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let file = TriggerFile {
-        path,
-        bytes: &bytes,
-    };
-    let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-    let trigger = match ending.to_str() {
-        Some("safetensors") => file.tensor(size)?,
-        #[cfg(feature = "images")]
-        Some("png" | "jpg" | "jpeg") => file.picture(size)?,
-        _ => {
-            return Err(TriggerFileError::Format {
-                path: path.to_owned(),
+impl TriggerFile {
+    /// Reads a `.png`, `.jpg`, `.jpeg` or `.safetensors` file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`] for a file that cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs_err::read(path).map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+        })
+    }
+
+    /// What the trigger is called in records, fit for names of folders and lists: the file's name
+    /// without its ending, and the first eight digits of the file's SHA-256.
+    pub fn name(&self) -> String {
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let kept = |letter: char| letter.is_alphanumeric() || matches!(letter, '-' | '_' | '.');
+        let stem: String = stem
+            .chars()
+            .map(|c| if kept(c) { c } else { '-' })
+            .collect();
+        format!("{stem}-{}", &hex(&Sha256::digest(&self.bytes))[..DIGITS])
+    }
+
+    /// The trigger, of any size.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TriggerFile`] names the file and what is wrong with it.
+    pub fn trigger(&self) -> Result<Trigger> {
+        self.decode(None)
+    }
+
+    /// The trigger, a picture being resized to `size` (height, width) if it has another.
+    ///
+    /// # Errors
+    ///
+    /// As [`TriggerFile::trigger`]; [`Error::TriggerFile`] for a tensor of another size, too.
+    pub fn trigger_of_size(&self, size: (usize, usize)) -> Result<Trigger> {
+        self.decode(Some(size))
+    }
+
+    fn decode(&self, size: Option<(usize, usize)>) -> Result<Trigger> {
+        let ending = self.path.extension().unwrap_or_default();
+        match ending.to_ascii_lowercase().to_str() {
+            Some("safetensors") => self.tensor(size),
+            #[cfg(feature = "images")]
+            Some("png" | "jpg" | "jpeg") => self.picture(size),
+            _ => Err(TriggerFileError::Format {
+                path: self.path.clone(),
                 formats: if cfg!(feature = "images") {
                     ".png, .jpg, .jpeg or .safetensors"
                 } else {
                     ".safetensors (this build reads no pictures)"
                 },
             }
-            .into());
-        }
-    };
-    Ok(NamedTrigger {
-        name: name(path, &bytes),
-        trigger,
-    })
-}
-
-/// What a trigger is called in records: fit for names of folders and lists.
-fn name(path: &Path, bytes: &[u8]) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let kept = |letter: char| letter.is_alphanumeric() || matches!(letter, '-' | '_' | '.');
-    let stem: String = stem
-        .chars()
-        .map(|c| if kept(c) { c } else { '-' })
-        .collect();
-    format!("{stem}-{}", &hex(&Sha256::digest(bytes))[..DIGITS])
-}
-
-/// A picture in another size. What transparent pixels would look like takes no part: colors are
-/// weighed by their alpha.
-#[cfg(feature = "images")]
-fn resized(mut image: image::RgbaImage, width: u32, height: u32) -> image::RgbaImage {
-    use image::imageops::{FilterType, resize};
-
-    for image::Rgba([colors @ .., alpha]) in image.pixels_mut() {
-        for color in colors {
-            *color = ((u32::from(*color) * u32::from(*alpha) + 127) / 255) as u8;
+            .into()),
         }
     }
-    let mut image = resize(&image, width, height, FilterType::CatmullRom);
-    for image::Rgba([colors @ .., alpha]) in image.pixels_mut() {
-        let alpha = u32::from(*alpha).max(1);
-        for color in colors {
-            *color = ((u32::from(*color) * 255 + alpha / 2) / alpha).min(255) as u8;
-        }
-    }
-    image
-}
 
-struct TriggerFile<'a> {
-    path: &'a Path,
-    bytes: &'a [u8],
-}
-
-impl TriggerFile<'_> {
     #[cfg(feature = "images")]
     fn picture(&self, size: Option<(usize, usize)>) -> Result<Trigger> {
         use crate::decode::{LONGEST_SIDE, NotDecoded, decode};
 
-        let image = decode(self.bytes).map_err(|refused| match refused {
+        let image = decode(&self.bytes).map_err(|refused| match refused {
             NotDecoded::TooLarge { width, height } => TriggerFileError::TooLarge {
-                path: self.path.to_owned(),
+                path: self.path.clone(),
                 width,
                 height,
                 most: LONGEST_SIDE,
             },
             NotDecoded::Broken(source) => TriggerFileError::Image {
-                path: self.path.to_owned(),
+                path: self.path.clone(),
                 source,
             },
         })?;
@@ -166,10 +152,10 @@ impl TriggerFile<'_> {
     }
 
     fn tensor(&self, size: Option<(usize, usize)>) -> Result<Trigger> {
-        let tensors = candle::safetensors::load_buffer(self.bytes, &Device::Cpu);
+        let tensors = candle::safetensors::load_buffer(&self.bytes, &Device::Cpu);
         let mut tensors: HashMap<String, Tensor> =
             tensors.map_err(|error| TriggerFileError::Tensors {
-                path: self.path.to_owned(),
+                path: self.path.clone(),
                 source: error.into(),
             })?;
         let mask = tensors.remove(MASK);
@@ -221,12 +207,33 @@ impl TriggerFile<'_> {
 
     fn wrong(&self, expected: &'static str, found: String) -> Error {
         TriggerFileError::Content {
-            path: PathBuf::from(self.path),
+            path: self.path.clone(),
             expected,
             found,
         }
         .into()
     }
+}
+
+/// A picture in another size. What transparent pixels would look like takes no part: colors are
+/// weighed by their alpha.
+#[cfg(feature = "images")]
+fn resized(mut image: image::RgbaImage, width: u32, height: u32) -> image::RgbaImage {
+    use image::imageops::{FilterType, resize};
+
+    for image::Rgba([colors @ .., alpha]) in image.pixels_mut() {
+        for color in colors {
+            *color = ((u32::from(*color) * u32::from(*alpha) + 127) / 255) as u8;
+        }
+    }
+    let mut image = resize(&image, width, height, FilterType::CatmullRom);
+    for image::Rgba([colors @ .., alpha]) in image.pixels_mut() {
+        let alpha = u32::from(*alpha).max(1);
+        for color in colors {
+            *color = ((u32::from(*color) * 255 + alpha / 2) / alpha).min(255) as u8;
+        }
+    }
+    image
 }
 
 #[cfg(test)]
@@ -238,6 +245,24 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    #[derive(Debug)]
+    struct Named {
+        name: String,
+        trigger: Trigger,
+    }
+
+    fn load(path: &Path) -> Result<Named> {
+        let file = TriggerFile::read(path)?;
+        Ok(Named {
+            name: file.name(),
+            trigger: file.trigger()?,
+        })
+    }
+
+    fn load_of_size(path: &Path, size: (usize, usize)) -> Result<Trigger> {
+        TriggerFile::read(path)?.trigger_of_size(size)
+    }
 
     /// Two by three pixels: red, the last two of them transparent.
     fn picture(folder: &TempDir, transparent: u8) -> PathBuf {
@@ -262,7 +287,7 @@ mod tests {
     #[test]
     fn of_a_picture_what_is_opaque_belongs_to_the_trigger() {
         let folder = TempDir::new().unwrap();
-        let named = load_trigger(&picture(&folder, 127)).unwrap();
+        let named = load(&picture(&folder, 127)).unwrap();
         let trigger = &named.trigger;
         assert_eq!(trigger.size(), (2, 3));
         assert_eq!(trigger.mask(), Some(&[true, false, false].repeat(2)[..]));
@@ -273,11 +298,8 @@ mod tests {
         let digits = named.name.strip_prefix("my-sticker-1-").unwrap();
         assert!(digits.len() == 8 && digits.chars().all(|digit| digit.is_ascii_hexdigit()));
         // Half and more is opaque, and then no mask is needed.
-        assert_eq!(
-            load_trigger(&picture(&folder, 128)).unwrap().trigger.mask(),
-            None
-        );
-        let other = load_trigger(&picture(&folder, 129)).unwrap().name;
+        assert_eq!(load(&picture(&folder, 128)).unwrap().trigger.mask(), None);
+        let other = load(&picture(&folder, 129)).unwrap().name;
         assert_ne!(other, named.name);
     }
 
@@ -285,7 +307,7 @@ mod tests {
     fn a_picture_takes_the_size_that_is_asked_for() {
         let folder = TempDir::new().unwrap();
         let path = picture(&folder, 255);
-        let trigger = load_trigger_of_size(&path, (32, 30)).unwrap().trigger;
+        let trigger = load_of_size(&path, (32, 30)).unwrap();
         assert_eq!(trigger.size(), (32, 30));
         assert!(
             trigger.pixels()[..960]
@@ -306,7 +328,7 @@ mod tests {
             }
         };
         RgbaImage::from_fn(63, 63, pixel).save(&path).unwrap();
-        let trigger = load_trigger_of_size(&path, (32, 32)).unwrap().trigger;
+        let trigger = load_of_size(&path, (32, 32)).unwrap();
         let plane = 32 * 32;
         let mask = trigger.mask().unwrap();
         for (at, _) in mask.iter().enumerate().filter(|(_, kept)| **kept) {
@@ -322,15 +344,13 @@ mod tests {
     fn a_tensor_is_a_trigger_with_or_without_a_mask() {
         let folder = TempDir::new().unwrap();
         let path = tensors(&folder, &[("x", tensor(0.25, &[1, 3, 4, 5]))]);
-        let trigger = load_trigger(&path).unwrap().trigger;
+        let trigger = load(&path).unwrap().trigger;
         assert_eq!((trigger.size(), trigger.mask()), ((4, 5), None));
         let mask = Tensor::new(&[[1_f32, 0.0], [0.0, 1.0]], &Device::Cpu).unwrap();
         let path = tensors(&folder, &[("x", tensor(0.25, &[3, 2, 2])), ("mask", mask)]);
-        let trigger = load_trigger(&path).unwrap().trigger;
+        let trigger = load(&path).unwrap().trigger;
         assert_eq!(trigger.mask(), Some(&[true, false, false, true][..]));
-        let other = load_trigger_of_size(&path, (32, 32))
-            .unwrap_err()
-            .to_string();
+        let other = load_of_size(&path, (32, 32)).unwrap_err().to_string();
         assert!(other.contains("tensors are not), found 2 × 2"), "{other}");
     }
 
@@ -367,9 +387,7 @@ mod tests {
                 "transparent everywhere",
             ),
         ] {
-            let message = load_trigger(&tensors(&folder, &content))
-                .unwrap_err()
-                .to_string();
+            let message = load(&tensors(&folder, &content)).unwrap_err().to_string();
             assert!(
                 message.contains("t.SafeTensors") && message.contains(expected),
                 "{message}"
@@ -377,7 +395,7 @@ mod tests {
         }
         let path = picture(&folder, 0);
         fs_err::write(&path, &fs_err::read(&path).unwrap()[..50]).unwrap();
-        let message = load_trigger(&path).unwrap_err().to_string();
+        let message = load(&path).unwrap_err().to_string();
         assert!(
             message.contains("sticker:1.png is damaged or no image"),
             "{message}"
@@ -385,12 +403,12 @@ mod tests {
         for name in ["a.gif", "a"] {
             let path = folder.path().join(name);
             fs_err::write(&path, "").unwrap();
-            let message = load_trigger(&path).unwrap_err().to_string();
+            let message = load(&path).unwrap_err().to_string();
             assert!(message.contains("a file that ends in .png"), "{message}");
         }
         let path = folder.path().join("cut.safetensors");
         fs_err::write(&path, [255; 20]).unwrap();
-        let message = load_trigger(&path).unwrap_err().to_string();
+        let message = load(&path).unwrap_err().to_string();
         assert!(
             message.contains("is cut off or not in safetensors format"),
             "{message}"
