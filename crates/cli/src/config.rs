@@ -166,13 +166,13 @@ impl ExperimentConfig {
         if data.name == DatasetName::Folder {
             self.data = self.data.for_folder(data.test.len());
         }
-        self.for_data_named(&data.name.to_string())
+        self.for_data_set(data.name)
     }
 
     /// The same for data of which only the name is known.
-    pub(crate) fn for_data_named(mut self, name: &str) -> Self {
+    pub(crate) fn for_data_set(mut self, name: DatasetName) -> Self {
         let other = self.backdoor_on_synthetic.take();
-        if let (true, Some(backdoor)) = (name == DatasetName::Synthetic.to_string(), other) {
+        if let (DatasetName::Synthetic, Some(backdoor)) = (name, other) {
             self.backdoor = backdoor;
         }
         self

@@ -59,7 +59,8 @@ fn has_its_presets_settings(summary: &Summary) -> bool {
     let Ok(preset) = ExperimentConfig::preset(&summary.preset) else {
         return true;
     };
-    let mut expected = preset.for_data_named(&summary.data).differences();
+    let data = summary.data.parse().unwrap_or(preset.data.set);
+    let mut expected = preset.for_data_set(data).differences();
     let mut found = summary.differences.clone();
     expected.sort_by(|a, b| a.name.cmp(&b.name));
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -68,6 +69,8 @@ fn has_its_presets_settings(summary: &Summary) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use mesa_datasets::DatasetName;
+
     use super::*;
 
     #[test]
@@ -80,7 +83,7 @@ mod tests {
             "it names no difference"
         );
         let quick = ExperimentConfig::preset("quick").unwrap();
-        summary.differences = quick.for_data_named("synthetic").differences();
+        summary.differences = quick.for_data_set(DatasetName::Synthetic).differences();
         assert!(has_its_presets_settings(&summary));
         summary.data = "cifar10".to_owned();
         assert!(!has_its_presets_settings(&summary), "another attack");
