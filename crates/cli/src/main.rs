@@ -11,6 +11,7 @@ mod interrupt;
 mod ledger;
 mod logging;
 mod method;
+mod modeling;
 mod output;
 mod pipeline;
 mod progress;

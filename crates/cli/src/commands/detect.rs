@@ -4,26 +4,24 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use candle::Device;
-use mesa::{SubModel, entropy_of};
 use mesa_attack::evaluate;
 use mesa_datasets::Dataset;
-use mesa_defense::{DefenseImages, DetectionRule, SampleSuccess, SampleTest, anomaly_indices};
+use mesa_defense::{DefenseImages, DetectionRule, anomaly_indices};
 use mesa_models::{ENGINE_VERSION, FrozenClassifier, Seeds};
 use mesa_record::{
     ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, file_digest, processor,
     write_json, write_text,
 };
 use mesa_report::{SampleGroup, SamplesPicture, detection_chart, detection_text};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::args::Detect;
 use crate::config::{DataConfig, ExperimentConfig};
-use crate::ledger::{Ledger, Work};
+use crate::ledger::Ledger;
+use crate::modeling::{Modeled, Modeling, ModelingSteps, step_name};
 use crate::output::Usage;
 use crate::pipeline::fit_config;
-use crate::{inputs, interrupt, logging, output, seen, stages};
+use crate::{inputs, interrupt, logging, output, seen};
 
 /// What the process ends with where a backdoor was found.
 const EXIT_BACKDOOR: u8 = 10;
@@ -42,19 +40,6 @@ struct Search<'a> {
     data: Dataset,
     images: DefenseImages,
     ledger: Ledger,
-}
-
-/// What was found of one class.
-struct ClassFindings {
-    sub_model: SubModel,
-    samples: SampleSuccess,
-    entropy: Entropy,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Entropy {
-    entropy_nats: f64,
-    entropy_se: f64,
 }
 
 pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode> {
@@ -157,78 +142,33 @@ impl<'a> Search<'a> {
     }
 
     /// Models the triggers of one class and measures what they do.
-    fn class(&self, class: u32) -> Result<ClassFindings> {
+    fn class(&self, class: u32) -> Result<Modeled> {
         let (args, settings) = (self.args, &self.settings);
-        let (config, beta, seed) = (&settings.mesa, args.beta, args.seed);
-        let placement = settings.retrain.placement;
-        let images = &self.images;
-        let seen = images.images().len() * config.images_per_trigger * config.epochs;
-        let fit_step = self.fit_step(class);
-        let fit = self
-            .ledger
-            .step(&self.name("fit", class), &fit_step, |files, watch| {
-                let testing = inputs::testing(config, class, placement);
-                let suspect = self.suspect.clone();
-                let sub_model = stages::fit(
-                    suspect,
-                    images.clone(),
-                    testing,
-                    (config, beta),
-                    seed,
-                    watch,
-                )?;
-                let made_by = super::made_by(&[
-                    ("data", self.data.name.to_string()),
-                    ("model_sha256", self.model_sha256.clone()),
-                    ("target_class", class.to_string()),
-                    (seen::SPLIT, seen::split_words(&self.data, &settings.data)),
-                    ("config", serde_json::to_string(config)?),
-                ]);
-                sub_model.save(&files.checkpoint, &made_by)?;
-                Ok(Work {
-                    results: (),
-                    images: seen as u64,
-                })
-            })?;
-        let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
-        interrupt::check()?;
-        let test = SampleTest {
+        let modeling = Modeling {
+            ledger: &self.ledger,
+            config: settings,
+            images: &self.images,
+            suspect: &|| Ok(self.suspect.clone()),
+            folder: &folder(class),
+            beta: args.beta,
             target_class: class,
-            samples: settings.samples.count,
-            images_per_sample: settings.samples.images_per_sample,
-            placement,
+            seed: args.seed,
         };
-        let step = self.after_fit("samples", &json!(test), &fit_step.key());
-        let name = self.name("samples", class);
-        let samples = self.ledger.step(&name, &step, |_, watch| {
-            Ok(Work {
-                results: stages::sample_test(&self.suspect, &sub_model, images, test, seed, watch)?,
-                images: (test.samples * test.images_per_sample) as u64,
-            })
-        })?;
-        interrupt::check()?;
-        let step = self.after_fit("entropy", &json!(settings.entropy), &fit_step.key());
-        let name = self.name("entropy", class);
-        let entropy = self.ledger.step(&name, &step, |_, _| {
-            let seeds = Seeds::new(seed, "entropy");
-            let found = entropy_of(&Device::Cpu, &sub_model, &settings.entropy, &seeds)?;
-            Ok(Work {
-                results: Entropy {
-                    entropy_nats: found.entropy_nats,
-                    entropy_se: found.information_se,
-                },
-                images: 0,
-            })
-        })?;
-        Ok(ClassFindings {
-            sub_model,
-            samples: samples.results,
-            entropy: entropy.results,
-        })
-    }
-
-    fn name(&self, what: &str, class: u32) -> String {
-        format!("class-{class}/{what}-{}", self.args.beta)
+        let fit = self.fit_step(class);
+        let test = json!(settings.sample_test(class));
+        let steps = ModelingSteps {
+            samples: self.after_fit("samples", &test, &fit.key()),
+            entropy: self.after_fit("entropy", &json!(settings.entropy), &fit.key()),
+            fit,
+        };
+        let made_by = super::made_by(&[
+            ("data", self.data.name.to_string()),
+            ("model_sha256", self.model_sha256.clone()),
+            ("target_class", class.to_string()),
+            (seen::SPLIT, seen::split_words(&self.data, &settings.data)),
+            ("config", serde_json::to_string(&settings.mesa)?),
+        ]);
+        modeling.run(&steps, &made_by)
     }
 
     fn fit_step(&self, class: u32) -> Step {
@@ -245,8 +185,8 @@ impl<'a> Search<'a> {
     }
 
     /// Compares the classes.
-    fn judge(&self, found: &[ClassFindings], rule: DetectionRule) -> Detection {
-        let asrs: Vec<f64> = found.iter().map(|class| class.samples.sample_asr).collect();
+    fn judge(&self, found: &[Modeled], rule: DetectionRule) -> Detection {
+        let asrs: Vec<f64> = found.iter().map(asr).collect();
         let stamped = self.settings.samples.count * self.settings.samples.images_per_sample;
         let indices = anomaly_indices(&asrs, stamped);
         let classes: Vec<ClassDetection> = found
@@ -258,10 +198,10 @@ impl<'a> Search<'a> {
                     class: class as u32,
                     name: self.data.class_names[class].clone(),
                     sample_asr: asrs[class],
-                    in_level_set: findings.samples.in_level_set,
-                    entropy_nats: findings.entropy.entropy_nats,
-                    entropy_se: findings.entropy.entropy_se,
-                    sample_std: findings.samples.sample_std,
+                    in_level_set: findings.samples.results.in_level_set,
+                    entropy_nats: findings.entropy.results.entropy_nats,
+                    entropy_se: findings.entropy.results.information_se,
+                    sample_std: findings.samples.results.sample_std,
                     anomaly_index,
                     attacked: rule.is_met(asrs[class], anomaly_index),
                 }
@@ -304,7 +244,7 @@ impl<'a> Search<'a> {
     }
 
     /// Draws samples of the attacked classes, or of the one that came closest.
-    fn draw(&self, detection: &Detection, found: &[ClassFindings]) -> Result<()> {
+    fn draw(&self, detection: &Detection, found: &[Modeled]) -> Result<()> {
         let closest = (0..found.len())
             .max_by(|a, b| asr(&found[*a]).total_cmp(&asr(&found[*b])))
             .context("a network has classes")?;
@@ -317,7 +257,8 @@ impl<'a> Search<'a> {
             .map(|class| {
                 let findings = &found[*class as usize];
                 let mut rng = Seeds::new(self.args.seed, "picture").start();
-                let samples = findings.sub_model.sample(&mut rng, PICTURED)?;
+                let samples = inputs::sub_model(&findings.fit.files.checkpoint)?
+                    .sample(&mut rng, PICTURED)?;
                 Ok(SampleGroup {
                     title: format!("class {class}, sample ASR {:.1} %", 100.0 * asr(findings)),
                     pixels: samples.flatten_all()?.to_vec1()?,
@@ -351,7 +292,10 @@ impl<'a> Search<'a> {
         ];
         for class in &detection.attacked_classes {
             let key = self.fit_step(*class).key();
-            let files = self.ledger.run.step(&self.name("fit", *class), &key);
+            let files = self
+                .ledger
+                .run
+                .step(&step_name(&folder(*class), "fit", args.beta), &key);
             words.push(quoted(&files.checkpoint));
         }
         let mut option = |name: &str, value: Option<String>| {
@@ -380,6 +324,11 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn asr(findings: &ClassFindings) -> f64 {
-    findings.samples.sample_asr
+fn asr(findings: &Modeled) -> f64 {
+    findings.samples.results.sample_asr
+}
+
+/// Where the files of a class are, below the folders of the run.
+fn folder(class: u32) -> String {
+    format!("class-{class}")
 }

@@ -1,7 +1,6 @@
 //! `mesa fit`: model the triggers of a network.
 
 use anyhow::{Result, ensure};
-use mesa_defense::SampleTest;
 use serde::Serialize;
 use serde_json::json;
 
@@ -80,12 +79,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         args.seed,
         &mut watch,
     )?;
-    let test = SampleTest {
-        target_class: args.target,
-        samples: settings.samples.count,
-        images_per_sample: settings.samples.images_per_sample,
-        placement,
-    };
+    let test = settings.sample_test(args.target);
     let fit_s = watch.effort().wall_s;
     let mut testing = Watch::new("samples", Some(samples_state), args.running.save_every);
     let found = stages::sample_test(&frozen, &sub_model, &images, test, args.seed, &mut testing)?;

@@ -1,43 +1,19 @@
 //! One trigger and seed: attack, model, defend, measure.
 
 use anyhow::{Context, Result};
-use candle::Device;
-use mesa::{Staircase, SubModel, entropy_of, mixture_weights};
+use mesa::{Staircase, SubModel, mixture_weights};
 use mesa_attack::{Attacked, Evaluation, evaluate};
-use mesa_defense::{Ensemble, SampleSuccess, SampleTest, TriggerSource};
-use mesa_models::{Network, Seeds, load_network, save_network};
+use mesa_defense::{Ensemble, TriggerSource};
+use mesa_models::{Network, load_network, save_network};
 use mesa_record::{Mixture, MixtureWeight, Row, Summary};
-use serde::{Deserialize, Serialize};
 
 use super::keys::Chain;
 use super::session::{CleanResults, Session};
 use super::summary::put_row;
 use crate::ledger::{Finished, Work};
 use crate::method::Method;
+use crate::modeling::{Modeled, Modeling, ModelingSteps};
 use crate::{inputs, interrupt, stages};
-
-/// What a fit's record says: all else is in its file and in the steps after it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct FitResults {
-    beta: f64,
-}
-
-/// What the entropy measurement of one sub-model found.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct EntropyResults {
-    information_nats: f64,
-    information_se: f64,
-    entropy_nats: f64,
-    gaussian_bound_nats: f64,
-}
-
-/// One sub-model and what is known of it.
-struct Modeled {
-    beta: f64,
-    fit: Finished<FitResults>,
-    samples: Finished<SampleSuccess>,
-    entropy: Finished<EntropyResults>,
-}
 
 /// A chain at work.
 struct Running<'a> {
@@ -137,90 +113,28 @@ impl Running<'_> {
 
     /// Fits the sub-model of one β and measures it.
     fn model(&self, beta: f64) -> Result<Modeled> {
-        let fit = self.fit(beta)?;
-        interrupt::check()?;
-        let samples = self.samples(beta, &fit)?;
-        interrupt::check()?;
-        let entropy = self.entropy(beta, &fit)?;
-        Ok(Modeled {
+        let (session, chain) = (self.session, self.chain);
+        let modeling = Modeling {
+            ledger: &session.ledger,
+            config: &session.config,
+            images: &session.defense_images,
+            suspect: &|| Ok(self.backdoored()?.freeze()?),
+            folder: &self.folder,
             beta,
-            fit,
-            samples,
-            entropy,
-        })
-    }
-
-    fn fit(&self, beta: f64) -> Result<Finished<FitResults>> {
-        let (session, chain) = (self.session, self.chain);
-        let step = session.steps.fit(chain, beta);
-        session.ledger.step(
-            &format!("{}/fit-{beta}", self.folder),
-            &step,
-            |files, watch| {
-                let config = &session.config.mesa;
-                let images = session.defense_images.clone();
-                let seen =
-                    (images.images().len() * config.images_per_trigger * config.epochs) as u64;
-                let target_class = session.steps.target_class(chain);
-                let testing =
-                    inputs::testing(config, target_class, session.config.retrain.placement);
-                let frozen = self.backdoored()?.freeze()?;
-                let sub_model =
-                    stages::fit(frozen, images, testing, (config, beta), chain.seed, watch)?;
-                let made_by = [
-                    ("trigger", chain.trigger.to_string()),
-                    ("seed", chain.seed.to_string()),
-                    session.split(),
-                ];
-                sub_model.save(&files.checkpoint, &session.made_by(&made_by))?;
-                Ok(Work {
-                    results: FitResults { beta },
-                    images: seen,
-                })
-            },
-        )
-    }
-
-    fn samples(&self, beta: f64, fit: &Finished<FitResults>) -> Result<Finished<SampleSuccess>> {
-        let (session, chain) = (self.session, self.chain);
-        let step = session.steps.samples(chain, beta);
-        let name = format!("{}/samples-{beta}", self.folder);
-        session.ledger.step(&name, &step, |_, watch| {
-            let test = SampleTest {
-                target_class: session.steps.target_class(chain),
-                samples: session.config.samples.count,
-                images_per_sample: session.config.samples.images_per_sample,
-                placement: session.config.retrain.placement,
-            };
-            let frozen = self.backdoored()?.freeze()?;
-            let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
-            let images = &session.defense_images;
-            let results =
-                stages::sample_test(&frozen, &sub_model, images, test, chain.seed, watch)?;
-            Ok(Work {
-                results,
-                images: (test.samples * test.images_per_sample) as u64,
-            })
-        })
-    }
-
-    fn entropy(&self, beta: f64, fit: &Finished<FitResults>) -> Result<Finished<EntropyResults>> {
-        let (session, chain) = (self.session, self.chain);
-        let step = session.steps.entropy(chain, beta);
-        session
-            .ledger
-            .step(&format!("{}/entropy-{beta}", self.folder), &step, |_, _| {
-                let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
-                let seeds = Seeds::new(chain.seed, "entropy");
-                let found = entropy_of(&Device::Cpu, &sub_model, &session.config.entropy, &seeds)?;
-                let results = EntropyResults {
-                    information_nats: found.information_nats,
-                    information_se: found.information_se,
-                    entropy_nats: found.entropy_nats,
-                    gaussian_bound_nats: found.gaussian_bound_nats,
-                };
-                Ok(Work { results, images: 0 })
-            })
+            target_class: session.steps.target_class(chain),
+            seed: chain.seed,
+        };
+        let steps = ModelingSteps {
+            fit: session.steps.fit(chain, beta),
+            samples: session.steps.samples(chain, beta),
+            entropy: session.steps.entropy(chain, beta),
+        };
+        let made_by = [
+            ("trigger", chain.trigger.to_string()),
+            ("seed", chain.seed.to_string()),
+            session.split(),
+        ];
+        modeling.run(&steps, &session.made_by(&made_by))
     }
 
     /// Repairs the network by one method, and gives its row.

@@ -6,6 +6,7 @@ use super::committed::is_all_committed;
 use super::keys::Chain;
 use super::session::{CleanSource, Session};
 use crate::method::Method;
+use crate::modeling::step_name;
 
 /// The kinds of steps, in their order.
 const KINDS: [&str; 5] = ["pretrain", "attack", "fit", "defend", "evaluate"];
@@ -85,7 +86,7 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
         for beta in betas {
             if !session
                 .ledger
-                .is_done(&format!("{folder}/fit-{beta}"), &steps.fit(*chain, beta))
+                .is_done(&step_name(&folder, "fit", beta), &steps.fit(*chain, beta))
             {
                 work.add(
                     "fit",
@@ -94,7 +95,7 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
                 work.bytes += 2.5e6;
             }
             if !session.ledger.is_done(
-                &format!("{folder}/samples-{beta}"),
+                &step_name(&folder, "samples", beta),
                 &steps.samples(*chain, beta),
             ) {
                 work.add(
@@ -103,7 +104,7 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
                 );
             }
             if !session.ledger.is_done(
-                &format!("{folder}/entropy-{beta}"),
+                &step_name(&folder, "entropy", beta),
                 &steps.entropy(*chain, beta),
             ) {
                 work.entropies += 1;

@@ -1,0 +1,147 @@
+//! The sub-model of one class and one β: fitted, its samples tested, its entropy measured. Three
+//! steps of a run folder, for `mesa run` and `mesa detect` alike.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use candle::Device;
+use mesa::entropy_of;
+use mesa_defense::{DefenseImages, SampleSuccess, SampleTest};
+use mesa_models::{FrozenClassifier, Seeds};
+use mesa_record::Step;
+use serde::{Deserialize, Serialize};
+
+use crate::config::ExperimentConfig;
+use crate::ledger::{Finished, Ledger, Work};
+use crate::{inputs, interrupt, stages};
+
+/// What is to be modeled.
+pub(crate) struct Modeling<'a> {
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) config: &'a ExperimentConfig,
+    pub(crate) images: &'a DefenseImages,
+    /// The network, asked for only where a step is left to do.
+    pub(crate) suspect: &'a dyn Fn() -> Result<FrozenClassifier>,
+    /// Where the steps' files are, below the folders of the run.
+    pub(crate) folder: &'a str,
+    pub(crate) beta: f64,
+    pub(crate) target_class: u32,
+    pub(crate) seed: u64,
+}
+
+/// The three steps.
+pub(crate) struct ModelingSteps {
+    pub(crate) fit: Step,
+    pub(crate) samples: Step,
+    pub(crate) entropy: Step,
+}
+
+/// What a fit's record says: all else is in its file and in the steps after it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FitResults {
+    beta: f64,
+}
+
+/// What the entropy measurement of one sub-model found.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct EntropyResults {
+    pub(crate) information_nats: f64,
+    pub(crate) information_se: f64,
+    pub(crate) entropy_nats: f64,
+    pub(crate) gaussian_bound_nats: f64,
+}
+
+/// One sub-model and what is known of it.
+pub(crate) struct Modeled {
+    pub(crate) beta: f64,
+    pub(crate) fit: Finished<FitResults>,
+    pub(crate) samples: Finished<SampleSuccess>,
+    pub(crate) entropy: Finished<EntropyResults>,
+}
+
+/// The name of a step of a sub-model.
+pub(crate) fn step_name(folder: &str, kind: &str, beta: f64) -> String {
+    format!("{folder}/{kind}-{beta}")
+}
+
+impl Modeling<'_> {
+    /// Does what is left of the steps; `made_by` goes into the sub-model's file.
+    pub(crate) fn run(
+        &self,
+        steps: &ModelingSteps,
+        made_by: &BTreeMap<String, String>,
+    ) -> Result<Modeled> {
+        let fit = self.fit(&steps.fit, made_by)?;
+        interrupt::check()?;
+        let samples = self.samples(&steps.samples, &fit)?;
+        interrupt::check()?;
+        let entropy = self.entropy(&steps.entropy, &fit)?;
+        Ok(Modeled {
+            beta: self.beta,
+            fit,
+            samples,
+            entropy,
+        })
+    }
+
+    fn fit(&self, step: &Step, made_by: &BTreeMap<String, String>) -> Result<Finished<FitResults>> {
+        let (beta, mesa) = (self.beta, &self.config.mesa);
+        let name = step_name(self.folder, "fit", beta);
+        self.ledger.step(&name, step, |files, watch| {
+            let images = self.images.clone();
+            let seen = (images.images().len() * mesa.images_per_trigger * mesa.epochs) as u64;
+            let placement = self.config.retrain.placement;
+            let testing = inputs::testing(mesa, self.target_class, placement);
+            let suspect = (self.suspect)()?;
+            let sub_model = stages::fit(suspect, images, testing, (mesa, beta), self.seed, watch)?;
+            sub_model.save(&files.checkpoint, made_by)?;
+            Ok(Work {
+                results: FitResults { beta },
+                images: seen,
+            })
+        })
+    }
+
+    fn samples(&self, step: &Step, fit: &Finished<FitResults>) -> Result<Finished<SampleSuccess>> {
+        let name = step_name(self.folder, "samples", self.beta);
+        self.ledger.step(&name, step, |_, watch| {
+            let test = self.config.sample_test(self.target_class);
+            let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
+            let suspect = (self.suspect)()?;
+            let results =
+                stages::sample_test(&suspect, &sub_model, self.images, test, self.seed, watch)?;
+            Ok(Work {
+                results,
+                images: (test.samples * test.images_per_sample) as u64,
+            })
+        })
+    }
+
+    fn entropy(&self, step: &Step, fit: &Finished<FitResults>) -> Result<Finished<EntropyResults>> {
+        let name = step_name(self.folder, "entropy", self.beta);
+        self.ledger.step(&name, step, |_, _| {
+            let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
+            let seeds = Seeds::new(self.seed, "entropy");
+            let found = entropy_of(&Device::Cpu, &sub_model, &self.config.entropy, &seeds)?;
+            let results = EntropyResults {
+                information_nats: found.information_nats,
+                information_se: found.information_se,
+                entropy_nats: found.entropy_nats,
+                gaussian_bound_nats: found.gaussian_bound_nats,
+            };
+            Ok(Work { results, images: 0 })
+        })
+    }
+}
+
+impl ExperimentConfig {
+    /// How samples against a class are tested.
+    pub(crate) fn sample_test(&self, target_class: u32) -> SampleTest {
+        SampleTest {
+            target_class,
+            samples: self.samples.count,
+            images_per_sample: self.samples.images_per_sample,
+            placement: self.retrain.placement,
+        }
+    }
+}
