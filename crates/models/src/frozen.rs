@@ -569,6 +569,7 @@ mod tests {
     use rand::Rng;
 
     use super::*;
+    use crate::on_threads::on_threads;
     use crate::{Network, ResNetConfig, Seeds};
 
     fn classifier_and_images(batch: usize) -> (FrozenClassifier, Tensor) {
@@ -626,11 +627,7 @@ mod tests {
         let (classifier, images) = classifier_and_images(batch);
         let places: Vec<(usize, usize)> = (0..batch).map(|i| (i % 30, 29 - i % 30)).collect();
         let with = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            pool.install(|| {
+            on_threads(threads, || {
                 let logits: Vec<Vec<f32>> = classifier.logits(&images).unwrap().to_vec2().unwrap();
                 let (_, gradients) = classifier
                     .target_probability_gradient(&images, 1, &places, (3, 3), 0.5)

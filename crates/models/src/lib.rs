@@ -15,6 +15,8 @@ mod layers;
 mod mlp;
 mod network;
 mod normalize;
+#[cfg(test)]
+mod on_threads;
 mod optim;
 mod pytorch;
 mod resnet;

@@ -716,6 +716,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
+    use crate::on_threads::on_threads;
     use crate::{BatchSource, BoxError, Position, Seeds, Sgd, Status, Trainer, TrainingConfig};
 
     fn network(width: usize) -> Network {
@@ -805,11 +806,7 @@ mod tests {
     #[test]
     fn any_number_of_threads_gives_the_same_bits() {
         let with = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            pool.install(|| {
+            on_threads(threads, || {
                 let mut trainer = trainer();
                 trainer
                     .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
@@ -830,11 +827,7 @@ mod tests {
             let images = Tensor::from_vec(pixels, (batch, 3, 32, 32), &Device::Cpu).unwrap();
             let labels = Tensor::zeros(batch, DType::U32, &Device::Cpu).unwrap();
             let with = |threads: usize| {
-                let pool = rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .build()
-                    .unwrap();
-                pool.install(|| {
+                on_threads(threads, || {
                     let mut network = network(16);
                     network.gradients(&images, &labels, 0.0).unwrap();
                     Sgd::new(0.9, 0.0).step(&mut network, 0.1);
