@@ -111,13 +111,46 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
     let place = words.iter().position(|word| *word == "--config").unwrap();
     let mut with_other = words.clone();
     with_other[place + 1] = &other;
-    let refused = say(&with_other);
+    let mut command = mesa(&with_other);
+    command.current_dir(suspect.folder.path());
+    let refused = Said::from(command.output().unwrap());
     assert_eq!(refused.code, Some(1));
     assert!(
         refused.stderr.contains("name the same settings"),
         "{}",
         refused.stderr
     );
+}
+
+#[test]
+fn a_classs_figures_are_those_of_a_fit_against_it() {
+    let suspect = Suspect::new();
+    let said = suspect.detect(&[]);
+    assert!(matches!(said.code, Some(0 | 10)), "{}", said.stderr);
+    let found = suspect.written();
+    let (settings, model) = (
+        tiny().display().to_string(),
+        suspect.path("net.safetensors"),
+    );
+    for class in ["2", "7"] {
+        let output = suspect.path("fitted.safetensors");
+        let arguments = [
+            "fit", &model, "--target", class, "--beta", "0.9", "-o", &output,
+        ];
+        let data = ["--config", &settings, "--data", "synthetic", "--json"];
+        let fitted = json(&[&arguments[..], &data].concat());
+        let of_class = &found["classes"][class.parse::<usize>().unwrap()];
+        for figure in ["sample_asr", "in_level_set", "sample_std"] {
+            assert_eq!(
+                of_class[figure], fitted[figure],
+                "{figure} of class {class}"
+            );
+        }
+        assert!(
+            fitted["sample_asr"].as_f64().unwrap() > 0.0,
+            "class {class}"
+        );
+    }
 }
 
 #[test]
