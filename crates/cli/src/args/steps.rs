@@ -49,7 +49,7 @@ pub(crate) enum DataAction {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  mesa data fetch cifar10                           170 MB of images into ~/.cache/mesa
+  mesa data fetch cifar10                           184 MB of images into ~/.cache/mesa
   mesa data fetch cifar100 --json
   HF_ENDPOINT=https://hub.example mesa data fetch cifar10   from a mirror
 
