@@ -15,6 +15,9 @@ use crate::config::ExperimentConfig;
 use crate::ledger::{Finished, Ledger, Work};
 use crate::{inputs, interrupt, stages};
 
+/// Samples of a sub-model in a picture.
+const PICTURED: usize = 64;
+
 /// What is to be modeled.
 pub(crate) struct Modeling<'a> {
     pub(crate) ledger: &'a Ledger,
@@ -57,6 +60,21 @@ pub(crate) struct Modeled {
     pub(crate) fit: Finished<FitResults>,
     pub(crate) samples: Finished<SampleSuccess>,
     pub(crate) entropy: Finished<EntropyResults>,
+}
+
+impl Modeled {
+    /// Samples for a picture, `(64, 3, height, width)`, flattened.
+    pub(crate) fn pictured(&self, seed: u64) -> Result<Vec<f32>> {
+        let sub_model = inputs::sub_model(&self.fit.files.checkpoint)?;
+        let mut rng = Seeds::new(seed, "picture").start();
+        let samples = sub_model.sample(&mut rng, PICTURED)?;
+        Ok(samples.flatten_all()?.to_vec1()?)
+    }
+
+    /// Share of stamped images that the samples turn into the class.
+    pub(crate) fn sample_asr(&self) -> f64 {
+        self.samples.results.sample_asr
+    }
 }
 
 /// The name of a step of a sub-model.

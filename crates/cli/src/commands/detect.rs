@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use mesa_attack::evaluate;
 use mesa_datasets::Dataset;
 use mesa_defense::{DefenseImages, DetectionRule, anomaly_indices};
-use mesa_models::{ENGINE_VERSION, FrozenClassifier, Seeds};
+use mesa_models::{ENGINE_VERSION, FrozenClassifier};
 use mesa_record::{
     ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, file_digest, processor,
     write_json, write_text,
@@ -18,16 +18,13 @@ use serde_json::json;
 use crate::args::Detect;
 use crate::config::{DataConfig, ExperimentConfig};
 use crate::ledger::Ledger;
-use crate::modeling::{Modeled, Modeling, ModelingSteps, step_name};
+use crate::modeling::{Modeled, Modeling, ModelingSteps};
 use crate::output::Usage;
 use crate::pipeline::fit_config;
 use crate::{inputs, interrupt, logging, output, seen};
 
 /// What the process ends with where a backdoor was found.
 const EXIT_BACKDOOR: u8 = 10;
-
-/// Samples of each class in the picture.
-const PICTURED: usize = 64;
 
 /// A search at work.
 struct Search<'a> {
@@ -81,7 +78,7 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     write_text(&folder.join("detection.svg"), &detection_chart(&detection))?;
     search.draw(&detection, &found)?;
     let mut plain = detection_text(&detection);
-    if let Some(how) = search.how_to_remove(&detection) {
+    if let Some(how) = search.how_to_remove(&detection, &found) {
         plain.push_str(&how);
     }
     tracing::info!("written to {}", folder.display());
@@ -149,7 +146,7 @@ impl<'a> Search<'a> {
             config: settings,
             images: &self.images,
             suspect: &|| Ok(self.suspect.clone()),
-            folder: &folder(class),
+            folder: &format!("class-{class}"),
             beta: args.beta,
             target_class: class,
             seed: args.seed,
@@ -186,7 +183,7 @@ impl<'a> Search<'a> {
 
     /// Compares the classes.
     fn judge(&self, found: &[Modeled], rule: DetectionRule) -> Detection {
-        let asrs: Vec<f64> = found.iter().map(asr).collect();
+        let asrs: Vec<f64> = found.iter().map(Modeled::sample_asr).collect();
         let stamped = self.settings.samples.count * self.settings.samples.images_per_sample;
         let indices = anomaly_indices(&asrs, stamped);
         let classes: Vec<ClassDetection> = found
@@ -246,7 +243,7 @@ impl<'a> Search<'a> {
     /// Draws samples of the attacked classes, or of the one that came closest.
     fn draw(&self, detection: &Detection, found: &[Modeled]) -> Result<()> {
         let closest = (0..found.len())
-            .max_by(|a, b| asr(&found[*a]).total_cmp(&asr(&found[*b])))
+            .max_by(|a, b| found[*a].sample_asr().total_cmp(&found[*b].sample_asr()))
             .context("a network has classes")?;
         let shown = match detection.verdict {
             Verdict::Backdoor => detection.attacked_classes.clone(),
@@ -256,12 +253,10 @@ impl<'a> Search<'a> {
             .iter()
             .map(|class| {
                 let findings = &found[*class as usize];
-                let mut rng = Seeds::new(self.args.seed, "picture").start();
-                let samples = inputs::sub_model(&findings.fit.files.checkpoint)?
-                    .sample(&mut rng, PICTURED)?;
+                let asr = 100.0 * findings.sample_asr();
                 Ok(SampleGroup {
-                    title: format!("class {class}, sample ASR {:.1} %", 100.0 * asr(findings)),
-                    pixels: samples.flatten_all()?.to_vec1()?,
+                    title: format!("class {class}, sample ASR {asr:.1} %"),
+                    pixels: findings.pictured(self.args.seed)?,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -283,7 +278,7 @@ impl<'a> Search<'a> {
     }
 
     /// The command that removes what was found.
-    fn how_to_remove(&self, detection: &Detection) -> Option<String> {
+    fn how_to_remove(&self, detection: &Detection, found: &[Modeled]) -> Option<String> {
         let args = self.args;
         let mut words = vec![
             "mesa defend".to_owned(),
@@ -291,12 +286,7 @@ impl<'a> Search<'a> {
             "--with".to_owned(),
         ];
         for class in &detection.attacked_classes {
-            let key = self.fit_step(*class).key();
-            let files = self
-                .ledger
-                .run
-                .step(&step_name(&folder(*class), "fit", args.beta), &key);
-            words.push(quoted(&files.checkpoint));
+            words.push(quoted(&found[*class as usize].fit.files.checkpoint));
         }
         let mut option = |name: &str, value: Option<String>| {
             words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
@@ -322,13 +312,4 @@ fn quoted(path: &Path) -> String {
         return text;
     }
     format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-fn asr(findings: &Modeled) -> f64 {
-    findings.samples.results.sample_asr
-}
-
-/// Where the files of a class are, below the folders of the run.
-fn folder(class: u32) -> String {
-    format!("class-{class}")
 }

@@ -59,7 +59,7 @@ pub(crate) fn run_chain(
         }
         put(running.defend(*method, &modeled)?)?;
     }
-    session.draw_samples(chain, &pictured(&modeled)?)
+    session.draw_samples(chain, &modeled)
 }
 
 fn evaluate_clean(
@@ -255,17 +255,6 @@ impl Running<'_> {
             readable: found.readable,
         })
     }
-}
-
-/// What the samples picture shows: β, ASR of samples, sub-model.
-fn pictured(modeled: &[Modeled]) -> Result<Vec<(f64, f64, SubModel)>> {
-    modeled
-        .iter()
-        .map(|known| {
-            let sub_model = inputs::sub_model(&known.fit.files.checkpoint)?;
-            Ok((known.beta, known.samples.results.sample_asr, sub_model))
-        })
-        .collect()
 }
 
 fn find(modeled: &[Modeled], beta: f64) -> Result<&Modeled> {

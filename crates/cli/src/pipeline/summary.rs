@@ -1,18 +1,14 @@
 //! `summary.json` and the samples picture of a run.
 
 use anyhow::Result;
-use mesa::SubModel;
-use mesa_models::Seeds;
 use mesa_record::{Key, NetworkRecord, Row, Summary, peak_rss_mb, processor, write_text};
 use mesa_report::{SampleGroup, SamplesPicture};
 
 use super::keys::Chain;
 use super::session::{CleanResults, Session};
 use crate::ledger::Finished;
+use crate::modeling::Modeled;
 use crate::resume::highest;
-
-/// Samples of each sub-model in the picture.
-const PICTURED: usize = 64;
 
 impl Session {
     /// A summary of nothing yet, or of what an earlier start left that still holds.
@@ -92,24 +88,20 @@ impl Session {
     }
 
     /// Draws the samples of each β beside the true trigger.
-    pub(crate) fn draw_samples(
-        &self,
-        chain: Chain,
-        sub_models: &[(f64, f64, SubModel)],
-    ) -> Result<()> {
-        let Some((_, _, first)) = sub_models.first() else {
+    pub(crate) fn draw_samples(&self, chain: Chain, modeled: &[Modeled]) -> Result<()> {
+        if modeled.is_empty() {
             return Ok(());
-        };
-        let [_, height, width] = first.info().sizes.trigger_shape;
-        let groups = sub_models
+        }
+        let [_, height, width] = self.config.mesa.trigger_shape;
+        let groups = modeled
             .iter()
-            .map(|(beta, asr, sub_model)| {
-                let mut rng = Seeds::new(chain.seed, "picture").start();
-                let pixels = sub_model
-                    .sample(&mut rng, PICTURED)?
-                    .flatten_all()?
-                    .to_vec1()?;
-                Ok(SampleGroup::of_beta(*beta, Some(*asr), pixels))
+            .map(|known| {
+                let pixels = known.pictured(chain.seed)?;
+                Ok(SampleGroup::of_beta(
+                    known.beta,
+                    Some(known.sample_asr()),
+                    pixels,
+                ))
             })
             .collect::<Result<Vec<_>>>()?;
         let truth = chain.trigger.trigger()?;
