@@ -38,4 +38,14 @@ pub enum Error {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// A table is not what this crate writes.
+    #[error("{}, line {line}: not of the form {expected}", path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// The columns.
+        expected: &'static str,
+    },
 }

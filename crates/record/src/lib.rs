@@ -6,18 +6,23 @@
 //! - [`Summary`] and its [`Row`]s are `summary.json`, the result of a run.
 //! - [`StepRecord`] is the JSON file of one finished step; [`Step`] says what
 //!   decides its [`Key`], by which a later run knows whether to reuse it.
+//! - [`Curve`]s are what trainings measured epoch by epoch, `curves.csv`.
+//! - [`Distribution`] is `distribution.json`, sampled triggers on planes; [`Patch`] their pixels.
 //! - [`Detection`] is `detection.json`, the verdict on a suspicious network.
 //! - [`RunDir`] is the folder of a run, [`Lock`] the claim of one process on it.
 //! - [`SpeedRecord`], [`ScalingRecord`] and [`RooflineRecord`] are what `cargo xtask bench` measures.
 //! - [`write_json`] and [`write_text`] replace a file whole or not at all.
 
 mod atomic;
+mod curves;
 mod detection;
+mod distribution;
 mod error;
 mod file_digest;
 mod key;
 mod lock;
 mod machine;
+mod patch;
 mod plan;
 mod roofline;
 mod run_dir;
@@ -27,12 +32,15 @@ mod summary;
 mod trigger_name;
 
 pub use atomic::{read_json, write_json, write_text};
+pub use curves::{Curve, CurvePoint, read_curves, write_curves};
 pub use detection::{ClassDetection, Detection, Verdict};
+pub use distribution::{Distribution, DistributionPanel, PlacedPatch};
 pub use error::{Error, Result};
 pub use file_digest::file_digest;
 pub use key::{Key, Step};
 pub use lock::{Holder, Lock};
 pub use machine::{host_name, peak_rss_mb, processor, utc};
+pub use patch::Patch;
 pub use plan::{Plan, PlannedChain, PlannedStage};
 pub use roofline::{RooflineRecord, RooflineRow};
 pub use run_dir::{RunDir, StepFiles};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::TriggerName;
+use crate::{Patch, TriggerName};
 
 /// The least attack success rate at which an attack counts as one that took.
 /// Rows of a network below stay out of means.
@@ -71,6 +71,9 @@ pub struct Row {
     pub seed: u64,
     /// `clean`, `backdoored`, or a defense: `mesa:0.9`, `ensemble:turns`, ….
     pub method: String,
+    /// Of a `point` row: which of the independent repeats, from 0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<u64>,
     /// Attack success rate, over images not of the target class.
     pub asr: f64,
     /// Accuracy on clean images.
@@ -79,7 +82,8 @@ pub struct Row {
     pub regained_accuracy: f64,
     /// Time for this row's own steps.
     pub wall_s: f64,
-    /// Of a `mesa:β` row: attack success rate of the sub-model's samples.
+    /// Of a `mesa:β` row: attack success rate of the sub-model's samples; of a `point` row that of
+    /// the reversed trigger, on the same clean images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_asr: Option<f64>,
     /// Of a `mesa:β` row: share of samples whose mean target probability is β or more.
@@ -100,6 +104,9 @@ pub struct Row {
     /// Of a `mesa:β` row: spread of the samples, the mean over pixels of each pixel's standard deviation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_std: Option<f64>,
+    /// Of a `point` row: the trigger that was reversed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reversed_trigger: Option<Patch>,
     /// Of the `ensemble:weighted` row: what its sub-models weigh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixture: Option<Mixture>,
@@ -169,7 +176,7 @@ pub struct Difference {
 }
 
 impl Summary {
-    /// The row of a trigger, seed and method.
+    /// The row of a trigger, seed and method; of `point` the first repeat's.
     pub fn row(&self, trigger: &TriggerName, seed: u64, method: &str) -> Option<&Row> {
         self.rows
             .iter()
@@ -192,6 +199,7 @@ impl Row {
             trigger,
             seed,
             method: method.to_owned(),
+            repeat: None,
             asr,
             clean_accuracy,
             regained_accuracy,
@@ -203,6 +211,7 @@ impl Row {
             entropy_upper_bound: None,
             sample_mean: None,
             sample_std: None,
+            reversed_trigger: None,
             mixture: None,
             committed: false,
             key: None,
