@@ -110,7 +110,7 @@ fn failures_end_with_1_and_name_file_and_field() {
         (&["run", "--config", "missing.toml"], &["missing.toml"]),
         (
             &["run", "--preset", "huge"],
-            &["`huge`", "quick, cpu and paper"],
+            &["`huge`", "quick, cpu, paper"],
         ),
         (
             &["evaluate", &network],
@@ -264,6 +264,17 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     assert_eq!(control["method"], "ideal");
     let tuned = step(&["defend", &bad, "--control", "fine-tune", "-o", &good]);
     assert_eq!(tuned["method"], "fine-tune");
+    let point = [
+        "defend",
+        &bad,
+        "--control",
+        "point",
+        "--target",
+        "0",
+        "-o",
+        &good,
+    ];
+    assert_eq!(step(&point)["method"], "point");
     assert!(!folder.path().join("good.safetensors.state").exists());
 
     for (name, count) in [("t.svg", "3"), ("t.safetensors", "5")] {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::program::{Said, TinyRun};
 
 #[test]
@@ -40,6 +42,8 @@ fn a_run_writes_everything_and_threads_change_no_figure() {
         "no-trigger",
         "random",
         "fine-tune",
+        "point",
+        "point",
         "mesa:0.5",
         "mesa:0.9",
         "ensemble:turns",
@@ -66,7 +70,19 @@ fn a_run_writes_everything_and_threads_change_no_figure() {
                 assert!(row[figure].is_number(), "{figure} in {row}");
             }
         }
+        let pixels = row["reversed_trigger"]
+            .as_str()
+            .map(|text| text.split(' ').count());
+        let is_point = row["method"] == "point";
+        assert_eq!(pixels, is_point.then_some(9), "{row}");
+        assert_eq!(row["repeat"].is_number(), is_point, "{row}");
     }
+    let points: Vec<_> = rows.iter().filter(|row| row["method"] == "point").collect();
+    assert_eq!(
+        (&points[0]["repeat"], &points[1]["repeat"]),
+        (&json!(0), &json!(1))
+    );
+    assert_ne!(points[0]["reversed_trigger"], points[1]["reversed_trigger"]);
 
     let two = TinyRun::new();
     two.finish(&["--threads", "2"]);
@@ -123,6 +139,78 @@ fn adding_a_method_reuses_what_is_there() {
     run.finish(&["--methods", "ideal"]);
     assert_eq!(fs_err::read_to_string(&record).unwrap(), before);
     assert_eq!(rows(&run), 4, "the row of the first start stays");
+}
+
+#[test]
+fn the_wall_time_and_the_curves_are_those_of_all_steps_whichever_start_took_them() {
+    let run = TinyRun::new();
+    run.finish(&["--methods", "mesa:0.9,no-trigger"]);
+    run.finish(&["--methods", "ideal", "--seeds", "0..2"]);
+    let steps = |seed: u64, names: &[&str]| -> Vec<String> {
+        let name = |name: &&str| format!("170/seed-{seed}/{name}");
+        names.iter().map(name).collect()
+    };
+    let mesa = [
+        "fit-0.9",
+        "samples-0.9",
+        "entropy-0.9",
+        "mesa-0.9",
+        "no-trigger",
+    ];
+    let names = [
+        vec!["clean".to_owned()],
+        steps(0, &["clean", "attack", "ideal"]),
+        steps(0, &mesa),
+        steps(1, &["clean", "attack", "ideal"]),
+    ]
+    .concat();
+    let spent: f64 = names
+        .iter()
+        .map(|name| run.record(name)["wall_s"].as_f64().unwrap())
+        .sum();
+    let told = run.summary()["wall_s"].as_f64().unwrap();
+    assert!((told - spent).abs() < 1e-6 * spent, "{told} of {spent} s");
+
+    let curves = mesa_record::read_curves(&run.folder.join("curves.csv")).unwrap();
+    let trained: Vec<&str> = curves.iter().map(|curve| curve.step.as_str()).collect();
+    let expected = [
+        "170/seed-0/attack",
+        "170/seed-0/fit-0.9",
+        "170/seed-0/ideal",
+        "170/seed-0/mesa-0.9",
+        "170/seed-0/no-trigger",
+        "170/seed-1/attack",
+        "170/seed-1/ideal",
+        "clean",
+    ];
+    assert_eq!(trained, expected);
+    let fit = &curves[1].points;
+    assert_eq!(fit.last().unwrap().epoch, 2, "the settings have two epochs");
+    assert_eq!(fit.len(), 2 * 3);
+}
+
+#[test]
+fn settings_may_say_only_what_they_change_of_a_preset() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.toml");
+    fs_err::write(&path, "base = \"cpu\"\n[retrain]\nstamp_rate = 2.0\n").unwrap();
+    let mut command = crate::program::mesa(&["plan", "--data", "synthetic"]);
+    let said: Said = command.arg("--config").arg(&path).output().unwrap().into();
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("mine.toml") && said.stderr.contains("`retrain`"),
+        "{}",
+        said.stderr
+    );
+    fs_err::write(&path, "base = \"cpu\"\ntriggers = \"16\"\n").unwrap();
+    let mut command = crate::program::mesa(&["plan", "--data", "synthetic", "--json"]);
+    let said: Said = command.arg("--config").arg(&path).output().unwrap().into();
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(
+        (&plan["preset"], &plan["chains"][0]["trigger"]),
+        (&json!("mine"), &json!(16))
+    );
 }
 
 #[test]

@@ -16,6 +16,7 @@ fn the_paper_preset_has_all_51_triggers_and_all_methods() {
         "no-trigger",
         "random",
         "fine-tune",
+        "point",
         "mesa:0.9",
         "mesa:0.8",
         "mesa:0.5",

@@ -42,6 +42,9 @@ pub(crate) struct Cli {
     /// Print the result as JSON on standard output
     #[arg(long, global = true, display_order = LAST + 1)]
     pub(crate) json: bool,
+    /// Say nothing on standard error but warnings and errors
+    #[arg(short, long, global = true, display_order = LAST + 2)]
+    pub(crate) quiet: bool,
     /// End when the process with this number, which started this one, ends
     #[arg(
         long,
@@ -143,10 +146,11 @@ pub(crate) enum SaveEvery {
 /// Which settings to start from
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PresetArgs {
-    /// Built-in settings: `quick`, `cpu` or `paper`
+    /// Built-in settings: `quick`, `cpu`, `paper`, or another file's name in assets/presets
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub(crate) preset: Option<String>,
-    /// A file of settings, like those in assets/presets
+    /// A file of settings, like those in assets/presets; `base = "cpu"` in it takes from a
+    /// preset what it does not say
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }

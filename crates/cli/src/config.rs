@@ -3,17 +3,18 @@
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use mesa::{EntropyConfig, MesaConfig};
 use mesa_attack::AttackConfig;
 use mesa_datasets::{Dataset, DatasetName};
-use mesa_defense::RetrainConfig;
+use mesa_defense::{PointConfig, RetrainConfig};
 use mesa_models::{Schedule, TrainingConfig};
 use mesa_record::Difference;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::method::Method;
+use crate::method::{Defense, Method};
+use crate::presets;
 
 /// The settings of a whole experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,7 @@ pub(crate) struct ExperimentConfig {
     pub(crate) retrain: RetrainConfig,
     /// Training of the method `fine-tune`, with shifts and flips.
     pub(crate) fine_tune: TrainingConfig,
+    pub(crate) point: PointSettings,
     pub(crate) samples: SamplesConfig,
     pub(crate) output: OutputConfig,
 }
@@ -105,6 +107,16 @@ pub(crate) struct PretrainConfig {
     pub(crate) training: TrainingConfig,
 }
 
+/// The baseline `point`: one trigger is reversed, then retrained with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PointSettings {
+    /// How often, independently.
+    pub(crate) repeats: u64,
+    /// How a trigger is reversed.
+    pub(crate) search: PointConfig,
+}
+
 /// How a sub-model's samples are judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,23 +135,10 @@ pub(crate) struct OutputConfig {
     pub(crate) keep_repaired: bool,
 }
 
-const QUICK: &str = include_str!("../presets/quick.toml");
-const CPU: &str = include_str!("../presets/cpu.toml");
-const PAPER: &str = include_str!("../presets/paper.toml");
-
 impl ExperimentConfig {
-    /// The preset of this name: `quick`, `cpu` or `paper`.
+    /// The preset of this name.
     pub(crate) fn preset(name: &str) -> Result<Self> {
-        let text = match name {
-            "quick" => QUICK,
-            "cpu" => CPU,
-            "paper" => PAPER,
-            _ => bail!(
-                "there is no preset `{name}`; there are quick, cpu and paper (a file of settings \
-                 goes with --config)"
-            ),
-        };
-        Self::parse(text).with_context(|| format!("loading the preset `{name}`"))
+        Self::parse(presets::text(name)?).with_context(|| format!("loading the preset `{name}`"))
     }
 
     /// The settings in a file.
@@ -148,10 +147,10 @@ impl ExperimentConfig {
         Self::parse(&text).with_context(|| format!("loading {}", path.display()))
     }
 
-    /// The settings of a TOML text, checked.
+    /// The settings of a TOML text, checked; its `base`, if it names one, says the rest.
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let reader = toml::Deserializer::parse(text)?;
-        let config: Self = serde_path_to_error::deserialize(reader).map_err(|error| {
+        let table = toml::Value::Table(presets::resolved(text)?);
+        let config: Self = serde_path_to_error::deserialize(table).map_err(|error| {
             let path = error.path().to_string();
             let reason = error.into_inner().message().to_owned();
             anyhow!("`{path}`: {reason}")
@@ -192,6 +191,7 @@ impl ExperimentConfig {
                 Method::NoTrigger,
                 Method::Random,
                 Method::FineTune,
+                Method::Point,
                 Method::Mesa(0.9),
                 Method::Mesa(0.8),
                 Method::Mesa(0.5),
@@ -222,6 +222,10 @@ impl ExperimentConfig {
             entropy: EntropyConfig::standard(),
             retrain: RetrainConfig::paper(),
             fine_tune: fine_tuning(),
+            point: PointSettings {
+                repeats: 10,
+                search: PointConfig::paper(),
+            },
             samples: SamplesConfig {
                 count: 512,
                 images_per_sample: 64,
@@ -264,6 +268,11 @@ impl ExperimentConfig {
             Method::FineTune => &self.fine_tune,
             _ => &self.retrain.training,
         }
+    }
+
+    /// All repairs that a method comes to.
+    pub(crate) fn defenses(&self, method: Method) -> Vec<Defense> {
+        Defense::all(method, self.point.repeats)
     }
 
     /// The seeds as a range.
@@ -322,6 +331,11 @@ impl ExperimentConfig {
         self.entropy.validate().context("`entropy`")?;
         self.retrain.validate().context("`retrain`")?;
         self.fine_tune.validate().context("`fine_tune`")?;
+        ensure!(
+            self.point.repeats > 0,
+            "`point.repeats`: at least one is needed"
+        );
+        self.point.search.validate().context("`point.search`")?;
         Ok(())
     }
 }
@@ -364,6 +378,10 @@ fn figures(config: &ExperimentConfig) -> Value {
             "backdoor_on_synthetic",
         ] {
             tables.remove(other);
+        }
+        // How many of them, not what each does.
+        if let Some(point) = tables.get_mut("point").and_then(Value::as_object_mut) {
+            point.remove("repeats");
         }
         if let Some(data) = tables.get_mut("data").and_then(Value::as_object_mut) {
             data.retain(|name, _| !name.starts_with("synthetic"));
@@ -448,20 +466,26 @@ mod tests {
 
     #[test]
     fn a_typo_is_named_by_its_path() {
-        let text = PAPER.replace("poison_rate = 0.01", "poisson_rate = 0.01");
+        let text = presets::text("paper")
+            .unwrap()
+            .replace("poison_rate = 0.01", "poisson_rate = 0.01");
         let error = format!("{:#}", ExperimentConfig::parse(&text).unwrap_err());
         assert!(
             error.contains("backdoor") && error.contains("poisson_rate"),
             "{error}"
         );
-        let text = PAPER.replace("width = 64", "width = \"wide\"");
+        let text = presets::text("paper")
+            .unwrap()
+            .replace("width = 64", "width = \"wide\"");
         let error = format!("{:#}", ExperimentConfig::parse(&text).unwrap_err());
         assert!(error.contains("`network.width`"), "{error}");
     }
 
     #[test]
     fn triggers_without_noise_are_refused_before_anything_is_fitted() {
-        let text = PAPER.replace("trigger_noise_std = 0.1", "trigger_noise_std = 0.0");
+        let text = presets::text("paper")
+            .unwrap()
+            .replace("trigger_noise_std = 0.1", "trigger_noise_std = 0.0");
         let error = ExperimentConfig::parse(&text).unwrap_err().to_string();
         assert!(
             error.contains("`mesa.trigger_noise_std`") && error.contains("above 0 is needed"),

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use mesa_datasets::Dataset;
 use mesa_models::CpuPath;
 use mesa_record::{
-    DataRecord, Key, RunDir, Step, StepFiles, StepRecord, file_digest, utc, write_json,
+    Curve, CurvePoint, DataRecord, Key, RunDir, Step, StepFiles, StepRecord, file_digest, utc,
+    write_curves, write_json,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,11 +30,12 @@ pub(crate) struct Ledger {
     pub(crate) seen: RefCell<BTreeMap<String, Cost>>,
 }
 
-/// What a step has cost.
-#[derive(Clone, Copy, Debug)]
+/// What a step has cost, and how its training went.
+#[derive(Clone, Debug)]
 pub(crate) struct Cost {
     pub(crate) wall_s: f64,
     pub(crate) peak_rss_mb: Option<f64>,
+    curve: Vec<CurvePoint>,
 }
 
 /// What a step's work hands over.
@@ -51,6 +53,7 @@ pub(crate) struct Finished<T> {
     pub(crate) files: StepFiles,
     pub(crate) wall_s: f64,
     pub(crate) peak_rss_mb: Option<f64>,
+    curve: Vec<CurvePoint>,
 }
 
 impl Ledger {
@@ -125,6 +128,7 @@ impl Ledger {
             images: done.images,
             images_per_s: done.images as f64 / effort.wall_s.max(1e-9),
             peak_rss_mb: effort.peak_rss_mb,
+            curve: effort.curve,
         };
         write_json(&files.record, &record)?;
         watch.done();
@@ -137,17 +141,48 @@ impl Ledger {
             files,
             wall_s: effort.wall_s,
             peak_rss_mb: effort.peak_rss_mb,
+            curve: record.curve,
         };
         self.note(name, &finished);
         Ok(finished)
+    }
+
+    /// Notes what a step has cost whose record is there and fits, as an earlier start left it.
+    pub(crate) fn remember(&self, name: &str, step: &Step) {
+        let files = self.run.step(name, &step.key());
+        let Some(record) = self.run.read_record(&files) else {
+            return;
+        };
+        if record.is_of(step) {
+            let cost = Cost {
+                wall_s: record.wall_s,
+                peak_rss_mb: record.peak_rss_mb,
+                curve: record.curve,
+            };
+            self.seen.borrow_mut().insert(name.to_owned(), cost);
+        }
     }
 
     fn note<T>(&self, name: &str, finished: &Finished<T>) {
         let cost = Cost {
             wall_s: finished.wall_s,
             peak_rss_mb: finished.peak_rss_mb,
+            curve: finished.curve.clone(),
         };
         self.seen.borrow_mut().insert(name.to_owned(), cost);
+    }
+
+    /// Writes `curves.csv`: how the trainings went of which this start knows.
+    pub(crate) fn write_curves(&self) -> Result<()> {
+        let seen = self.seen.borrow();
+        let known = seen.iter().filter(|(_, cost)| !cost.curve.is_empty());
+        let curves: Vec<Curve> = known
+            .map(|(name, cost)| Curve {
+                step: name.clone(),
+                points: cost.curve.clone(),
+            })
+            .collect();
+        Ok(write_curves(&self.run.curves(), &curves)?)
     }
 
     /// The step as an earlier start recorded it. What does not fit is moved aside.
@@ -174,6 +209,7 @@ impl Ledger {
                         files: files.clone(),
                         wall_s: record.wall_s,
                         peak_rss_mb: record.peak_rss_mb,
+                        curve: record.curve,
                     }));
                 }
                 Err(error) => format!("its record cannot be read: {error}"),

@@ -17,13 +17,16 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::progress;
 
 /// Starts telling: to standard error, and to `log` if there is one.
-/// `MESA_LOG` (`debug`, `mesa_models=trace`, …) shows more.
+/// `MESA_LOG` (`debug`, `mesa_models=trace`, …) shows more, `--quiet` less.
 pub(crate) fn start(log: Option<&Path>) -> Result<()> {
-    let filter = || EnvFilter::try_from_env("MESA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = |otherwise: &str| {
+        EnvFilter::try_from_env("MESA_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise))
+    };
+    let told = if progress::is_quiet() { "warn" } else { "info" };
     let shown = tracing_subscriber::fmt::layer()
         .event_format(Plain)
         .with_writer(BesideBars)
-        .with_filter(filter());
+        .with_filter(filter(told));
     let kept = match log {
         Some(path) => {
             if let Some(folder) = path.parent() {
@@ -37,7 +40,7 @@ pub(crate) fn start(log: Option<&Path>) -> Result<()> {
             let layer = tracing_subscriber::fmt::layer()
                 .with_ansi(false)
                 .with_writer(std::sync::Mutex::new(file))
-                .with_filter(filter());
+                .with_filter(filter("info"));
             Some(layer)
         }
         None => None,

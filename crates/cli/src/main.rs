@@ -9,11 +9,13 @@ mod hub;
 mod inputs;
 mod interrupt;
 mod ledger;
+mod live;
 mod logging;
 mod method;
 mod modeling;
 mod output;
 mod pipeline;
+mod presets;
 mod progress;
 mod resumable;
 mod resume;
@@ -32,6 +34,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.quiet {
+        progress::be_quiet();
+    }
     if let Some(parent) = cli.parent {
         interrupt::end_with(parent);
     }

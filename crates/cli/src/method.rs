@@ -16,6 +16,8 @@ pub(crate) enum Method {
     Random,
     /// Fine-tuning with shifts and flips, and nothing stamped.
     FineTune,
+    /// Retraining with one reversed trigger, several times.
+    Point,
     /// Retraining with samples of the sub-model of one β.
     Mesa(f64),
     /// All sub-models, one in each epoch.
@@ -31,6 +33,40 @@ impl Method {
     }
 }
 
+/// One repair of a network, and one row: a method, and of [`Method::Point`] one of its repeats.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Defense {
+    pub(crate) method: Method,
+    pub(crate) repeat: Option<u64>,
+}
+
+impl Defense {
+    /// All that a method comes to.
+    pub(crate) fn all(method: Method, repeats: u64) -> Vec<Self> {
+        match method {
+            Method::Point => (0..repeats)
+                .map(|repeat| Self {
+                    method,
+                    repeat: Some(repeat),
+                })
+                .collect(),
+            _ => vec![Self {
+                method,
+                repeat: None,
+            }],
+        }
+    }
+
+    /// The name of its step: `mesa-0.9`, `point-3`.
+    pub(crate) fn step_name(self) -> String {
+        let method = self.method.to_string().replace(':', "-");
+        match self.repeat {
+            Some(repeat) => format!("{method}-{repeat}"),
+            None => method,
+        }
+    }
+}
+
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -38,6 +74,7 @@ impl fmt::Display for Method {
             Self::NoTrigger => f.pad("no-trigger"),
             Self::Random => f.pad("random"),
             Self::FineTune => f.pad("fine-tune"),
+            Self::Point => f.pad("point"),
             Self::Mesa(beta) => f.pad(&format!("mesa:{beta}")),
             Self::EnsembleTurns => f.pad("ensemble:turns"),
             Self::EnsembleWeighted => f.pad("ensemble:weighted"),
@@ -62,6 +99,7 @@ impl FromStr for Method {
             Self::NoTrigger,
             Self::Random,
             Self::FineTune,
+            Self::Point,
             Self::EnsembleTurns,
             Self::EnsembleWeighted,
         ];
@@ -71,7 +109,7 @@ impl FromStr for Method {
             .ok_or_else(|| {
                 format!(
                     "`{text}` is no method; there are mesa:β (as in mesa:0.9), ensemble:turns, \
-                 ensemble:weighted, ideal, no-trigger, random and fine-tune"
+                 ensemble:weighted, ideal, no-trigger, random, fine-tune and point"
                 )
             })
     }
@@ -104,6 +142,7 @@ mod tests {
             "ensemble:weighted",
             "ideal",
             "fine-tune",
+            "point",
         ] {
             assert_eq!(name.parse::<Method>().unwrap().to_string(), name);
         }

@@ -1,11 +1,40 @@
 //! Progress of a long step: a bar on a terminal, a line now and then elsewhere.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Whether nothing but warnings and errors is to be told.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Tells nothing but warnings and errors from now on.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether nothing but warnings and errors is told.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Lines of text above all bars, where there is a terminal that wants them.
+pub(crate) fn screen() -> Option<ProgressBar> {
+    shows_bars().then(|| {
+        let style = ProgressStyle::with_template("{msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        BARS.insert(0, ProgressBar::new_spinner().with_style(style))
+    })
+}
+
+/// Removes a bar or a screen.
+pub(crate) fn close(bar: &ProgressBar) {
+    bar.finish_and_clear();
+    BARS.remove(bar);
+}
 
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -47,7 +76,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// The progress of a step of `total` batches of which `done` are done.
     pub(crate) fn new(label: &str, done: usize, total: usize) -> Self {
-        let bar = console_is_terminal().then(|| {
+        let bar = shows_bars().then(|| {
             let template = "{prefix:28!} {bar:24} {percent:>3} % {msg} {eta:>4} left";
             let style = ProgressStyle::with_template(template)
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -91,15 +120,14 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-            BARS.remove(bar);
+            close(bar);
         }
     }
 }
 
-fn console_is_terminal() -> bool {
+fn shows_bars() -> bool {
     use std::io::IsTerminal;
-    std::io::stderr().is_terminal()
+    std::io::stderr().is_terminal() && !is_quiet()
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub(crate) trait Resumable {
     fn position(&self) -> Position;
     /// Its figures of the moment, for the progress bar.
     fn describe(&self) -> String;
+    /// Its figures at the end of an epoch, by name; none if it has no epochs to speak of.
+    fn figures(&self) -> Vec<(&'static str, f64)>;
 }
 
 /// How much there is to do.
@@ -59,6 +61,11 @@ impl Resumable for Trainer {
             100.0 * stats.accuracy
         )
     }
+
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        let stats = self.stats();
+        vec![("loss", stats.loss), ("accuracy", stats.accuracy)]
+    }
 }
 
 impl Resumable for SubModelFit {
@@ -82,6 +89,16 @@ impl Resumable for SubModelFit {
                 100.0 * report.share_reached,
                 report.information_nats
             )
+        })
+    }
+
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        self.report().map_or_else(Vec::new, |report| {
+            vec![
+                ("probability", report.mean_value),
+                ("share_reached", report.share_reached),
+                ("information_nats", report.information_nats),
+            ]
         })
     }
 }
@@ -117,6 +134,10 @@ impl Resumable for SampleTesting {
         let stamped = (self.progress().batches * self.batch_size()).max(1);
         let share = self.progress().fooled as f64 / stamped as f64;
         format!("ASR of samples about {:.0} %", 100.0 * share)
+    }
+
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
     }
 }
 

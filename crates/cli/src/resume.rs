@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use mesa_record::{Key, peak_rss_mb, read_json, write_json};
+use mesa_models::Position;
+use mesa_record::{CurvePoint, Key, peak_rss_mb, read_json, write_json};
 use serde::{Deserialize, Serialize};
 
 use crate::args::SaveEvery;
@@ -28,14 +29,17 @@ struct Note {
     wall_s: f64,
     starts: usize,
     peak_rss_mb: Option<f64>,
+    #[serde(default)]
+    curve: Vec<CurvePoint>,
 }
 
-/// What a step has cost, over every start.
+/// What a step has cost, and how its training went, over every start.
 #[derive(Clone, Debug)]
 pub(crate) struct Effort {
     pub(crate) wall_s: f64,
     pub(crate) resumed: usize,
     pub(crate) peak_rss_mb: Option<f64>,
+    pub(crate) curve: Vec<CurvePoint>,
 }
 
 /// Keeps an eye on a training: shows progress, saves, stops.
@@ -52,6 +56,7 @@ pub(crate) struct Watch {
     before: Note,
     last_save: Instant,
     last_epoch: usize,
+    curve: Vec<CurvePoint>,
     /// Stop after this many batches, when only measuring.
     batches_left: Option<usize>,
     failure: Option<anyhow::Error>,
@@ -139,9 +144,11 @@ impl Watch {
                 wall_s: 0.0,
                 starts: 0,
                 peak_rss_mb: None,
+                curve: Vec::new(),
             },
             last_save: now,
             last_epoch: 0,
+            curve: Vec::new(),
             batches_left: None,
             failure: None,
             stopped: false,
@@ -172,6 +179,10 @@ impl Watch {
                 self.label,
                 extent.steps()
             );
+            self.curve.clone_from(&note.curve);
+            // The note is written before the state: it may know more epochs than the state has.
+            let epochs = training.position().epoch;
+            self.curve.retain(|point| point.epoch <= epochs);
             self.before = Note {
                 starts: note.starts + 1,
                 ..note
@@ -189,6 +200,7 @@ impl Watch {
     /// To be called after every batch.
     pub(crate) fn observe(&mut self, training: &impl Resumable) -> ControlFlow<()> {
         let position = training.position();
+        self.note_epoch(training);
         if let (Some(progress), Some(extent)) = (&mut self.progress, self.extent) {
             let done = extent.steps_before(position);
             let (since, before) = *self.first.get_or_insert((Instant::now(), done));
@@ -257,6 +269,7 @@ impl Watch {
             wall_s: self.before.wall_s + self.started.elapsed().as_secs_f64(),
             resumed: self.before.starts,
             peak_rss_mb: highest(self.before.peak_rss_mb, peak_rss_mb()),
+            curve: self.curve.clone(),
         }
     }
 
@@ -265,6 +278,23 @@ impl Watch {
         if let Some(state) = &self.state {
             state.remove();
         }
+    }
+
+    /// Notes the figures of an epoch that has just ended.
+    fn note_epoch(&mut self, training: &impl Resumable) {
+        let Position { epoch, step } = training.position();
+        if step != 0 || self.curve.last().is_some_and(|point| point.epoch >= epoch) {
+            return;
+        }
+        let points = training
+            .figures()
+            .into_iter()
+            .map(|(figure, value)| CurvePoint {
+                epoch,
+                figure: figure.to_owned(),
+                value,
+            });
+        self.curve.extend(points);
     }
 
     fn is_due(&self, epoch: usize) -> bool {
@@ -284,6 +314,7 @@ impl Watch {
             wall_s: effort.wall_s,
             starts: effort.resumed,
             peak_rss_mb: effort.peak_rss_mb,
+            curve: effort.curve,
         };
         if let Some(folder) = state.path.parent() {
             fs_err::create_dir_all(folder)?;
@@ -308,7 +339,6 @@ pub(crate) fn highest(one: Option<f64>, other: Option<f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use mesa_models::Position;
     use mesa_record::Step;
 
     use super::*;
@@ -339,6 +369,9 @@ mod tests {
         fn describe(&self) -> String {
             String::new()
         }
+        fn figures(&self) -> Vec<(&'static str, f64)> {
+            vec![("count", self.0 as f64)]
+        }
     }
 
     fn state(folder: &Path, kind: &str) -> StateFile {
@@ -364,6 +397,34 @@ mod tests {
         assert_eq!(watch.effort().resumed, 1);
         watch.done();
         assert!(fs_err::read_dir(folder.path()).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn a_curve_has_every_epoch_once_over_all_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = || {
+            Watch::new(
+                "x",
+                Some(state(folder.path(), "a")),
+                SaveEvery::Seconds(0.0),
+            )
+        };
+        let mut watch = new();
+        watch.take_up(&mut Counter(0), EXTENT).unwrap();
+        for done in 1..=7 {
+            assert!(watch.observe(&Counter(done)).is_continue());
+        }
+        drop(watch); // killed
+
+        let mut counter = Counter(0);
+        let mut watch = new();
+        watch.take_up(&mut counter, EXTENT).unwrap();
+        for done in counter.0 + 1..=10 {
+            assert!(watch.observe(&Counter(done)).is_continue());
+        }
+        let points = watch.effort().curve.into_iter();
+        let found: Vec<_> = points.map(|point| (point.epoch, point.value)).collect();
+        assert_eq!(found, [(1, 5.0), (2, 10.0)]);
     }
 
     #[test]

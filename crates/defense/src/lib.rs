@@ -8,6 +8,60 @@
 //! [`SampleTesting`] does so in pieces. [`anomaly_indices`] and [`DetectionRule`] tell from what
 //! the samples against every class do which class is attacked, if any. [`reverse_trigger`] is the
 //! baseline that MESA is compared with: a single trigger.
+//!
+//! # What a defense may see
+//!
+//! The suspicious network and the defender's clean images; never the attacker's trigger, the images
+//! that results are measured on, or the attack's success. The types see to it: modeling and
+//! reversing take [`DefenseImages`], which only a split's first part can fill,
+//!
+//! ```
+//! use mesa_defense::{AttackSuccess, AttackSuccessConfig, DefenseImages, Result};
+//! use mesa_models::FrozenClassifier;
+//!
+//! fn model(
+//!     suspect: FrozenClassifier,
+//!     images: DefenseImages,
+//!     config: AttackSuccessConfig,
+//! ) -> Result<AttackSuccess> {
+//!     AttackSuccess::new(suspect, images, config, 0)
+//! }
+//! ```
+//!
+//! so that the same function of any images does not compile,
+//!
+//! ```compile_fail,E0308
+//! use mesa_defense::{AttackSuccess, AttackSuccessConfig, Result};
+//! use mesa_models::FrozenClassifier;
+//!
+//! fn model(
+//!     suspect: FrozenClassifier,
+//!     images: mesa_datasets::Images,
+//!     config: AttackSuccessConfig,
+//! ) -> Result<AttackSuccess> {
+//!     AttackSuccess::new(suspect, images, config, 0)
+//! }
+//! ```
+//!
+//! and a reversed trigger comes out of a search alone: none can be made of the attacker's.
+//!
+//! ```
+//! use mesa_datasets::Trigger;
+//! use mesa_defense::{ReversedTrigger, TriggerSource};
+//!
+//! fn baseline(found: ReversedTrigger) -> TriggerSource {
+//!     TriggerSource::Reversed(found)
+//! }
+//! ```
+//!
+//! ```compile_fail,E0308
+//! use mesa_datasets::Trigger;
+//! use mesa_defense::{ReversedTrigger, TriggerSource};
+//!
+//! fn baseline(found: Trigger) -> TriggerSource {
+//!     TriggerSource::Reversed(found)
+//! }
+//! ```
 
 mod attack_success;
 mod detection;

@@ -41,6 +41,11 @@ impl PointConfig {
         }
     }
 
+    /// Images that a search looks at, repetitions counted.
+    pub fn images(&self) -> usize {
+        self.passes * self.batches_per_pass * self.batch_size
+    }
+
     /// Checks the values.
     ///
     /// # Errors
@@ -73,13 +78,24 @@ impl PointConfig {
     }
 }
 
-/// A trigger that was reversed, and what it did to the last pass's images.
+/// A trigger that was reversed. Only [`reverse_trigger`] makes one: whatever is built on it has
+/// not seen the attacker's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReversedTrigger {
+    trigger: Trigger,
+    mean_probabilities: Vec<f64>,
+}
+
+impl ReversedTrigger {
     /// The trigger.
-    pub trigger: Trigger,
+    pub fn trigger(&self) -> &Trigger {
+        &self.trigger
+    }
+
     /// Mean probability of the target class over the images of each pass, as they were seen.
-    pub mean_probabilities: Vec<f64>,
+    pub fn mean_probabilities(&self) -> &[f64] {
+        &self.mean_probabilities
+    }
 }
 
 /// Reverses one trigger: descends the mean cross-entropy to `target_class` of clean images, all
@@ -108,8 +124,8 @@ pub struct ReversedTrigger {
 /// let config = PointConfig { batches_per_pass: 2, batch_size: 20, ..PointConfig::paper() };
 ///
 /// let found = reverse_trigger(&suspect, &images, &config, (3, 3), 0, 0)?;
-/// assert_eq!(found.trigger.size(), (3, 3));
-/// assert_eq!(found.mean_probabilities.len(), 5);
+/// assert_eq!(found.trigger().size(), (3, 3));
+/// assert_eq!(found.mean_probabilities().len(), 5);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn reverse_trigger(
@@ -228,7 +244,7 @@ mod tests {
         for target in 0..10 {
             let found =
                 reverse_trigger(&classifier, &images(), &config, (3, 3), target, 1).unwrap();
-            let seen = found.mean_probabilities;
+            let seen = found.mean_probabilities();
             assert!(
                 seen.windows(2).all(|pair| pair[1] > pair[0]),
                 "class {target}: {seen:?}"
@@ -239,9 +255,14 @@ mod tests {
     #[test]
     fn repeats_differ_and_pixels_are_colors() {
         let (one, other) = (reverse(1), reverse(2));
-        assert_ne!(one.trigger, other.trigger);
+        assert_ne!(one.trigger(), other.trigger());
         assert_eq!(one, reverse(1));
-        assert!(one.trigger.pixels().iter().all(|x| (0.0..=1.0).contains(x)));
+        assert!(
+            one.trigger()
+                .pixels()
+                .iter()
+                .all(|x| (0.0..=1.0).contains(x))
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use mesa::{Staircase, SubModel};
 use mesa_datasets::{CHANNELS, Patches, Trigger};
 use rand::Rng;
 
-use crate::{Error, Result};
+use crate::{Error, Result, ReversedTrigger};
 
 /// The triggers that a network is retrained with; each stamped image gets a fresh one.
 ///
@@ -32,6 +32,8 @@ pub enum TriggerSource {
     Turns(Ensemble),
     /// Samples of several sub-models, drawn by weight for each image (`ensemble:weighted`).
     Weighted(Staircase),
+    /// A single reversed trigger (`point`).
+    Reversed(ReversedTrigger),
     /// The attacker's own trigger (`ideal`).
     Ideal(Trigger),
     /// Patches of uniform color at every pixel (`random`).
@@ -73,6 +75,7 @@ impl TriggerSource {
             Self::SubModel(sub_model) => Some(size_of(sub_model)),
             Self::Turns(ensemble) => Some(size_of(&ensemble.0[0])),
             Self::Weighted(staircase) => Some(size_of(&staircase.sub_models()[0])),
+            Self::Reversed(reversed) => Some(reversed.trigger().size()),
             Self::Ideal(trigger) => Some(trigger.size()),
             Self::Random { size } => Some(*size),
             Self::None => None,
@@ -93,6 +96,7 @@ impl TriggerSource {
             Self::SubModel(sub_model) => flat(&sub_model.sample(rng, count)?),
             Self::Turns(Ensemble(turns)) => flat(&turns[epoch % turns.len()].sample(rng, count)?),
             Self::Weighted(staircase) => flat(&staircase.sample(rng, count)?),
+            Self::Reversed(reversed) => Ok(reversed.trigger().pixels().repeat(count)),
             Self::Ideal(trigger) => Ok(trigger.pixels().repeat(count)),
             Self::Random {
                 size: (height, width),

@@ -11,6 +11,7 @@ use crate::{Key, Result, StepRecord, Summary, read_json, write_json};
 /// run.log        what happened              samples.svg   sampled triggers
 /// records/…      one JSON file a step       checkpoints/… networks and sub-models
 /// state/…        what is in progress        stale/…       results of other configurations
+/// curves.csv     figures of trainings, epoch by epoch
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunDir {
@@ -53,6 +54,11 @@ impl RunDir {
     /// `run.log`.
     pub fn log(&self) -> PathBuf {
         self.root.join("run.log")
+    }
+
+    /// `curves.csv`.
+    pub fn curves(&self) -> PathBuf {
+        self.root.join("curves.csv")
     }
 
     /// `samples.svg`.

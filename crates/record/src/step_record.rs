@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Key, Step};
+use crate::{CurvePoint, Key, Step};
 
 /// What one finished step did and measured. Its file is written last, by
 /// rename: it exists if and only if the step is done.
@@ -47,6 +47,9 @@ pub struct StepRecord {
     pub images_per_s: f64,
     /// Most memory held at once, in MiB, over every start.
     pub peak_rss_mb: Option<f64>,
+    /// Of a training: its figures, epoch by epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<CurvePoint>,
 }
 
 /// Which data a step read.

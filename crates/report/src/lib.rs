@@ -14,6 +14,7 @@ mod csv;
 mod detection;
 mod error;
 mod format;
+mod live;
 #[cfg(test)]
 mod made_up;
 mod means;
@@ -32,6 +33,7 @@ pub use committed::{GeneratedFile, committed_files, read_committed};
 pub use csv::csv;
 pub use detection::{detection_chart, detection_text};
 pub use error::{Error, Result};
+pub use live::live_table;
 pub use paper::{PaperFigure, TriggerKind, paper_figure};
 pub use picture::{SampleGroup, SamplesPicture};
 pub use report::Report;

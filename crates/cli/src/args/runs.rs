@@ -21,8 +21,8 @@ pub(crate) struct Selection {
     #[arg(long, value_name = "RANGE", value_parser = seeds)]
     pub(crate) seeds: Option<Range<u64>>,
     /// Methods, separated by commas: `mesa:0.9`, `ensemble:turns`,
-    /// `ensemble:weighted`, `ideal`, `no-trigger`, `random`, `fine-tune`; `mesa` is
-    /// every β of the preset [default: the preset's]
+    /// `ensemble:weighted`, `ideal`, `no-trigger`, `random`, `fine-tune`,
+    /// `point`; `mesa` is every β of the preset [default: the preset's]
     #[arg(long, value_name = "LIST")]
     pub(crate) methods: Option<String>,
     #[command(flatten)]
@@ -59,6 +59,7 @@ Examples:
   mesa run --data synthetic                     the same on the built-in classes
   mesa run --preset cpu --triggers 170,16,0 --seeds 0..3
   mesa run --preset cpu --methods ideal,no-trigger
+  mesa run --preset cpu --methods point         the baseline, repeats and all
   mesa run --preset paper --triggers all --shard 1/4 --out runs/paper-1
 
 Writes summary.json, records, checkpoints, the resolved config.toml, a log and

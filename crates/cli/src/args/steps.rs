@@ -334,6 +334,9 @@ pub(crate) struct Defend {
     /// The share that the attacker's trigger makes up of the whole image, where it is blended
     #[arg(long, value_name = "SHARE", requires = "trigger", value_parser = share)]
     pub(crate) blend: Option<f32>,
+    /// The attacked class, for `--control point`
+    #[arg(long, requires = "control", required_if_eq("control", "point"))]
+    pub(crate) target: Option<u32>,
     /// File to write the repaired network to
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
@@ -368,6 +371,8 @@ pub(crate) enum Control {
     /// Training on as if the network were clean, with shifts and flips: the settings'
     /// `fine_tune`
     FineTune,
+    /// The baseline: one trigger against `--target`, reversed by SGD on its pixels
+    Point,
 }
 
 /// Measure a network's accuracy and how far a trigger works

@@ -5,7 +5,7 @@ use candle::Device;
 use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_attack::evaluate;
 use mesa_datasets::Trigger;
-use mesa_defense::{Ensemble, TriggerSource};
+use mesa_defense::{Ensemble, RetrainConfig, ReversedTrigger, TriggerSource, reverse_trigger};
 use mesa_models::{Seeds, load_tensors, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
@@ -48,27 +48,21 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         .as_ref()
         .map(|chosen| chosen.for_images(data.test.size(), args.blend))
         .transpose()?;
-    let (method, source) = source(args, trigger, &settings)?;
-    let mut config = settings.retrain.clone();
-    config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
-    if source.is_none() {
-        if args.poison_rate.is_some() {
-            let reason = "--poison-rate: `--control fine-tune` stamps nothing";
-            return Err(Usage(reason.to_owned()).into());
-        }
-        config.training = settings.fine_tune.clone();
-    }
-    if args.blend.is_some() {
-        config.placement = WHOLE_IMAGE;
-    }
-    config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
-    config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
-    config.validate()?;
+    let images = inputs::defense_images(&data, &settings.data)?;
+    let reverse = |target: u32| -> Result<ReversedTrigger> {
+        let [_, height, width] = settings.mesa.trigger_shape;
+        let (suspect, size) = (backdoored.network.freeze()?, (height, width));
+        let search = &settings.point.search;
+        Ok(reverse_trigger(
+            &suspect, &images, search, size, target, args.seed,
+        )?)
+    };
+    let (method, source) = source(args, trigger, &settings, &reverse)?;
+    let config = retraining(args, &settings, source.is_some())?;
     let (shown, patch) = match &source {
         Some(source) => (json!(config), source.size()),
         None => (json!(config.training), None),
     };
-    let images = inputs::defense_images(&data, &settings.data)?;
     let with: Vec<String> = args
         .with
         .iter()
@@ -84,6 +78,9 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     });
     if let Some(share) = args.blend {
         detail["blend"] = json!(share);
+    }
+    if let Some(target) = args.target {
+        detail["point"] = json!({"target_class": target, "search": settings.point.search});
     }
     let state = StateFile::beside(&args.output, super::key("defend", &data.digest, detail));
     let mut watch = Watch::new(&method, Some(state), args.running.save_every);
@@ -126,11 +123,32 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     output::result(json, &repaired, &plain)
 }
 
+/// The settings of the retraining, with what the command line says instead.
+fn retraining(args: &Defend, settings: &ExperimentConfig, stamps: bool) -> Result<RetrainConfig> {
+    let mut config = settings.retrain.clone();
+    config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
+    if !stamps {
+        if args.poison_rate.is_some() {
+            let reason = "--poison-rate: `--control fine-tune` stamps nothing";
+            return Err(Usage(reason.to_owned()).into());
+        }
+        config.training = settings.fine_tune.clone();
+    }
+    if args.blend.is_some() {
+        config.placement = WHOLE_IMAGE;
+    }
+    config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
+    config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
+    config.validate()?;
+    Ok(config)
+}
+
 /// The method's name, and where the triggers come from; `None` for the one that only trains on.
 fn source(
     args: &Defend,
     trigger: Option<Trigger>,
     settings: &ExperimentConfig,
+    reverse: &dyn Fn(u32) -> Result<ReversedTrigger>,
 ) -> Result<(String, Option<TriggerSource>)> {
     if let Some(control) = args.control {
         let (method, source) = match control {
@@ -140,6 +158,10 @@ fn source(
                 let [_, height, width] = settings.mesa.trigger_shape;
                 let size = (height, width);
                 ("random", TriggerSource::Random { size })
+            }
+            Control::Point => {
+                let target = args.target.context("`--control point` needs --target")?;
+                ("point", TriggerSource::Reversed(reverse(target)?))
             }
             Control::Ideal => {
                 let trigger = trigger.context("`--control ideal` needs --trigger")?;
@@ -225,7 +247,8 @@ mod tests {
         };
         let mut settings = ExperimentConfig::paper();
         settings.mesa.trigger_shape = [3, 2, 5];
-        let (method, source) = source(&args, None, &settings).unwrap();
+        let reverse = |_| unreachable!("nothing is reversed for random patches");
+        let (method, source) = source(&args, None, &settings, &reverse).unwrap();
         let size = source.unwrap().size();
         assert_eq!((method.as_str(), size), ("random", Some((2, 5))));
     }

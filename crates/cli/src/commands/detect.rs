@@ -77,6 +77,7 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     write_json(&folder.join("detection.json"), &detection)?;
     write_text(&folder.join("detection.svg"), &detection_chart(&detection))?;
     search.draw(&detection, &found)?;
+    search.ledger.write_curves()?;
     let mut plain = detection_text(&detection);
     if let Some(how) = search.how_to_remove(&detection, &found) {
         plain.push_str(&how);

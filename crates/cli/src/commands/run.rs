@@ -11,9 +11,10 @@ use mesa_report::Report;
 use crate::args::{Run, Running, Selection};
 use crate::config::ExperimentConfig;
 use crate::inputs::IfMissing;
+use crate::live::Live;
 use crate::method::Method;
 use crate::output::Usage;
-use crate::pipeline::{Chain, Session, Setup, is_all_committed, repository, run_chain};
+use crate::pipeline::{Chain, Open, Session, Setup, is_all_committed, repository, run_chain};
 use crate::progress::{bytes, duration};
 use crate::{inputs, interrupt, logging, output};
 
@@ -39,8 +40,10 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
         chosen.prepare(&args.selection, &args.running, threads, IfMissing::Fetch)?;
     write_text(&run.config(), &session.config.to_toml()?)?;
     let started = Instant::now();
-    announce(&session, &chains, &chosen.methods, &summary)?;
-    let failed = run_chains(&session, &chains, &mut summary)?;
+    let plan = announce(&session, &chains, &chosen.methods, &summary)?;
+    let live = Live::new(&session, &chains, &chosen.methods, plan);
+    let failed = run_chains(&session, &chains, &mut summary, &live)?;
+    drop(live);
     tracing::info!(
         "{} written after {}",
         run.summary().display(),
@@ -55,7 +58,12 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
     Ok(())
 }
 
-fn run_chains(session: &Session, chains: &[Open], summary: &mut Summary) -> Result<usize> {
+fn run_chains(
+    session: &Session,
+    chains: &[Open],
+    summary: &mut Summary,
+    live: &Live<'_>,
+) -> Result<usize> {
     let clean = session.clean()?;
     session.save_summary(summary, &clean)?;
     let mut failed = 0;
@@ -72,7 +80,15 @@ fn run_chains(session: &Session, chains: &[Open], summary: &mut Summary) -> Resu
                 chain.seed
             );
         }
-        match run_chain(session, &clean, *chain, methods, summary) {
+        live.show(number + 1, *chain, summary);
+        let show = |summary: &Summary| live.show(number + 1, *chain, summary);
+        match run_chain(
+            session,
+            &clean,
+            (*chain, methods.as_slice()),
+            summary,
+            &show,
+        ) {
             Ok(()) => {}
             Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
             Err(error) if chains.len() == 1 => return Err(error),
@@ -86,13 +102,13 @@ fn run_chains(session: &Session, chains: &[Open], summary: &mut Summary) -> Resu
     Ok(failed)
 }
 
-/// Tells what will be done and what it will take.
+/// Tells what will be done and what it will take, and returns it.
 fn announce(
     session: &Session,
     chains: &[Open],
     methods: &[Method],
     summary: &Summary,
-) -> Result<()> {
+) -> Result<Plan> {
     let mut plan = session.plan(chains, methods, summary);
     tracing::info!(
         "{} on {}, {} network(s), {} thread(s), {} kernels; clean network: {}",
@@ -105,7 +121,7 @@ fn announce(
     );
     if plan.stages.is_empty() {
         tracing::info!("all of it is done already");
-        return Ok(());
+        return Ok(plan);
     }
     session.measure(&mut plan, ESTIMATED_FROM)?;
     tracing::info!(
@@ -113,11 +129,8 @@ fn announce(
         duration(plan.estimated_s.unwrap_or_default()),
         bytes(plan.estimated_bytes)
     );
-    Ok(())
+    Ok(plan)
 }
-
-/// A chain and the methods left to do on it.
-type Open = (Chain, Vec<Method>);
 
 /// What a command line selects.
 pub(super) struct Chosen {
@@ -202,11 +215,8 @@ impl Chosen {
             tracing::info!("{taken} rows taken from committed records");
         }
         let left = |chain: &Chain| {
-            let trigger = chain.trigger.to_string().as_str().into();
-            let committed = |method: &Method| {
-                let row = summary.row(&trigger, chain.seed, &method.to_string());
-                row.is_some_and(|row| row.committed)
-            };
+            let committed =
+                |method: &Method| session.has_rows(&summary, *chain, *method, |row| row.committed);
             self.methods
                 .iter()
                 .copied()

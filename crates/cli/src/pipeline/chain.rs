@@ -1,19 +1,40 @@
 //! One trigger and seed: attack, model, defend, measure.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use mesa::{Staircase, SubModel, mixture_weights};
 use mesa_attack::{Attacked, Evaluation, evaluate};
-use mesa_defense::{Ensemble, TriggerSource};
-use mesa_models::{Network, load_network, save_network};
-use mesa_record::{Mixture, MixtureWeight, Row, Summary};
+use mesa_defense::{Ensemble, TriggerSource, reverse_trigger};
+use mesa_models::{Network, Seeds, load_network, save_network};
+use mesa_record::{Mixture, MixtureWeight, Patch, Row, StepFiles, Summary};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use super::keys::Chain;
 use super::session::{CleanResults, Session};
 use super::summary::put_row;
 use crate::ledger::{Finished, Work};
-use crate::method::Method;
+use crate::method::{Defense, Method};
 use crate::modeling::{Modeled, Modeling, ModelingSteps};
+use crate::resume::Watch;
 use crate::{inputs, interrupt, stages};
+
+/// Images of the modeling split that a reversed trigger's ASR is measured on.
+const REVERSED_ON: usize = 2_000;
+
+/// What a repeat of `point` found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PointResults {
+    evaluation: Evaluation,
+    reversed_trigger: Patch,
+    reversed_asr: f64,
+}
+
+/// The seed of one repeat, search and retraining alike: repeats are independent of each other.
+fn repeat_seed(seed: u64, repeat: u64) -> u64 {
+    Seeds::new(seed, &format!("point/{repeat}"))
+        .start()
+        .random()
+}
 
 /// A chain at work.
 struct Running<'a> {
@@ -23,18 +44,23 @@ struct Running<'a> {
     attack: Finished<Evaluation>,
 }
 
-/// Computes the rows of one chain; `summary` is written after each.
+/// A chain and the methods left to do on it.
+pub(crate) type Open = (Chain, Vec<Method>);
+
+/// Computes the rows of one chain; after each `summary` is written and shown.
 pub(crate) fn run_chain(
     session: &Session,
     clean: &Finished<CleanResults>,
-    chain: Chain,
-    methods: &[Method],
+    (chain, methods): (Chain, &[Method]),
     summary: &mut Summary,
+    show: &dyn Fn(&Summary),
 ) -> Result<()> {
     let folder = chain.folder();
     let mut put = |row: Row| -> Result<()> {
         put_row(summary, row);
-        session.save_summary(summary, clean)
+        session.save_summary(summary, clean)?;
+        show(summary);
+        Ok(())
     };
     let evaluation = evaluate_clean(session, clean, chain, &folder)?;
     put(session.row(chain, "clean", &evaluation.results, evaluation.wall_s)?)?;
@@ -57,7 +83,10 @@ pub(crate) fn run_chain(
                 modeled.push(running.model(beta)?);
             }
         }
-        put(running.defend(*method, &modeled)?)?;
+        for defense in session.config.defenses(*method) {
+            interrupt::check()?;
+            put(running.row(defense, &modeled)?)?;
+        }
     }
     session.draw_samples(chain, &modeled)
 }
@@ -137,39 +166,111 @@ impl Running<'_> {
         modeling.run(&steps, &session.made_by(&made_by))
     }
 
-    /// Repairs the network by one method, and gives its row.
-    fn defend(&self, method: Method, modeled: &[Modeled]) -> Result<Row> {
+    /// Repairs the network, and gives the row.
+    fn row(&self, defense: Defense, modeled: &[Modeled]) -> Result<Row> {
+        match defense.repeat {
+            Some(repeat) => self.point(defense, repeat),
+            None => self.defend(defense, modeled),
+        }
+    }
+
+    /// Reverses one trigger, and retrains with it.
+    fn point(&self, defense: Defense, repeat: u64) -> Result<Row> {
         let (session, chain) = (self.session, self.chain);
-        let step = session.steps.defend(chain, method);
+        let config = &session.config;
+        let step = session.steps.defend(chain, defense);
+        let name = format!("{}/{}", self.folder, defense.step_name());
+        let done = session.ledger.step(&name, &step, |files, watch| {
+            let (images, search) = (&session.defense_images, &config.point.search);
+            let [_, height, width] = config.mesa.trigger_shape;
+            let target_class = session.steps.target_class(chain);
+            let suspect = self.backdoored()?.freeze()?;
+            let seed = repeat_seed(chain.seed, repeat);
+            let size = (height, width);
+            let reversed = reverse_trigger(&suspect, images, search, size, target_class, seed)?;
+            let reversing = Attacked {
+                trigger: reversed.trigger().clone(),
+                target_class,
+                placement: config.retrain.placement,
+            };
+            let known = images.take(REVERSED_ON);
+            let found = evaluate(&suspect, known.images(), Some(&reversing), seed)?;
+            let stamped = found.stamped.context("an evaluation without a trigger")?;
+            tracing::info!(
+                "{name}: a trigger of {:.1} % ASR is reversed",
+                stamped.asr * 100.0
+            );
+            let reversed_trigger = Patch::from_channels(reversed.trigger().pixels());
+            let source = TriggerSource::Reversed(reversed);
+            let work = self.repaired(defense, Some(source), seed, files, watch)?;
+            Ok(Work {
+                images: work.images + search.images() as u64,
+                results: PointResults {
+                    evaluation: work.results,
+                    reversed_trigger,
+                    reversed_asr: stamped.asr,
+                },
+            })
+        })?;
+        let found = &done.results;
+        let mut row = session.row(chain, "point", &found.evaluation, done.wall_s)?;
+        row.repeat = Some(repeat);
+        row.key = session
+            .steps
+            .row(chain, "point", row.repeat)
+            .map(|key| key.to_string());
+        row.sample_asr = Some(found.reversed_asr);
+        row.reversed_trigger = Some(found.reversed_trigger.clone());
+        Ok(row)
+    }
+
+    /// The backdoored network, repaired and evaluated.
+    fn repaired(
+        &self,
+        defense: Defense,
+        source: Option<TriggerSource>,
+        seed: u64,
+        files: &StepFiles,
+        watch: &mut Watch,
+    ) -> Result<Work<Evaluation>> {
+        let (session, method) = (self.session, defense.method);
+        let (images, backdoored) = (&session.defense_images, self.backdoored()?);
+        let training = session.config.defense_training(method);
+        let trained = (images.images().len() * training.epochs) as u64;
+        let network = match source {
+            None => stages::fine_tune(backdoored, images, training, seed, watch)?,
+            Some(source) => {
+                let (images, config) = (images.clone(), &session.config.retrain);
+                stages::retrain(backdoored, images, source, config, seed, watch)?
+            }
+        };
+        let work = session.evaluate(self.chain, &network)?;
+        if session.config.output.keep_repaired {
+            let made_by = [
+                ("method", method.to_string()),
+                ("seed", self.chain.seed.to_string()),
+                session.split(),
+            ];
+            save_network(&files.checkpoint, &network, &session.made_by(&made_by))?;
+        }
+        Ok(Work {
+            images: work.images + trained,
+            ..work
+        })
+    }
+
+    /// Repairs the network by a method that is done once.
+    fn defend(&self, defense: Defense, modeled: &[Modeled]) -> Result<Row> {
+        let (session, chain, method) = (self.session, self.chain, defense.method);
+        let step = session.steps.defend(chain, defense);
         let mixture = match method {
             Method::EnsembleWeighted => Some(self.mixture(modeled)?),
             _ => None,
         };
-        let name = format!("{}/{}", self.folder, method.to_string().replace(':', "-"));
+        let name = format!("{}/{}", self.folder, defense.step_name());
         let done = session.ledger.step(&name, &step, |files, watch| {
-            let (images, backdoored) = (&session.defense_images, self.backdoored()?);
-            let training = session.config.defense_training(method);
-            let trained = (images.images().len() * training.epochs) as u64;
-            let network = match self.source(method, modeled, mixture.as_ref())? {
-                None => stages::fine_tune(backdoored, images, training, chain.seed, watch)?,
-                Some(source) => {
-                    let (images, config) = (images.clone(), &session.config.retrain);
-                    stages::retrain(backdoored, images, source, config, chain.seed, watch)?
-                }
-            };
-            let work = session.evaluate(chain, &network)?;
-            if session.config.output.keep_repaired {
-                let made_by = [
-                    ("method", method.to_string()),
-                    ("seed", chain.seed.to_string()),
-                    session.split(),
-                ];
-                save_network(&files.checkpoint, &network, &session.made_by(&made_by))?;
-            }
-            Ok(Work {
-                images: work.images + trained,
-                ..work
-            })
+            let source = self.source(method, modeled, mixture.as_ref())?;
+            self.repaired(defense, source, chain.seed, files, watch)
         })?;
         let mut row = session.row(chain, &method.to_string(), &done.results, done.wall_s)?;
         row.mixture = mixture;
@@ -188,7 +289,7 @@ impl Running<'_> {
         Ok(row)
     }
 
-    /// What a method stamps; `None` for the one that retrains in another way.
+    /// What a method that is done once stamps; `None` for the one that retrains in another way.
     fn source(
         &self,
         method: Method,
@@ -210,6 +311,7 @@ impl Running<'_> {
         };
         Ok(Some(match method {
             Method::FineTune => return Ok(None),
+            Method::Point => bail!("a reversed trigger is found by each repeat for itself"),
             Method::Ideal => TriggerSource::Ideal(self.chain.trigger.trigger()?),
             Method::NoTrigger => TriggerSource::None,
             Method::Random => TriggerSource::Random {
@@ -287,7 +389,10 @@ impl Session {
         let figures = [stamped.asr, found.clean_accuracy, stamped.regained_accuracy];
         let mut row = Row::new(trigger, chain.seed, method, figures);
         row.wall_s = wall_s;
-        row.key = self.steps.row(chain, method).map(|key| key.to_string());
+        row.key = self
+            .steps
+            .row(chain, method, None)
+            .map(|key| key.to_string());
         Ok(row)
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mesa_record::Summary;
+use mesa_record::{Row, Summary};
 use mesa_report::read_committed;
 
 use super::keys::Chain;
@@ -19,7 +19,9 @@ impl Session {
         for (path, committed) in read_committed(root)? {
             let mut others = 0;
             for mut row in committed.rows {
-                if summary.row(&row.trigger, row.seed, &row.method).is_some() {
+                let same =
+                    |known: &Row| super::summary::place(known) == super::summary::place(&row);
+                if summary.rows.iter().any(same) {
                     continue;
                 }
                 if committed.data != summary.data || !self.holds(&row) {

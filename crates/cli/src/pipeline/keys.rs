@@ -6,7 +6,8 @@ use mesa_record::{Key, Step};
 use serde_json::{Value, json};
 
 use crate::config::ExperimentConfig;
-use crate::method::Method;
+use crate::method::{Defense, Method};
+use crate::modeling::step_name;
 
 /// The steps of a run: pure functions of its settings.
 #[derive(Clone, Debug)]
@@ -105,8 +106,24 @@ impl Steps {
             .after("fit", &self.fit(chain, beta).key())
     }
 
-    /// A retraining and its evaluation.
-    pub(crate) fn defend(&self, chain: Chain, method: Method) -> Step {
+    /// A retraining and its evaluation; of `point` the search for its trigger as well.
+    pub(crate) fn defend(&self, chain: Chain, defense: Defense) -> Step {
+        let Defense { method, repeat } = defense;
+        if let Some(repeat) = repeat {
+            let config = json!({
+                "search": self.config.point.search,
+                "retrain": self.config.retrain,
+                "method": method,
+                "repeat": repeat,
+                "images": modeling(&self.config),
+                "patch": self.config.mesa.trigger_shape,
+                "seed": chain.seed,
+                "evaluation": self.evaluation(chain),
+            });
+            return self
+                .step("defend", config)
+                .after("attack", &self.attack(chain).key());
+        }
         if method == Method::FineTune {
             let config = json!({
                 "fine_tune": self.config.fine_tune,
@@ -154,14 +171,46 @@ impl Steps {
         }
     }
 
+    /// All steps that a row rests on, by their names, but for those of the rows `clean` and
+    /// `backdoored`.
+    pub(crate) fn of_row(
+        &self,
+        chain: Chain,
+        method: &str,
+        repeat: Option<u64>,
+    ) -> Vec<(String, Step)> {
+        let folder = chain.folder();
+        let Ok(method) = method.parse() else {
+            return match method {
+                "clean" => vec![(format!("{folder}/clean"), self.clean_evaluation(chain))],
+                "backdoored" => vec![(format!("{folder}/attack"), self.attack(chain))],
+                _ => Vec::new(),
+            };
+        };
+        let defense = Defense { method, repeat };
+        let name = format!("{folder}/{}", defense.step_name());
+        let mut steps = vec![(name, self.defend(chain, defense))];
+        for beta in self.betas_of(method) {
+            let name = |kind| step_name(&folder, kind, beta);
+            steps.push((name("fit"), self.fit(chain, beta)));
+            steps.push((name("samples"), self.samples(chain, beta)));
+            steps.push((name("entropy"), self.entropy(chain, beta)));
+        }
+        steps
+    }
+
     /// The key of a row: of all the steps it shows figures of.
-    pub(crate) fn row(&self, chain: Chain, method: &str) -> Option<Key> {
+    pub(crate) fn row(&self, chain: Chain, method: &str, repeat: Option<u64>) -> Option<Key> {
         match method {
             "clean" => Some(self.clean_evaluation(chain).key()),
             "backdoored" => Some(self.attack(chain).key()),
             other => {
                 let method: Method = other.parse().ok()?;
-                let defend = self.defend(chain, method).key();
+                // A row of `point` without a repeat, or of another method with one, is nobody's.
+                if repeat.is_some() != (method == Method::Point) {
+                    return None;
+                }
+                let defend = self.defend(chain, Defense { method, repeat }).key();
                 let Method::Mesa(beta) = method else {
                     return Some(defend);
                 };
@@ -246,7 +295,8 @@ mod tests {
     };
 
     fn key(steps: &Steps, method: &str) -> Key {
-        steps.row(CHAIN, method).unwrap()
+        let repeat = (method == "point").then_some(0);
+        steps.row(CHAIN, method, repeat).unwrap()
     }
 
     #[test]
@@ -257,9 +307,17 @@ mod tests {
             config.triggers = "1,2".into();
             config.seeds.to = 9;
             config.mesa.betas.push(0.3);
+            config.point.repeats += 1;
             config.output.keep_repaired = true;
         });
-        for method in ["clean", "backdoored", "ideal", "mesa:0.9", "random"] {
+        for method in [
+            "clean",
+            "backdoored",
+            "ideal",
+            "mesa:0.9",
+            "random",
+            "point",
+        ] {
             assert_eq!(key(&before, method), key(&after, method), "{method}");
         }
         assert_ne!(
@@ -291,6 +349,27 @@ mod tests {
             assert_ne!(key(&before, method), key(&attack, method), "{method}");
         }
         assert_eq!(key(&before, "clean"), key(&attack, "clean"));
+    }
+
+    #[test]
+    fn repeats_are_rows_of_their_own() {
+        let steps = steps(|_| {});
+        let row = |method, repeat| steps.row(CHAIN, method, repeat);
+        assert_ne!(row("point", Some(0)), row("point", Some(1)));
+        assert_eq!((row("point", None), row("ideal", Some(0))), (None, None));
+        let names = |method, repeat| -> Vec<String> {
+            let steps = steps.of_row(CHAIN, method, repeat);
+            steps.into_iter().map(|(name, _)| name).collect()
+        };
+        assert_eq!(names("point", Some(1)), ["170/seed-0/point-1"]);
+        assert_eq!(names("clean", None), ["170/seed-0/clean"]);
+        let expected = [
+            "170/seed-0/mesa-0.9",
+            "170/seed-0/fit-0.9",
+            "170/seed-0/samples-0.9",
+            "170/seed-0/entropy-0.9",
+        ];
+        assert_eq!(names("mesa:0.9", None), expected);
     }
 
     #[test]

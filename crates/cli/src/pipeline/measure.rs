@@ -38,7 +38,8 @@ impl Session {
             let rate = match stage.kind.as_str() {
                 "pretrain" => rates.pretrain,
                 "attack" => rates.attack,
-                "fit" => rates.fit,
+                // The search reads the same gradient.
+                "fit" | "reverse" => rates.fit,
                 "defend" => rates.defend,
                 "evaluate" => rates.evaluate,
                 _ => {
@@ -118,9 +119,10 @@ impl Session {
             stages::retrain(network()?, images, source, &config.retrain, 0, &mut watch)?;
             rates.defend = watch.images_per_s();
         }
-        if has("fit") || has("evaluate") {
+        let gradients = has("fit") || has("reverse");
+        if gradients || has("evaluate") {
             let frozen = network()?.freeze()?;
-            if has("fit") {
+            if gradients {
                 let mut watch = Watch::measuring("measuring: fit", batches);
                 let testing = inputs::testing(&config.mesa, 0, config.retrain.placement);
                 let images = self.defense_images.clone();

@@ -11,7 +11,7 @@ mod session;
 mod summary;
 
 pub(crate) use assets::repository;
-pub(crate) use chain::run_chain;
+pub(crate) use chain::{Open, run_chain};
 pub(crate) use committed::is_all_committed;
 pub(crate) use keys::{Chain, fit_config};
 pub(crate) use session::{Session, Setup};

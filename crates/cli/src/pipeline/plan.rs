@@ -9,7 +9,7 @@ use crate::method::Method;
 use crate::modeling::step_name;
 
 /// The kinds of steps, in their order.
-const KINDS: [&str; 5] = ["pretrain", "attack", "fit", "defend", "evaluate"];
+const KINDS: [&str; 6] = ["pretrain", "attack", "fit", "reverse", "defend", "evaluate"];
 
 /// Parameters of ResNet-18 at width 1, to which its size is about proportional
 /// in the width's square: 11.2 million at width 64.
@@ -110,13 +110,17 @@ fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
                 work.entropies += 1;
             }
         }
-        for method in methods {
-            let name = format!("{folder}/{}", method.to_string().replace(':', "-"));
+        for defense in methods.iter().flat_map(|method| config.defenses(*method)) {
+            let name = format!("{folder}/{}", defense.step_name());
             if !session
                 .ledger
-                .is_done(&name, &steps.defend(*chain, *method))
+                .is_done(&name, &steps.defend(*chain, defense))
             {
-                work.add("defend", modeling * config.defense_training(*method).epochs);
+                if defense.method == Method::Point {
+                    work.add("reverse", config.point.search.images());
+                }
+                let training = config.defense_training(defense.method);
+                work.add("defend", modeling * training.epochs);
                 work.add("evaluate", evaluation);
                 work.bytes += if config.output.keep_repaired {
                     network
@@ -155,11 +159,9 @@ impl Session {
         let planned = chains.iter().map(|(chain, left)| {
             let trigger = chain.trigger.to_string().as_str().into();
             let done = |method: &&Method| {
-                summary
-                    .row(&trigger, chain.seed, &method.to_string())
-                    .is_some_and(|row: &Row| {
-                        row.committed || !left.contains(method) || self.holds(row)
-                    })
+                let is_done =
+                    |row: &Row| row.committed || !left.contains(method) || self.holds(row);
+                self.has_rows(summary, *chain, **method, is_done)
             };
             let (done, left): (Vec<&Method>, Vec<&Method>) = methods.iter().partition(done);
             PlannedChain {

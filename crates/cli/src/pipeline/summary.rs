@@ -1,12 +1,15 @@
 //! `summary.json` and the samples picture of a run.
 
 use anyhow::Result;
-use mesa_record::{Key, NetworkRecord, Row, Summary, peak_rss_mb, processor, write_text};
+use mesa_record::{
+    Key, NetworkRecord, Row, Summary, TriggerName, peak_rss_mb, processor, write_text,
+};
 use mesa_report::{SampleGroup, SamplesPicture};
 
 use super::keys::Chain;
 use super::session::{CleanResults, Session};
 use crate::ledger::Finished;
+use crate::method::Method;
 use crate::modeling::Modeled;
 use crate::resume::highest;
 
@@ -38,20 +41,38 @@ impl Session {
             summary.rows = earlier.rows;
             // Committed rows count only where this start asks for them.
             summary.rows.retain(|row| !row.committed && self.holds(row));
+            self.remember(&summary.rows);
         }
         summary
     }
 
+    /// Whether all rows of a method are there, each as `fits` asks.
+    pub(crate) fn has_rows(
+        &self,
+        summary: &Summary,
+        chain: Chain,
+        method: Method,
+        fits: impl Fn(&Row) -> bool,
+    ) -> bool {
+        let (trigger, name) = (
+            chain.trigger.to_string().as_str().into(),
+            method.to_string(),
+        );
+        self.config.defenses(method).iter().all(|defense| {
+            summary.rows.iter().any(|row| {
+                (&row.trigger, row.seed, &row.method) == (&trigger, chain.seed, &name)
+                    && row.repeat == defense.repeat
+                    && fits(row)
+            })
+        })
+    }
+
     /// Whether this run, if asked, would compute just this row.
     pub(crate) fn holds(&self, row: &mesa_record::Row) -> bool {
-        let Ok(trigger) = row.trigger.to_string().parse() else {
+        let Some(chain) = chain_of(row) else {
             return false;
         };
-        let chain = super::Chain {
-            trigger,
-            seed: row.seed,
-        };
-        let expected = self.steps.row(chain, &row.method);
+        let expected = self.steps.row(chain, &row.method, row.repeat);
         expected.is_some() && row.key == expected.as_ref().map(Key::to_string)
     }
 
@@ -72,19 +93,25 @@ impl Session {
             test_accuracy,
         });
         let seen = self.ledger.seen.borrow();
-        // Rows of chains that an earlier start computed and this one has not come to.
-        let others = summary.rows.iter().filter(|row| {
-            let prefix = format!("{}/seed-{}/", row.trigger.folder(), row.seed);
-            !row.committed && !seen.keys().any(|name| name.starts_with(&prefix))
-        });
-        let of_others: f64 = others.map(|row| row.wall_s).sum();
-        summary.wall_s = of_others + seen.values().map(|cost| cost.wall_s).sum::<f64>();
+        summary.wall_s = seen.values().map(|cost| cost.wall_s).sum();
         summary.peak_rss_mb = seen
             .values()
             .map(|cost| cost.peak_rss_mb)
             .fold(highest(summary.peak_rss_mb, peak_rss_mb()), highest);
-        self.ledger.run.write_summary(summary)?;
-        Ok(())
+        drop(seen);
+        self.ledger.write_curves()?;
+        Ok(self.ledger.run.write_summary(summary)?)
+    }
+
+    /// Notes what the steps behind rows of an earlier start have cost: this one may not come to
+    /// them.
+    fn remember(&self, rows: &[Row]) {
+        for row in rows {
+            let Some(chain) = chain_of(row) else { continue };
+            for (name, step) in self.steps.of_row(chain, &row.method, row.repeat) {
+                self.ledger.remember(&name, &step);
+            }
+        }
     }
 
     /// Draws the samples of each β beside the true trigger.
@@ -127,9 +154,21 @@ impl Session {
     }
 }
 
+/// The chain that a row belongs to, if this program knows its trigger.
+fn chain_of(row: &Row) -> Option<Chain> {
+    Some(Chain {
+        trigger: row.trigger.to_string().parse().ok()?,
+        seed: row.seed,
+    })
+}
+
+/// Where a row stands: rows of one place are the same one.
+pub(super) fn place(row: &Row) -> (TriggerName, u64, (u8, String), Option<u64>) {
+    (row.trigger.clone(), row.seed, rank(&row.method), row.repeat)
+}
+
 /// Puts a row in its place.
 pub(super) fn put_row(summary: &mut Summary, row: Row) {
-    let place = |row: &Row| (row.trigger.clone(), row.seed, rank(&row.method));
     summary.rows.retain(|old| place(old) != place(&row));
     summary.rows.push(row);
     summary.rows.sort_by_key(place);
@@ -143,6 +182,7 @@ fn rank(method: &str) -> (u8, String) {
         "no-trigger",
         "random",
         "fine-tune",
+        "point",
         "mesa:",
         "ensemble:",
         "ideal",

@@ -1,0 +1,129 @@
+//! What changes when one thing about the attack or the defense does: variations of a preset beside
+//! the preset itself.
+
+use mesa_record::{Difference, Summary};
+
+use crate::{
+    Table,
+    format::percent,
+    means::{MethodMeans, kinds, means, worst_words},
+};
+
+/// The methods that are compared.
+const METHODS: [&str; 5] = [
+    "backdoored",
+    "no-trigger",
+    "mesa:0.9",
+    "ensemble:turns",
+    "ideal",
+];
+
+/// A row for each run whose preset is another's variation (`cpu-corner` of `cpu`), below those of
+/// the preset; `None` where there is none.
+pub(crate) fn table(runs: &[Summary]) -> Option<Table> {
+    let mut columns = vec!["preset", "changed", "networks"];
+    let headings = METHODS.map(|method| format!("{method}\nASR % (worst)"));
+    columns.extend(headings.iter().map(String::as_str));
+    columns.push("clean acc. %\nafter mesa:0.9");
+    let mut table = Table::new("Variations of a preset".to_owned(), &columns);
+    for base in runs {
+        let varied: Vec<&Summary> = runs.iter().filter(|run| is_variation(run, base)).collect();
+        if varied.is_empty() {
+            continue;
+        }
+        table.rows.extend(rows(base, ""));
+        for run in varied {
+            table.rows.extend(rows(run, &changes(run, base)));
+        }
+    }
+    (!table.rows.is_empty()).then(|| table.without_blank_columns())
+}
+
+/// Whether a run's preset is named after another's, on the same kind of device.
+fn is_variation(run: &Summary, of: &Summary) -> bool {
+    let named = run.preset.strip_prefix(&of.preset);
+    let same = (&run.device, run.engine_version) == (&of.device, of.engine_version);
+    same && named.is_some_and(|rest| rest.starts_with('-'))
+}
+
+/// What a run's settings change of another's, in words.
+fn changes(run: &Summary, base: &Summary) -> String {
+    let here = |list: &[Difference], name: &str| {
+        let found = list.iter().find(|difference| difference.name == name);
+        found.map(|difference| difference.here.clone())
+    };
+    let mut changed = Vec::new();
+    for difference in run.differences.iter().chain(&base.differences) {
+        let name = difference.name.as_str();
+        let of = |run: &Summary| here(&run.differences, name).unwrap_or(difference.paper.clone());
+        let (old, new) = (of(base), of(run));
+        let words = format!("{name}: {old} → {new}");
+        if old != new && !changed.contains(&words) {
+            changed.push(words);
+        }
+    }
+    changed.join("; ")
+}
+
+/// A row for each kind of trigger.
+fn rows(run: &Summary, changed: &str) -> Vec<Vec<String>> {
+    let row = |kind| {
+        let means = means(run, kind);
+        let of = |method: &str| means.iter().find(|means| means.method == method);
+        let asr = |means: &MethodMeans| {
+            let worst = worst_words(&means.method, &percent(means.worst));
+            format!("{} ({worst})", percent(means.asr))
+        };
+        let networks = of("backdoored").map(|means| means.count.to_string());
+        let mut cells = vec![
+            run.preset.clone(),
+            changed.to_owned(),
+            networks.unwrap_or_default(),
+        ];
+        cells.extend(METHODS.map(|method| of(method).map(asr).unwrap_or_default()));
+        let after = of("mesa:0.9").map(|means| percent(means.clean_accuracy));
+        cells.push(after.unwrap_or_default());
+        cells
+    };
+    kinds(run).into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up;
+
+    fn named(preset: &str) -> Summary {
+        Summary {
+            preset: preset.to_owned(),
+            ..made_up::single()
+        }
+    }
+
+    #[test]
+    fn a_variation_stands_below_its_preset_with_what_it_changes() {
+        let mut corner = named("cpu-corner");
+        corner.differences.push(Difference {
+            name: "backdoor.placement".into(),
+            paper: "per-image".into(),
+            here: "corner".into(),
+        });
+        corner.differences[0].here = "3".into();
+        let runs = [named("cpu"), corner, named("quick"), named("cpux")];
+        let table = table(&runs).unwrap();
+        let names: Vec<&str> = table.rows.iter().map(|row| row[0].as_str()).collect();
+        assert_eq!(names, ["cpu", "cpu-corner"]);
+        assert_eq!(
+            table.rows[1][1],
+            "backdoor.training.epochs: 2 → 3; backdoor.placement: per-image → corner"
+        );
+    }
+
+    #[test]
+    fn no_variation_is_no_table() {
+        assert_eq!(table(&[named("cpu"), named("quick")]), None);
+        let mut elsewhere = named("cpu-corner");
+        elsewhere.device = "cuda".into();
+        assert_eq!(table(&[named("cpu"), elsewhere]), None);
+    }
+}
