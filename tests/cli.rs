@@ -20,6 +20,7 @@ fn help_says_what_each_command_is_for() {
         "export",
         "run",
         "plan",
+        "distributions",
         "report",
         "completions",
         "man",
@@ -73,6 +74,17 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
             "both take standard output",
         ),
         (&["run", "--normalize", "none"], "--clean"),
+        (
+            &["distributions", "--alphas", "0,much"],
+            "0 or more, not `much`",
+        ),
+        (&["distributions", "--alphas=-1"], "0 or more, not `-1`"),
+        (
+            &["distributions", "--alpha-beta", "1"],
+            "between 0 and 1, not `1`",
+        ),
+        (&["distributions", "-n", "1"], "1 is not in 2..=512"),
+        (&["distributions", "--triggers", "512"], "512"),
         (&["completions", "tcsh"], "possible values: bash"),
         (&["defend", "m", "-o", "x"], "--with"),
         (

@@ -7,6 +7,7 @@
 
 mod cli;
 mod detect;
+mod distributions;
 mod golden;
 mod hub;
 mod own_files;

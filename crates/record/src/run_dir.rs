@@ -11,6 +11,7 @@ use crate::{Key, Result, StepRecord, Summary, read_json, write_json};
 /// run.log        what happened              samples.svg   sampled triggers
 /// records/…      one JSON file a step       checkpoints/… networks and sub-models
 /// state/…        what is in progress        stale/…       results of other configurations
+/// distributions/…  samples of a network's sub-models on planes, with pictures
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunDir {

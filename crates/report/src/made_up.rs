@@ -1,8 +1,8 @@
 //! Made-up figures for tests: nobody measured them.
 
 use mesa_record::{
-    Difference, Mixture, MixtureWeight, NetworkRecord, Plan, PlannedChain, PlannedStage, Row,
-    Summary,
+    Difference, Distribution, DistributionPanel, Mixture, MixtureWeight, NetworkRecord, Patch,
+    PlacedPatch, Plan, PlannedChain, PlannedStage, Row, Summary,
 };
 
 fn summary(rows: Vec<Row>) -> Summary {
@@ -122,5 +122,51 @@ pub(crate) fn plan() -> Plan {
         engine_version: 1,
         measured_batches: Some(20),
         peak_rss_mb: Some(2345.6),
+    }
+}
+
+/// Four sub-models with three samples each, which are somewhere on both planes.
+pub(crate) fn distribution() -> Distribution {
+    let placed = |number: u16| {
+        let value = |k: u16| f32::from((37 * number + 11 * k * k) % 256) / 255.0;
+        let pixels: Vec<f32> = (0..27).map(value).collect();
+        let at = f64::from(number);
+        PlacedPatch {
+            patch: Patch::from_channels(&pixels),
+            pca: [at.sin(), at.cos()],
+            tsne: [3.0 * at.sin(), 0.5 * at],
+        }
+    };
+    let panel = |(index, (beta, alpha)): (u16, (f64, f64))| DistributionPanel {
+        beta,
+        alpha,
+        sample_asr: 0.931,
+        in_level_set: 0.875,
+        entropy_nats: 3.456,
+        entropy_se: 0.021,
+        entropy_upper_bound: -18.25,
+        sample_std: 0.21,
+        samples: (3 * index..3 * index + 3).map(placed).collect(),
+    };
+    let pairs = [(0.9, 0.1), (0.5, 0.1), (0.9, 10.0), (0.9, 0.0)];
+    Distribution {
+        preset: "made-up".into(),
+        data: "cifar10".into(),
+        trigger: "170".into(),
+        seed: 0,
+        target_class: 0,
+        patch_shape: [3, 3],
+        true_trigger: Some(placed(12)),
+        true_trigger_asr: 0.963,
+        panels: (0..).zip(pairs).map(panel).collect(),
+        pca_explained: [0.5, 0.25],
+        tsne_perplexity: 4.3333,
+        wall_s: 200.0,
+        device: "cpu".into(),
+        kernel_path: "portable".into(),
+        threads: 2,
+        processor: "a processor".into(),
+        version: "0.0.0".into(),
+        engine_version: 1,
     }
 }
