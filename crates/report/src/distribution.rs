@@ -131,7 +131,9 @@ pub(crate) fn section(distributions: &[(String, Distribution)]) -> String {
     let mut text = "\n## Trigger distributions\n\n\
         Samples of several sub-models of one attacked network, as patches on planes that all of them \
         share: the first two principal components of the samples, and t-SNE. The ring is the \
-        attacker's trigger, which no sub-model has seen.\n"
+        attacker's trigger, which no sub-model has seen. Entropy is a lower bound on information: where \
+        the network that measures it cannot read a generator's noise off its samples it stays low, \
+        however widely they spread; h ≤ and pixel std then say more.\n"
         .to_owned();
     for (name, distribution) in distributions {
         let _ = write!(

@@ -258,14 +258,19 @@ impl<'a> Sheet<'a> {
         svg.push_str("</g>\n");
     }
 
-    /// The true trigger in a ring, and what it is beside it, on the side where there is room.
+    /// The true trigger in a ring, and below it what it is, or above where there is no room.
     fn draw_true_trigger(&self, svg: &mut String, truth: &PlacedPatch) {
         let [x, y] = self.middle_of(truth);
         let radius = patch_side(self.patch_shape) + 1;
         let (anchor, label) = if x > SIDE / 2 {
-            ("end", x.saturating_sub(radius + 5))
+            ("end", x + radius)
         } else {
-            ("start", x + radius + 5)
+            ("start", x.saturating_sub(radius))
+        };
+        let baseline = if y + radius + 18 < SIDE {
+            y + radius + 14
+        } else {
+            y.saturating_sub(radius + 6)
         };
         let circle = |width: &str, color: &str| {
             format!(
@@ -280,10 +285,9 @@ impl<'a> Sheet<'a> {
         svg.push_str(&circle("2.5", RING));
         let _ = writeln!(
             svg,
-            "<text x=\"{label}\" y=\"{}\" font-size=\"12\" font-weight=\"bold\" \
+            "<text x=\"{label}\" y=\"{baseline}\" font-size=\"12\" font-weight=\"bold\" \
              text-anchor=\"{anchor}\" fill=\"{RING}\" stroke=\"{PANEL}\" stroke-width=\"3\" \
-             paint-order=\"stroke\">true trigger</text>",
-            y + 4
+             paint-order=\"stroke\">true trigger</text>"
         );
     }
 }
@@ -381,10 +385,9 @@ mod tests {
         let mut distribution = made_up::distribution();
         distribution.true_trigger = None;
         for panel in &mut distribution.panels {
-            panel
-                .samples
-                .iter_mut()
-                .for_each(|patch| patch.pca = [0.5, 0.5]);
+            for patch in &mut panel.samples {
+                patch.pca = [0.5, 0.5];
+            }
         }
         let svg = distribution_picture(&distribution, Plane::Pca, Axis::Beta);
         assert_eq!(svg.matches("translate(156 156)").count(), 6);

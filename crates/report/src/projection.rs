@@ -144,9 +144,10 @@ fn rotate(matrix: &mut [Vec<f64>], vectors: &mut [Vec<f64>], first: usize, secon
     for row in matrix.iter_mut().chain(vectors.iter_mut()) {
         (row[first], row[second]) = turned(row[first], row[second]);
     }
-    for column in 0..matrix.len() {
-        let (a, b) = turned(matrix[first][column], matrix[second][column]);
-        (matrix[first][column], matrix[second][column]) = (a, b);
+    // `first` is the lower of the two.
+    let (above, below) = matrix.split_at_mut(second);
+    for (a, b) in above[first].iter_mut().zip(&mut below[0]) {
+        (*a, *b) = turned(*a, *b);
     }
 }
 
@@ -237,9 +238,11 @@ mod tests {
         assert!(found.windows(2).all(|pair| pair[0].0 >= pair[1].0));
         for i in 0..size {
             for j in 0..size {
-                let sum = |term: &dyn Fn(&(f64, Vec<f64>)) -> f64| found.iter().map(term).sum();
-                let back: f64 = sum(&|(value, vector)| value * vector[i] * vector[j]);
-                let identity: f64 = sum(&|(_, vector)| vector[i] * vector[j]);
+                let (mut back, mut identity) = (0.0, 0.0);
+                for (value, vector) in &found {
+                    back += value * vector[i] * vector[j];
+                    identity += vector[i] * vector[j];
+                }
                 assert!((back - matrix[i][j]).abs() < 1e-12 * size as f64);
                 assert!((identity - f64::from(u8::from(i == j))).abs() < 1e-13 * size as f64);
             }

@@ -112,7 +112,9 @@ fn conditional(distances: &[f64], own: usize, perplexity: f64) -> Vec<f64> {
             row[other] = (-precision * (distances[other] - nearest)).exp();
         }
         let sum: f64 = row.iter().sum();
-        row.iter_mut().for_each(|weight| *weight /= sum);
+        for weight in &mut row {
+            *weight /= sum;
+        }
         let mean_distance: f64 = others()
             .map(|other| row[other] * (distances[other] - nearest))
             .sum();
