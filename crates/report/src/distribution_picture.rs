@@ -108,13 +108,8 @@ pub fn distribution_picture(distribution: &Distribution, plane: Plane, axis: Axi
     let mut svg = opened(width, height, &title(distribution, plane, axis));
     let _ = writeln!(svg, "<desc>{}</desc>", escaped(&description(&panels)));
     text(&mut svg, MARGIN, MARGIN + 12, 15, axis.words(plane));
-    text(
-        &mut svg,
-        MARGIN,
-        MARGIN + 34,
-        13,
-        &subtitle(distribution, plane),
-    );
+    let below = subtitle(distribution, plane);
+    text(&mut svg, MARGIN, MARGIN + 34, 13, &below);
     let sheet = Sheet::new(distribution, plane);
     for (index, panel) in panels.iter().enumerate() {
         let left = MARGIN + index % PER_ROW * (SIDE + GAP);
@@ -303,9 +298,7 @@ mod tests {
     use super::*;
     use crate::made_up;
 
-    fn both_planes() -> [Plane; 2] {
-        [Plane::Pca, Plane::Tsne]
-    }
+    const PLANES: [Plane; 2] = [Plane::Pca, Plane::Tsne];
 
     #[test]
     fn looks_as_it_did() {
@@ -331,7 +324,7 @@ mod tests {
     #[test]
     fn every_pixel_is_a_rectangle_and_every_panel_has_its_figures() {
         let distribution = made_up::distribution();
-        for plane in both_planes() {
+        for plane in PLANES {
             let svg = distribution_picture(&distribution, plane, Axis::Alpha);
             // Three samples and the true trigger in each of three panels, a ground for each and one
             // for all.
@@ -347,7 +340,7 @@ mod tests {
     #[test]
     fn one_scale_serves_both_axes_and_nothing_leaves_its_panel() {
         let distribution = made_up::distribution();
-        for plane in both_planes() {
+        for plane in PLANES {
             let sheet = Sheet::new(&distribution, plane);
             let samples = distribution.panels.iter().flat_map(|panel| &panel.samples);
             let patches: Vec<_> = samples.chain(&distribution.true_trigger).collect();
@@ -393,8 +386,7 @@ mod tests {
         assert_eq!(svg.matches("translate(156 156)").count(), 6);
         assert!(!svg.contains("true trigger") && !svg.contains("NaN"));
         distribution.panels.clear();
-        let empty = distribution_picture(&distribution, Plane::Pca, Axis::Beta);
-        assert!(empty.ends_with("</svg>\n"));
+        assert!(distribution_picture(&distribution, Plane::Pca, Axis::Beta).ends_with("</svg>\n"));
     }
 
     #[test]
