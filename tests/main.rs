@@ -14,3 +14,4 @@ mod pipeline;
 mod presets;
 mod program;
 mod pytorch;
+mod report;

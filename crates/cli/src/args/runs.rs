@@ -104,19 +104,31 @@ pub(crate) struct Plan {
     pub(crate) output: Option<PathBuf>,
 }
 
-/// Write the tables of the committed records
+/// Write the report of a run, or of the committed records
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  mesa report runs/quick
+  mesa report runs/detect-suspect -o suspect.html
   mesa report
   mesa report --check
 
-To be started in the repository's root: reads the summary.json, detection.json
-and plan.json files below docs/records, and writes docs/results.md and the
-tables in README.md and docs/performance.md.")]
+With a folder of `mesa run` or `mesa detect`, also while the run goes on: one page
+to look at (report.html, needs no network and no script), and its tables as
+results.md and results.csv.
+
+Without, to be started in the repository's root: reads the records below
+docs/records, and writes docs/report.html, docs/results.md, docs/results.csv,
+assets/figures/defense.svg and the tables in README.md and docs/performance.md.")]
 pub(crate) struct Report {
-    /// Write nothing; exit code 1 where a file is not what the records say
-    #[arg(long)]
+    /// Folder of a run or of a search for backdoors [default: the committed records]
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Where the page goes [default: report.html in the folder]
+    #[arg(short, long, value_name = "FILE", requires = "run_dir")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write nothing; exit code 1 where a file is not what the committed records say
+    #[arg(long, conflicts_with = "run_dir")]
     pub(crate) check: bool,
 }
 
