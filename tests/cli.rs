@@ -20,6 +20,7 @@ fn help_says_what_each_command_is_for() {
         "export",
         "run",
         "plan",
+        "distributions",
         "report",
         "completions",
         "man",
@@ -73,6 +74,17 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
             "both take standard output",
         ),
         (&["run", "--normalize", "none"], "--clean"),
+        (
+            &["distributions", "--alphas", "0,much"],
+            "0 or more, not `much`",
+        ),
+        (&["distributions", "--alphas=-1"], "0 or more, not `-1`"),
+        (
+            &["distributions", "--alpha-beta", "1"],
+            "between 0 and 1, not `1`",
+        ),
+        (&["distributions", "-n", "1"], "1 is not in 2..=512"),
+        (&["distributions", "--triggers", "512"], "512"),
         (&["completions", "tcsh"], "possible values: bash"),
         (&["defend", "m", "-o", "x"], "--with"),
         (
@@ -236,45 +248,19 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     let fitted = step(&["fit", &bad, "--target", "0", "--beta", "0.9", "-o", &g9]);
     assert_eq!(fitted["beta"], 0.9);
     step(&["fit", &bad, "--beta", "0.5", "-o", &g5]);
-    let defended = step(&["defend", &bad, "--with", &g9, "-o", &good]);
-    assert_eq!(defended["method"], "mesa:0.9");
-    let turns = step(&["defend", &bad, "--with", &g9, &g5, "-o", &good]);
-    assert_eq!(turns["method"], "ensemble:turns");
-    let weighted = step(&[
-        "defend",
-        &bad,
-        "--with",
-        &g9,
-        &g5,
-        "--weighted",
-        "-o",
-        &good,
-    ]);
-    assert_eq!(weighted["method"], "ensemble:weighted");
-    let control = step(&[
-        "defend",
-        &bad,
-        "--control",
-        "ideal",
-        "--trigger",
-        "170",
-        "-o",
-        &good,
-    ]);
-    assert_eq!(control["method"], "ideal");
-    let tuned = step(&["defend", &bad, "--control", "fine-tune", "-o", &good]);
-    assert_eq!(tuned["method"], "fine-tune");
-    let point = [
-        "defend",
-        &bad,
-        "--control",
-        "point",
-        "--target",
-        "0",
-        "-o",
-        &good,
+    let (one, both) = (vec!["--with", &g9], vec!["--with", &g9, &g5]);
+    let ways: [(&str, Vec<&str>); 6] = [
+        ("mesa:0.9", one),
+        ("ensemble:turns", both.clone()),
+        ("ensemble:weighted", [both, vec!["--weighted"]].concat()),
+        ("ideal", vec!["--control", "ideal", "--trigger", "170"]),
+        ("fine-tune", vec!["--control", "fine-tune"]),
+        ("point", vec!["--control", "point", "--target", "0"]),
     ];
-    assert_eq!(step(&point)["method"], "point");
+    for (method, how) in ways {
+        let arguments = [vec!["defend", &bad, "-o", &good], how].concat();
+        assert_eq!(step(&arguments)["method"], method);
+    }
     assert!(!folder.path().join("good.safetensors.state").exists());
 
     for (name, count) in [("t.svg", "3"), ("t.safetensors", "5")] {

@@ -1,4 +1,5 @@
-//! Compares with reference vectors that PyTorch computed in f64 (`golden/generate.py`).
+//! Compares with reference vectors that PyTorch computed in f64 (`golden/generate.py`), and with
+//! what other programs wrote (the scripts beside it).
 //!
 //! Tolerances are relative to the largest value of a tensor. What f32 costs is a few units of its
 //! last place (6e-8) for each level of summation; a wrong formula costs orders of magnitude more.
@@ -8,6 +9,7 @@ mod checkpoints;
 mod cifar_python;
 mod kernels;
 mod perceptrons;
+mod projection;
 mod resnet;
 mod step_accuracy;
 

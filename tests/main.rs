@@ -7,6 +7,7 @@
 
 mod cli;
 mod detect;
+mod distributions;
 mod golden;
 mod hub;
 mod own_files;
@@ -14,3 +15,4 @@ mod pipeline;
 mod presets;
 mod program;
 mod pytorch;
+mod report;

@@ -13,8 +13,8 @@ pub(crate) struct Args {
     pub(crate) check: bool,
 }
 
-/// Starts `mesa report`, which reads `docs/records` and writes the blocks of README and
-/// `docs/performance.md`, and `docs/results.md`.
+/// Starts `mesa report`, which reads `docs/records` and writes `docs/report.html`, `docs/results.md`,
+/// `docs/results.csv`, README's figure, and the blocks of README and `docs/performance.md`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mesa = workspace::build(["--bin", "mesa"])?;
     let status = Command::new(mesa)

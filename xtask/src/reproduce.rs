@@ -20,7 +20,7 @@ use crate::workspace;
 #[derive(clap::Args, Clone, Default)]
 pub(crate) struct Args {
     /// `quick` (one trigger, minutes on a CPU), `cpu` (the paper's schedule at
-    /// width 16) or `paper` [default: quick]
+    /// width 16), `paper`, or another file's name in assets/presets [default: quick]
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
     /// A file of settings, like those in assets/presets

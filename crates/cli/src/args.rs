@@ -1,6 +1,7 @@
 //! What can be said on the command line: clap types, nothing else.
 
 mod detect;
+mod distributions;
 mod runs;
 mod shells;
 mod steps;
@@ -11,7 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesa_models::Normalization;
 
 pub(crate) use detect::Detect;
-pub(crate) use runs::{Plan, Report, Run, Selection};
+pub(crate) use distributions::Distributions;
+pub(crate) use runs::{Plan, Report, Run, Selection, Sources};
 pub(crate) use shells::{Completions, Man};
 pub(crate) use steps::{
     Attack, Control, DataAction, DataCommand, DataFetch, Defend, Evaluate, Export, Fit, OnHub,
@@ -90,6 +92,7 @@ pub(crate) enum Command {
     Export(Export),
     Run(Run),
     Plan(Plan),
+    Distributions(Distributions),
     Report(Report),
     Completions(Completions),
     Man(Man),

@@ -140,7 +140,7 @@ pub(crate) fn defense_images(data: &Dataset, config: &DataConfig) -> Result<Defe
 
 /// The images that results are measured on.
 pub(crate) fn evaluation_images(data: &Dataset, config: &DataConfig) -> Result<Images> {
-    Ok(data.test.select(&test_split(data, config)?.second))
+    Ok(data.test.select(test_split(data, config)?.second()))
 }
 
 /// The first `count` images, or all where there are fewer.

@@ -3,7 +3,7 @@
 
 use indicatif::ProgressBar;
 use mesa_record::{Plan, Summary};
-use mesa_report::live_table;
+use mesa_report::live_text;
 
 use crate::method::Method;
 use crate::pipeline::{Chain, Open, Session};
@@ -55,8 +55,7 @@ impl<'a> Live<'a> {
             rows.sum::<usize>(),
             self.chains.len() * self.methods.len(),
         );
-        let table = live_table(summary).to_terminal();
-        screen.set_message(format!("{head}{}", table.trim_end()));
+        screen.set_message(format!("{head}\n{}", live_text(summary)));
         screen.tick();
     }
 }

@@ -74,6 +74,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Export(args) => commands::export::run(&args, json),
         Command::Run(args) => commands::run::run(&args, json, threads),
         Command::Plan(args) => commands::plan::run(&args, json, threads),
+        Command::Distributions(args) => commands::distributions::run(&args, json, threads),
         Command::Report(args) => commands::report::run(&args, json),
         Command::Completions(args) => commands::shells::completions(&args),
         Command::Man(args) => commands::shells::man(&args),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use candle::Device;
-use mesa::entropy_of;
+use mesa::{MesaConfig, entropy_of};
 use mesa_defense::{DefenseImages, SampleSuccess, SampleTest};
 use mesa_models::{FrozenClassifier, Seeds};
 use mesa_record::Step;
@@ -28,6 +28,8 @@ pub(crate) struct Modeling<'a> {
     /// Where the steps' files are, below the folders of the run.
     pub(crate) folder: &'a str,
     pub(crate) beta: f64,
+    /// Weight of the entropy, the settings' or another.
+    pub(crate) alpha: f64,
     pub(crate) target_class: u32,
     pub(crate) seed: u64,
 }
@@ -65,9 +67,13 @@ pub(crate) struct Modeled {
 impl Modeled {
     /// Samples for a picture, `(64, 3, height, width)`, flattened.
     pub(crate) fn pictured(&self, seed: u64) -> Result<Vec<f32>> {
+        self.drawn(&Seeds::new(seed, "picture"), PICTURED)
+    }
+
+    /// Samples of a stream, `(count, 3, height, width)`, flattened.
+    pub(crate) fn drawn(&self, seeds: &Seeds, count: usize) -> Result<Vec<f32>> {
         let sub_model = inputs::sub_model(&self.fit.files.checkpoint)?;
-        let mut rng = Seeds::new(seed, "picture").start();
-        let samples = sub_model.sample(&mut rng, PICTURED)?;
+        let samples = sub_model.sample(&mut seeds.start(), count)?;
         Ok(samples.flatten_all()?.to_vec1()?)
     }
 
@@ -77,7 +83,7 @@ impl Modeled {
     }
 }
 
-/// The name of a step of a sub-model.
+/// The name of a step of a sub-model at the settings' α.
 pub(crate) fn step_name(folder: &str, kind: &str, beta: f64) -> String {
     format!("{folder}/{kind}-{beta}")
 }
@@ -102,10 +108,23 @@ impl Modeling<'_> {
         })
     }
 
+    /// The name of a step: the settings' α is not named.
+    fn name(&self, kind: &str) -> String {
+        let name = step_name(self.folder, kind, self.beta);
+        if self.alpha.to_bits() == self.config.mesa.alpha.to_bits() {
+            name
+        } else {
+            format!("{name}-alpha-{}", self.alpha)
+        }
+    }
+
     fn fit(&self, step: &Step, made_by: &BTreeMap<String, String>) -> Result<Finished<FitResults>> {
-        let (beta, mesa) = (self.beta, &self.config.mesa);
-        let name = step_name(self.folder, "fit", beta);
-        self.ledger.step(&name, step, |files, watch| {
+        let beta = self.beta;
+        let mesa = &MesaConfig {
+            alpha: self.alpha,
+            ..self.config.mesa.clone()
+        };
+        self.ledger.step(&self.name("fit"), step, |files, watch| {
             let images = self.images.clone();
             let seen = (images.images().len() * mesa.images_per_trigger * mesa.epochs) as u64;
             let placement = self.config.retrain.placement;
@@ -121,8 +140,7 @@ impl Modeling<'_> {
     }
 
     fn samples(&self, step: &Step, fit: &Finished<FitResults>) -> Result<Finished<SampleSuccess>> {
-        let name = step_name(self.folder, "samples", self.beta);
-        self.ledger.step(&name, step, |_, watch| {
+        self.ledger.step(&self.name("samples"), step, |_, watch| {
             let test = self.config.sample_test(self.target_class);
             let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
             let suspect = (self.suspect)()?;
@@ -136,8 +154,7 @@ impl Modeling<'_> {
     }
 
     fn entropy(&self, step: &Step, fit: &Finished<FitResults>) -> Result<Finished<EntropyResults>> {
-        let name = step_name(self.folder, "entropy", self.beta);
-        self.ledger.step(&name, step, |_, _| {
+        self.ledger.step(&self.name("entropy"), step, |_, _| {
             let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
             let seeds = Seeds::new(self.seed, "entropy");
             let found = entropy_of(&Device::Cpu, &sub_model, &self.config.entropy, &seeds)?;

@@ -79,6 +79,7 @@ mod tests {
         for (name, _) in PRESETS {
             of(name);
         }
+        assert_eq!(PRESETS.map(|(name, _)| name), mesa_report::PRESETS);
         let (cpu, target) = (of("cpu"), of("cpu-target-5"));
         assert_eq!(target.backdoor.target_class, 5);
         let mut back = target;

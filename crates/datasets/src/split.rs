@@ -6,13 +6,23 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::batches::shuffled;
 use crate::{Error, Result};
 
-/// Two disjoint sets of indices that together are all of them.
+/// Two disjoint sets of indices that together are all of them. Only [`split`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
+    first: Vec<usize>,
+    second: Vec<usize>,
+}
+
+impl Split {
     /// What the defender works with: trigger modeling and retraining.
-    pub first: Vec<usize>,
+    pub fn first(&self) -> &[usize] {
+        &self.first
+    }
+
     /// What the result is measured on.
-    pub second: Vec<usize>,
+    pub fn second(&self) -> &[usize] {
+        &self.second
+    }
 }
 
 /// Permutes `len` indices by `seed`; the first `first` of them, and the others.
@@ -25,7 +35,7 @@ pub struct Split {
 ///
 /// ```
 /// let split = mesa_datasets::split(10_000, 8_000, 0)?;
-/// assert_eq!((split.first.len(), split.second.len()), (8_000, 2_000));
+/// assert_eq!((split.first().len(), split.second().len()), (8_000, 2_000));
 /// # Ok::<(), mesa_datasets::Error>(())
 /// ```
 pub fn split(len: usize, first: usize, seed: u64) -> Result<Split> {

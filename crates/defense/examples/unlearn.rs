@@ -87,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let split = split(data.test.len(), 2_000, 0)?;
     let (held, evaluation) = (
         DefenseImages::new(&data.test, &split),
-        data.test.select(&split.second),
+        data.test.select(split.second()),
     );
 
     let training = TrainingConfig {

@@ -28,7 +28,7 @@ impl DefenseImages {
     ///
     /// If the split belongs to more images than there are.
     pub fn new(images: &Images, split: &Split) -> Self {
-        Self(images.select(&split.first))
+        Self(images.select(split.first()))
     }
 
     /// The first `count` of them, or all where there are fewer: for runs that must be short.
@@ -55,11 +55,11 @@ mod tests {
         let test = synthetic(0, 1, 50).test;
         let split = split(50, 40, 1).unwrap();
         let held = DefenseImages::new(&test, &split);
-        for (position, index) in split.first.iter().enumerate() {
+        for (position, index) in split.first().iter().enumerate() {
             assert_eq!(held.images().image(position), test.image(*index));
             assert_eq!(held.images().labels()[position], test.labels()[*index]);
         }
-        let evaluation = test.select(&split.second);
+        let evaluation = test.select(split.second());
         for index in 0..evaluation.len() {
             let same = |held_at| held.images().image(held_at) == evaluation.image(index);
             assert!(!(0..held.images().len()).any(same));

@@ -43,6 +43,16 @@
 //! }
 //! ```
 //!
+//! a split is drawn and cannot be put together by hand,
+//!
+//! ```compile_fail,E0451
+//! use mesa_datasets::Split;
+//!
+//! fn of_my_choice(indices: Vec<usize>) -> Split {
+//!     Split { first: indices, second: Vec::new() }
+//! }
+//! ```
+//!
 //! and a reversed trigger comes out of a search alone: none can be made of the attacker's.
 //!
 //! ```

@@ -244,6 +244,15 @@ mod tests {
     }
 
     #[test]
+    fn no_weight_of_the_entropy_is_a_weight() {
+        let without = MesaConfig {
+            alpha: 0.0,
+            ..MesaConfig::paper()
+        };
+        without.validate().unwrap();
+    }
+
+    #[test]
     fn names_the_setting_that_is_out_of_range() {
         let named = |config: MesaConfig| match config.validate() {
             Err(Error::Config { name, .. }) => name,

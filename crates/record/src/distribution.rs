@@ -19,7 +19,8 @@ pub struct Distribution {
     pub target_class: u32,
     /// Height and width of every patch.
     pub patch_shape: [usize; 2],
-    /// The attacker's trigger, where it is of that size: drawn, and used for nothing else.
+    /// The attacker's trigger, where it is of that size. Nothing was modeled with it; on the t-SNE
+    /// plane it is one point among the samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub true_trigger: Option<PlacedPatch>,
     /// ASR of the attacker's trigger.

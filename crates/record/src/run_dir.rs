@@ -12,6 +12,7 @@ use crate::{Key, Result, StepRecord, Summary, read_json, write_json};
 /// records/…      one JSON file a step       checkpoints/… networks and sub-models
 /// state/…        what is in progress        stale/…       results of other configurations
 /// curves.csv     figures of trainings, epoch by epoch
+/// distributions/…  samples of a network's sub-models on planes, with pictures
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunDir {

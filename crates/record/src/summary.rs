@@ -83,7 +83,7 @@ pub struct Row {
     /// Time for this row's own steps.
     pub wall_s: f64,
     /// Of a `mesa:β` row: attack success rate of the sub-model's samples; of a `point` row that of
-    /// the reversed trigger, on the same clean images.
+    /// the reversed trigger, on the first 2,000 of the images that the defense sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_asr: Option<f64>,
     /// Of a `mesa:β` row: share of samples whose mean target probability is β or more.

@@ -1,62 +1,18 @@
-//! Committed records → README's result table and `docs/results.md`.
+//! Committed records → README's tables and figure, `docs/results.md`, `docs/report.html` and the rest.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    ops::Range,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use mesa_record::{Detection, Plan, Row, Summary, TriggerName, read_json, write_text};
+use mesa_record::{Curve, Summary, read_curves, read_json};
+use serde::de::DeserializeOwned;
 
-use crate::{
-    Report, Result,
-    blocks::with_block,
-    detection,
-    format::{data_words, hardware, memory, percent, seconds},
-    means::{kinds, means, worst_words},
-    paper::paper_figure,
-    plan,
-    report::{attack_note, network_table, networks},
-    speed,
-};
-
-/// Networks that `docs/results.md` lists one by one at most; beyond, the table
-/// of their ASR has to do.
-const MOST_NETWORKS: usize = 12;
-
-/// A file that is made from the committed records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GeneratedFile {
-    /// Where it belongs.
-    pub path: PathBuf,
-    /// What it shall hold.
-    pub text: String,
-}
-
-impl GeneratedFile {
-    /// Whether the file on disk holds just that.
-    ///
-    /// # Errors
-    ///
-    /// [`crate::Error::Io`] if it exists and cannot be read.
-    pub fn is_current(&self) -> Result<bool> {
-        Ok(self.path.exists() && fs_err::read_to_string(&self.path)? == self.text)
-    }
-
-    /// Writes it where it is not current; returns whether it had to.
-    ///
-    /// # Errors
-    ///
-    /// [`crate::Error::Record`] if it cannot be written.
-    pub fn write(&self) -> Result<bool> {
-        let stale = !self.is_current()?;
-        if stale {
-            write_text(&self.path, &self.text)?;
-        }
-        Ok(stale)
-    }
-}
+use crate::blocks::with_block;
+use crate::csv::csv_of_all;
+use crate::defense_figure::defense_figure;
+use crate::documents::{FIGURE, readme_block, results_page};
+use crate::files::{GeneratedFile, below, below_ending, folder_name, way};
+use crate::page::{Contents, Recorded, report_page};
+use crate::runs::{Run, merged};
+use crate::{PatchOf, Result, distribution, speed};
 
 /// Every `summary.json` below `docs/records`, by path.
 ///
@@ -64,14 +20,15 @@ impl GeneratedFile {
 ///
 /// If one cannot be read or is no summary.
 pub fn read_committed(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
-    paths(root, "summary.json")?
+    below(&root.join("docs/records"), "summary.json")?
         .into_iter()
         .map(|path| Ok((path.clone(), read_json(&path)?)))
         .collect()
 }
 
-/// `README.md` with its tables, `docs/results.md`, and `docs/performance.md` with its tables, as
-/// the committed records below `root` say they shall be.
+/// What the committed records below `root` say: `README.md` with its tables and its figure,
+/// `docs/performance.md` with its tables, and in `docs` the whole report as `report.html`, its
+/// tables as `results.md`, its rows as `results.csv`.
 ///
 /// # Errors
 ///
@@ -80,43 +37,93 @@ pub fn read_committed(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
 /// # Examples
 ///
 /// ```no_run
-/// for file in mesa_report::committed_files(std::path::Path::new("."))? {
+/// for file in mesa_report::committed_files(std::path::Path::new("."), |_| None)? {
 ///     file.write()?;
 /// }
 /// # Ok::<(), mesa_report::Error>(())
 /// ```
-pub fn committed_files(root: &Path) -> Result<Vec<GeneratedFile>> {
-    let records = read_committed(root)?
-        .into_iter()
-        .map(|(_, summary)| summary)
-        .collect();
-    let runs = merged(records);
-    let plans = paths(root, "plan.json")?;
-    let plans = plans
-        .iter()
-        .map(|path| read_json(path))
-        .collect::<Result<Vec<Plan>, _>>()?;
-    let detections = paths(root, "detection.json")?
-        .iter()
-        .map(|path| Ok((folder_name(path), read_json(path)?)))
-        .collect::<Result<Vec<(String, Detection)>>>()?;
-    let records = speed::read_records(root)?;
+pub fn committed_files(root: &Path, patch_of: PatchOf) -> Result<Vec<GeneratedFile>> {
+    let contents = committed_contents(root)?;
+    let runs: Vec<&Summary> = contents.runs.iter().map(|run| &run.summary).collect();
+    let figure = runs
+        .first()
+        .and_then(|summary| defense_figure(summary, patch_of));
+    let caption = figure.as_ref().map(|figure| figure.caption.as_str());
     let readme = [
-        ("results", readme_block(&runs)),
-        ("speed", speed::readme_block(&records)),
+        ("results", readme_block(&runs, caption)),
+        ("speed", speed::readme_block(&contents.speed)),
     ];
-    let results = GeneratedFile {
-        path: root.join("docs/results.md"),
-        text: results_page(&runs, &detections, &plans),
+    let performance = speed::page_blocks(&contents.speed);
+    let file = |name: &str, text: String| GeneratedFile {
+        path: root.join(name),
+        text,
     };
-    Ok(vec![
+    let mut files = vec![
         with_blocks(root.join("README.md"), &readme)?,
-        results,
-        with_blocks(
-            root.join("docs/performance.md"),
-            &speed::page_blocks(&records),
-        )?,
-    ])
+        file("docs/results.md", results_page(&contents)),
+        with_blocks(root.join("docs/performance.md"), &performance)?,
+        file("docs/results.csv", csv_of_all(&runs)),
+        file("docs/report.html", report_page(&contents, patch_of)),
+    ];
+    files.extend(figure.map(|figure| file(FIGURE, figure.svg)));
+    for found in &contents.distributions {
+        files.extend(distribution::figures(root, &found.name, &found.record));
+    }
+    Ok(files)
+}
+
+/// All that is committed, with links as a page in `docs` has them.
+fn committed_contents(root: &Path) -> Result<Contents> {
+    let docs = root.join("docs");
+    let runs = read_committed(root)?
+        .into_iter()
+        .map(|(path, summary)| Ok(Run::new(way(&docs, &path), summary, curves_beside(&path)?)))
+        .collect::<Result<Vec<Run>>>()?;
+    // The picture that README shows.
+    let figures = root.join("assets/figures");
+    let pictures = below_ending(&figures, "svg")?
+        .into_iter()
+        .filter(|path| {
+            path.file_stem()
+                .is_some_and(|stem| stem.to_string_lossy().starts_with("samples-"))
+        })
+        .map(|path| Ok((way(root, &path), fs_err::read_to_string(&path)?)))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Contents {
+        title: "MESA: removing neural backdoors, the report".to_owned(),
+        of_repository: true,
+        runs: merged(runs),
+        detections: recorded(&docs, "detection.json")?,
+        distributions: recorded(&docs, "distribution.json")?,
+        plans: recorded(&docs, "plan.json")?,
+        speed: speed::read_records(root)?,
+        pictures,
+        in_progress: Vec::new(),
+    })
+}
+
+/// The curves beside a summary, where there are any.
+pub(crate) fn curves_beside(summary: &Path) -> Result<Vec<Curve>> {
+    let path = summary.with_file_name("curves.csv");
+    if path.exists() {
+        Ok(read_curves(&path)?)
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+/// Every committed record of one kind, called after its folder.
+fn recorded<T: DeserializeOwned>(docs: &Path, name: &str) -> Result<Vec<Recorded<T>>> {
+    below(&docs.join("records"), name)?
+        .into_iter()
+        .map(|path| {
+            Ok(Recorded {
+                name: folder_name(&path),
+                link: way(docs, &path),
+                record: read_json(&path)?,
+            })
+        })
+        .collect()
 }
 
 /// A file with everything between the marks of each block replaced.
@@ -126,251 +133,6 @@ fn with_blocks(path: PathBuf, blocks: &[(&str, String)]) -> Result<GeneratedFile
         text = with_block(&path, &text, name, block)?;
     }
     Ok(GeneratedFile { path, text })
-}
-
-/// The name of the folder that a file lies in.
-fn folder_name(path: &Path) -> String {
-    path.parent()
-        .and_then(Path::file_name)
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
-/// Every file of that name below `docs/records`.
-fn paths(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    find(&root.join("docs/records"), name, &mut found)?;
-    found.sort();
-    Ok(found)
-}
-
-fn find(folder: &Path, name: &str, found: &mut Vec<PathBuf>) -> Result<()> {
-    if !folder.is_dir() {
-        return Ok(());
-    }
-    for entry in fs_err::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            find(&path, name, found)?;
-        } else if path.file_name().is_some_and(|found| found == name) {
-            found.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// One summary for each preset, data set, device and engine: sweeps are run in
-/// parts. A row that occurs twice is taken from the run that computed it, else
-/// from the first.
-fn merged(records: Vec<Summary>) -> Vec<Summary> {
-    let mut runs: BTreeMap<_, Summary> = BTreeMap::new();
-    for record in records {
-        let order = match record.preset.as_str() {
-            "paper" => 0,
-            "cpu" => 1,
-            "quick" => 2,
-            _ => 3,
-        };
-        let key = (
-            record.data == "synthetic",
-            order,
-            record.preset.clone(),
-            record.data.clone(),
-            record.device.clone(),
-            record.engine_version,
-        );
-        match runs.get_mut(&key) {
-            None => drop(runs.insert(key, record)),
-            Some(run) => merge(run, record),
-        }
-    }
-    runs.into_values().collect()
-}
-
-fn merge(run: &mut Summary, more: Summary) {
-    run.wall_s += more.wall_s;
-    run.peak_rss_mb = match (run.peak_rss_mb, more.peak_rss_mb) {
-        (Some(one), Some(other)) => Some(one.max(other)),
-        (one, other) => one.or(other),
-    };
-    for difference in more.differences {
-        if !run.differences.contains(&difference) {
-            run.differences.push(difference);
-        }
-    }
-    for row in more.rows {
-        let same = |known: &&mut Row| {
-            (&known.trigger, known.seed, &known.method) == (&row.trigger, row.seed, &row.method)
-        };
-        match run.rows.iter_mut().find(same) {
-            None => run.rows.push(row),
-            Some(known) if known.committed && !row.committed => *known = row,
-            Some(_) => {}
-        }
-    }
-}
-
-/// README's table: the paper and ours; what made it, in which time, on what.
-fn readme_block(runs: &[Summary]) -> String {
-    if runs.is_empty() {
-        return "No run is committed yet.\n".to_owned();
-    }
-    let blocks: Vec<String> = runs.iter().map(readme_run).collect();
-    blocks.join("\n")
-}
-
-fn readme_run(run: &Summary) -> String {
-    let mut text = String::new();
-    for kind in kinds(run) {
-        let _ = write!(
-            text,
-            "**{}, preset `{}`, {}**: ASR of the attacker's trigger in percent, mean (worst) over networks\n\n\
-             | method | paper | ours | networks | our clean accuracy |\n\
-             | --- | ---: | ---: | ---: | ---: |\n",
-            data_words(&run.data),
-            run.preset,
-            kind.words(),
-        );
-        for means in means(run, kind) {
-            let worst = |figure: &str| format!(" ({})", worst_words(&means.method, figure));
-            let paper = paper_figure(&run.data, kind, &means.method).map(|paper| {
-                let lowest_or_highest = paper.worst.map(|figure| worst(&format!("{figure:.1}")));
-                format!("{}{}", paper.mean, lowest_or_highest.unwrap_or_default())
-            });
-            let _ = writeln!(
-                text,
-                "| {} | {} | {}{} | {} | {} |",
-                means.method,
-                paper.unwrap_or_default(),
-                percent(means.asr),
-                worst(&percent(means.worst)),
-                means.count,
-                percent(means.clean_accuracy),
-            );
-        }
-        text.push('\n');
-    }
-    if let Some(note) = attack_note(run) {
-        let _ = writeln!(text, "Note: {note}.\n");
-    }
-    let _ = writeln!(
-        text,
-        "`{}` · {} · peak memory {} · {}",
-        commands(run).join("` and `"),
-        seconds(run.wall_s),
-        memory(run.peak_rss_mb),
-        hardware(run),
-    );
-    text
-}
-
-/// `docs/results.md`.
-fn results_page(runs: &[Summary], detections: &[(String, Detection)], plans: &[Plan]) -> String {
-    let mut text = "# Results\n\n\
-        Generated by `cargo xtask report` from `docs/records/**/{summary,detection,plan}.json`; \
-        do not edit.\n\n\
-        ASR: share of stamped images, not of the target class, that are given the target class. \
-        Regained: share of those images that are given their true class. Sample ASR: that of the \
-        sub-model's own samples. In level set: share of samples whose mean target probability is β \
-        or more. Entropy: lower bound on the information I between noise and noisy samples, which \
-        ranks spread and is no volume; the noisy samples' own entropy is h = I − 23.86 nats for 3×3 \
-        triggers and noise 0.1. h ≤: that of the Gaussian with their covariance, which h never \
-        exceeds. γ: what a sub-model weighs in `ensemble:weighted`, with the error that entropy's \
-        carries into it, and at equal h. The paper's figures: width 64, mean and worst over 51 \
-        black/white triggers or mean over 10 color triggers.\n"
-        .to_owned();
-    if runs.is_empty() {
-        text.push_str("\nNo run is committed yet.\n");
-    }
-    for run in runs {
-        let _ = write!(
-            text,
-            "\n## {} on {}, {}\n\n```text\n{}\n```\n\n",
-            run.preset,
-            data_words(&run.data),
-            run.device,
-            commands(run).join("\n")
-        );
-        text.push_str(&Report::of(run).to_markdown());
-        text.push_str(&each_network(run));
-    }
-    if !detections.is_empty() {
-        text.push_str(&detection::section(detections));
-    }
-    for plan in plans {
-        text.push_str(&plan::section(plan));
-    }
-    text
-}
-
-/// The full table of every network, where a sweep is small enough.
-fn each_network(run: &Summary) -> String {
-    let networks = networks(run);
-    if !(2..=MOST_NETWORKS).contains(&networks.len()) {
-        return String::new();
-    }
-    let mut text = "\n### Every network\n".to_owned();
-    for (trigger, seed) in networks {
-        let table = network_table(run, (trigger, seed)).to_markdown();
-        let _ = write!(text, "\nTrigger {trigger}, seed {seed}:\n\n{table}");
-    }
-    text
-}
-
-/// The commands that make a run, one for each set of triggers with the same seeds.
-fn commands(run: &Summary) -> Vec<String> {
-    let mut seeds_of: BTreeMap<&TriggerName, Vec<u64>> = BTreeMap::new();
-    for (trigger, seed) in networks(run) {
-        seeds_of.entry(trigger).or_default().push(seed);
-    }
-    let mut triggers_of: BTreeMap<Vec<u64>, Vec<&TriggerName>> = BTreeMap::new();
-    for (trigger, seeds) in seeds_of {
-        triggers_of.entry(seeds).or_default().push(trigger);
-    }
-    let mut commands = Vec::new();
-    for (seeds, triggers) in triggers_of {
-        commands.extend(
-            ranges(&seeds)
-                .iter()
-                .map(|seeds| command(run, &triggers, seeds)),
-        );
-    }
-    commands
-}
-
-fn command(run: &Summary, triggers: &[&TriggerName], seeds: &Range<u64>) -> String {
-    let mut command = format!("cargo xtask reproduce --preset {}", run.preset);
-    if run.data == "synthetic" {
-        command.push_str(" --data synthetic");
-    }
-    let are_patterns = triggers
-        .iter()
-        .all(|trigger| matches!(trigger, TriggerName::Pattern(_)));
-    let names: Vec<String> = triggers.iter().map(ToString::to_string).collect();
-    // There are 51 classes of patterns.
-    let all = are_patterns && triggers.len() == 51;
-    let list = if all {
-        "all".to_owned()
-    } else {
-        names.join(",")
-    };
-    let _ = write!(command, " --triggers {list}");
-    if *seeds != (0..1) {
-        let _ = write!(command, " --seeds {}..{}", seeds.start, seeds.end);
-    }
-    command
-}
-
-/// Sorted seeds as half-open ranges.
-fn ranges(seeds: &[u64]) -> Vec<Range<u64>> {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for &seed in seeds {
-        match ranges.last_mut() {
-            Some(range) if range.end == seed => range.end += 1,
-            _ => ranges.push(seed..seed + 1),
-        }
-    }
-    ranges
 }
 
 #[cfg(test)]
@@ -401,50 +163,57 @@ mod tests {
         root
     }
 
+    fn files_of(root: &tempfile::TempDir) -> Vec<GeneratedFile> {
+        committed_files(root.path(), |_| None).unwrap()
+    }
+
+    fn text<'a>(files: &'a [GeneratedFile], name: &str) -> &'a str {
+        &files
+            .iter()
+            .find(|file| file.path.ends_with(name))
+            .unwrap()
+            .text
+    }
+
     #[test]
     fn files_are_current_once_written() {
         let root = repository(&[("one", made_up::sweep())]);
-        let files = committed_files(root.path()).unwrap();
+        let files = files_of(&root);
         assert!(files.iter().all(|file| file.write().unwrap()));
-        let again = committed_files(root.path()).unwrap();
+        let again = files_of(&root);
         assert!(again.iter().all(|file| file.is_current().unwrap()));
         let readme = fs_err::read_to_string(root.path().join("README.md")).unwrap();
         assert!(readme.starts_with("# Title\n") && readme.ends_with("\n\nrest\n"));
-        assert!(!readme.contains("old"));
+        assert!(!readme.contains("old") && readme.contains(FIGURE));
+        assert!(text(&files, FIGURE).starts_with("<svg"));
     }
 
     #[test]
-    fn pages_look_as_they_did() {
-        let mut other = made_up::single();
-        other.preset = "quick".into();
-        let runs = merged(vec![other, made_up::sweep()]);
-        insta::assert_snapshot!("readme_block", readme_block(&runs));
-        insta::assert_snapshot!("results_page", results_page(&runs, &[], &[made_up::plan()]));
-    }
-
-    #[test]
-    fn parts_of_a_sweep_become_one_run() {
-        let (mut one, mut two) = (made_up::sweep(), made_up::sweep());
-        one.rows.truncate(4);
-        for row in &mut one.rows {
-            row.committed = true;
-            row.asr = 0.5;
+    fn the_page_links_each_network_to_its_record() {
+        let root = repository(&[("one", made_up::sweep()), ("two", made_up::repeated())]);
+        let curves = [mesa_record::Curve {
+            step: "170/seed-0/attack".into(),
+            points: vec![mesa_record::CurvePoint {
+                epoch: 1,
+                figure: "loss".into(),
+                value: 0.5,
+            }],
+        }];
+        let beside = root.path().join("docs/records/two/curves.csv");
+        mesa_record::write_curves(&beside, &curves).unwrap();
+        let files = files_of(&root);
+        let page = text(&files, "report.html");
+        for part in [
+            "href=\"records/one/summary.json\"",
+            "href=\"records/two/summary.json\"",
+            "attack: loss",
+            "cargo xtask reproduce --preset made-up",
+        ] {
+            assert!(page.contains(part), "{part}");
         }
-        two.wall_s = 100.0;
-        let runs = merged(vec![one, two]);
-        assert_eq!(runs.len(), 1);
-        assert_eq!(runs[0].rows, made_up::sweep().rows);
-        assert!((runs[0].wall_s - 300.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn commands_say_no_more_than_was_run() {
-        let expected = [
-            "cargo xtask reproduce --preset made-up --triggers 0,color:3",
-            "cargo xtask reproduce --preset made-up --triggers 170 --seeds 0..2",
-        ];
-        assert_eq!(commands(&made_up::sweep()), expected);
-        assert_eq!(ranges(&[0, 1, 4]), [0..2, 4..5]);
+        // Both files have rows of trigger 170, seed 0.
+        assert!(page.contains("<a href=\"records/one/summary.json\">170</a> <a href=\"records/two/summary.json\">(2)</a>"));
+        assert!(text(&files, "results.csv").lines().count() > 20);
     }
 
     #[test]
@@ -452,24 +221,23 @@ mod tests {
         let root = repository(&[]);
         let path = root.path().join("docs/records/paper-plan/plan.json");
         mesa_record::write_json(&path, &made_up::plan()).unwrap();
-        let results = &committed_files(root.path()).unwrap()[1];
+        let files = files_of(&root);
+        let results = text(&files, "results.md");
         assert!(
-            results.text.contains("## What preset paper needs on a CPU")
-                && results
-                    .text
-                    .contains("time 4.6 days; peak memory 2346 MiB; disk 2.5 GB"),
-            "{}",
-            results.text
+            results.contains("## What preset paper needs on a CPU")
+                && results.contains("time 4.6 days; peak memory 2346 MiB; disk 2.5 GB"),
+            "{results}"
         );
     }
 
     #[test]
     fn nothing_committed_is_said() {
         let root = repository(&[]);
-        let files = committed_files(root.path()).unwrap();
-        let says = |file: &GeneratedFile, what| file.text.contains(what);
-        assert!(says(&files[0], "No run is committed yet"));
-        assert!(says(&files[1], "No run is committed yet"));
-        assert!(says(&files[2], "Not measured yet"));
+        let files = files_of(&root);
+        assert!(text(&files, "README.md").contains("No run is committed yet"));
+        assert!(text(&files, "results.md").contains("No run is committed yet"));
+        assert!(text(&files, "performance.md").contains("Not measured yet"));
+        assert!(text(&files, "report.html").contains("Nothing has been measured yet"));
+        assert!(files.iter().all(|file| !file.path.ends_with(FIGURE)));
     }
 }

@@ -4,7 +4,7 @@ use mesa_record::Summary;
 
 use crate::paper::rank;
 
-const COLUMNS: &str = "preset,data,device,trigger,seed,method,asr,clean_accuracy,regained_accuracy,\
+const COLUMNS: &str = "preset,data,device,trigger,seed,method,repeat,asr,clean_accuracy,regained_accuracy,\
     wall_s,sample_asr,in_level_set,entropy_nats,entropy_se,entropy_upper_bound,sample_std,attack_took,committed";
 
 /// Every row as comma-separated values: fractions in [0, 1] as in
@@ -22,11 +22,23 @@ const COLUMNS: &str = "preset,data,device,trigger,seed,method,asr,clean_accuracy
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 pub fn csv(summary: &Summary) -> String {
+    csv_of_all(&[summary])
+}
+
+/// The rows of several runs below one heading.
+pub(crate) fn csv_of_all(summaries: &[&Summary]) -> String {
+    let mut text = format!("{COLUMNS}\n");
+    for summary in summaries {
+        add_rows(&mut text, summary);
+    }
+    text
+}
+
+fn add_rows(text: &mut String, summary: &Summary) {
     let mut rows: Vec<_> = summary.rows.iter().collect();
-    rows.sort_by_key(|row| (&row.trigger, row.seed, rank(&row.method)));
+    rows.sort_by_key(|row| (&row.trigger, row.seed, rank(&row.method), row.repeat));
     let optional =
         |figure: Option<f64>| figure.map(|figure| figure.to_string()).unwrap_or_default();
-    let mut text = format!("{COLUMNS}\n");
     for row in rows {
         let took = summary.attack_took(&row.trigger, row.seed);
         let cells = [
@@ -36,6 +48,9 @@ pub fn csv(summary: &Summary) -> String {
             quoted(&row.trigger.to_string()),
             row.seed.to_string(),
             quoted(&row.method),
+            row.repeat
+                .map(|repeat| repeat.to_string())
+                .unwrap_or_default(),
             row.asr.to_string(),
             row.clean_accuracy.to_string(),
             row.regained_accuracy.to_string(),
@@ -52,10 +67,10 @@ pub fn csv(summary: &Summary) -> String {
         text.push_str(&cells.join(","));
         text.push('\n');
     }
-    text
 }
 
-fn quoted(text: &str) -> String {
+/// A cell, in quotes where it has to be.
+pub(crate) fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {

@@ -32,15 +32,17 @@ pub fn detection_text(detection: &Detection) -> String {
     words.push_str(&table(detection).to_terminal());
     let _ = writeln!(words, "\n{}", rule_words(detection));
     if detection.verdict == Verdict::NothingFound {
-        words.push_str(
-            "That is no proof: a backdoor of another kind than small patches is not looked for.\n",
-        );
+        let _ = writeln!(words, "{NO_PROOF}");
     }
     words
 }
 
+/// What finding nothing does not mean.
+pub(crate) const NO_PROOF: &str =
+    "Finding nothing is no proof: a backdoor of another kind than small patches is not looked for.";
+
 /// The verdict in one sentence.
-fn headline(detection: &Detection) -> String {
+pub(crate) fn headline(detection: &Detection) -> String {
     let names: Vec<String> = detection
         .classes
         .iter()
@@ -78,7 +80,7 @@ fn chart_title(detection: &Detection) -> String {
     format!("{}: {found}", shorten(&detection.model))
 }
 
-fn rule_words(detection: &Detection) -> String {
+pub(crate) fn rule_words(detection: &Detection) -> String {
     format!(
         "rule: a class is attacked if its samples turn at least {} % of clean images into it and \
          its anomaly index is at least {} (distance of the ASR's logit from the median of the \
@@ -99,7 +101,8 @@ fn index_words(class: &ClassDetection) -> String {
         .unwrap_or_default()
 }
 
-fn table(detection: &Detection) -> Table {
+/// A row for each class.
+pub(crate) fn table(detection: &Detection) -> Table {
     let title = format!(
         "MESA at β = {} against every class, {}: {} stamped images each",
         detection.beta,
@@ -112,7 +115,7 @@ fn table(detection: &Detection) -> Table {
             "class",
             "ASR of samples\n%",
             "F ≥ β\n%",
-            "entropy\nnats",
+            "h,\nnats",
             "pixel std",
             "anomaly\nindex",
             "remark",
@@ -123,7 +126,7 @@ fn table(detection: &Detection) -> Table {
             named(class),
             percent(class.sample_asr),
             percent(class.in_level_set),
-            format!("{:.1} ± {:.1}", class.entropy_nats, class.entropy_se),
+            format!("{:.2} ± {:.2}", class.entropy_nats, class.entropy_se),
             format!("{:.2}", class.sample_std),
             index_words(class),
             (if class.attacked { "ATTACKED" } else { "" }).to_owned(),
@@ -133,26 +136,41 @@ fn table(detection: &Detection) -> Table {
 }
 
 /// The section of all committed detections in `docs/results.md`; each has the name of its folder.
-pub(crate) fn section(detections: &[(String, Detection)]) -> String {
+pub(crate) fn section(detections: &[(String, &Detection)]) -> String {
+    let mut text = format!(
+        "\n## Detection: MESA against every class\n\n```text\n{}\n```\n\n{}",
+        commands(detections).join("\n"),
+        networks_table(detections).to_markdown()
+    );
+    text.push('\n');
+    for note in notes(detections) {
+        let _ = writeln!(text, "- {note}");
+    }
+    text
+}
+
+/// The commands that make detections again.
+pub(crate) fn commands(detections: &[(String, &Detection)]) -> Vec<String> {
     let mut commands: Vec<String> = detections
         .iter()
         .map(|(_, found)| format!("mesa detect MODEL --preset {}", found.preset))
         .collect();
     commands.sort();
     commands.dedup();
-    let mut text = format!(
-        "\n## Detection: MESA against every class\n\n```text\n{}\n```\n\n",
-        commands.join("\n")
-    );
+    commands
+}
+
+/// A row for each network: its highest class, and the next.
+pub(crate) fn networks_table(detections: &[(String, &Detection)]) -> Table {
     let columns = [
         "network",
         "data",
         "preset",
         "highest class",
-        "its sample ASR %",
-        "its anomaly index",
-        "next sample ASR %",
-        "highest other index",
+        "its sample\nASR %",
+        "its anomaly\nindex",
+        "next sample\nASR %",
+        "highest\nother index",
         "verdict",
     ];
     let mut table = Table::new(String::new(), &columns);
@@ -179,18 +197,23 @@ pub(crate) fn section(detections: &[(String, Detection)]) -> String {
             verdict.to_owned(),
         ]);
     }
-    text.push_str(&table.to_markdown());
-    if let Some((_, found)) = detections.first() {
-        let _ = writeln!(text, "\n- {}", rule_words(found));
-        let _ = writeln!(
-            text,
-            "- seed {}; β = {}; {}",
+    table
+}
+
+/// What a reader of that table has to know.
+pub(crate) fn notes(detections: &[(String, &Detection)]) -> Vec<String> {
+    let Some((_, found)) = detections.first() else {
+        return Vec::new();
+    };
+    vec![
+        rule_words(found),
+        format!(
+            "seed {}; β = {}; {}",
             found.seed,
             found.beta,
             hardware_words(&found.device, "", found.threads, &found.processor)
-        );
-    }
-    text
+        ),
+    ]
 }
 
 const MARGIN: usize = 16;
@@ -262,47 +285,7 @@ pub fn detection_chart(detection: &Detection) -> String {
 mod tests {
     use super::*;
 
-    fn made_up(attacked: bool) -> Detection {
-        let class = |class: u32, name: &str, sample_asr, index, attacked| ClassDetection {
-            class,
-            name: name.to_owned(),
-            sample_asr,
-            in_level_set: sample_asr,
-            entropy_nats: -14.25,
-            entropy_se: 0.125,
-            sample_std: 0.4,
-            anomaly_index: Some(index),
-            attacked,
-        };
-        Detection {
-            model: "made-up.safetensors".into(),
-            model_sha256: "0".repeat(64),
-            data: "synthetic".into(),
-            preset: "quick".into(),
-            beta: 0.9,
-            seed: 0,
-            clean_accuracy: Some(0.9),
-            verdict: if attacked {
-                Verdict::Backdoor
-            } else {
-                Verdict::NothingFound
-            },
-            attacked_classes: if attacked { vec![1] } else { vec![] },
-            rule_sample_asr: 0.5,
-            rule_anomaly_index: 3.5,
-            stamped_images: 32_768,
-            classes: vec![
-                class(0, "rings & dots", 0.021, -0.4, false),
-                class(1, "stripes", 0.943, 6.25, attacked),
-            ],
-            wall_s: 100.0,
-            device: "cpu".into(),
-            processor: "made-up".into(),
-            threads: 2,
-            version: "0.1.0".into(),
-            engine_version: 2,
-        }
-    }
+    use crate::made_up::detection as made_up;
 
     #[test]
     fn a_backdoor_is_said_first_and_its_class_named() {
@@ -316,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_committed_table_names_the_highest_class_and_the_next() {
-        let text = section(&[("made-up".to_owned(), made_up(true))]);
+        let text = section(&[("made-up".to_owned(), &made_up(true))]);
         let row = text
             .lines()
             .find(|line| line.starts_with("| made-up"))

@@ -23,6 +23,18 @@ pub enum Error {
         /// The line that was looked for.
         marker: String,
     },
+    /// The folder of a run is not there.
+    #[error("there is no folder {}", folder.display())]
+    NoFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A folder is none of a run, or the run has measured nothing yet.
+    #[error("{} holds no summary.json, detection.json or distribution.json: it is no folder of `mesa run`, `mesa detect` or `mesa distributions`, or nothing was measured yet", folder.display())]
+    NothingMeasured {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Pixels that are no whole number of patches.
     #[error("{pixels} numbers are no whole number of {height}x{width} patches in three channels")]
     PatchShape {

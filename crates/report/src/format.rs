@@ -34,6 +34,14 @@ pub(crate) fn bytes(count: f64) -> String {
     }
 }
 
+/// How many of something there are, in words.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("one {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
 /// The data set, in words nobody can mistake.
 pub(crate) fn data_words(data: &str) -> &str {
     match data {

@@ -1,41 +1,84 @@
-//! Records of runs as tables and figures.
+//! Records of runs as tables, figures and pages.
 //!
 //! - [`Report`] turns a [`mesa_record::Summary`] into [`Table`]s with notes, for a
 //!   terminal or a document; [`csv`] gives the rows to scripts.
+//! - [`GLOSSARY`] says what each figure means; [`defense_effectiveness`] and [`mean_interval`] are
+//!   those that are computed here.
 //! - [`paper_figure`] is what the paper says, to stand beside ours.
 //! - [`SamplesPicture`] draws sampled triggers as little patches.
 //! - [`detection_text`] and [`detection_chart`] tell what a search for backdoors found.
-//! - [`committed_files`] makes `docs/results.md` and the tables of README and
-//!   `docs/performance.md` from the committed records; [`roofline_table`] is one of them.
+//! - [`place`] puts the samples of several sub-models on planes that they share, by
+//!   [`PrincipalPlane`] and [`tsne`]; [`distribution_text`] and [`distribution_picture`] show them.
+//! - [`committed_files`] makes `docs/report.html`, `docs/results.md`, README's figure and the tables
+//!   of README and `docs/performance.md` from the committed records; [`roofline_table`] is one of
+//!   them. [`run_files`] makes the same page of one run's folder.
 
+mod background;
 mod blocks;
+mod commands;
 mod committed;
 mod csv;
+mod curves;
+mod defense;
+mod defense_drawing;
+mod defense_figure;
 mod detection;
+mod detection_dots;
+mod distribution;
+mod distribution_picture;
+mod documents;
+mod embed;
 mod error;
+mod files;
 mod format;
+mod html;
 mod live;
 #[cfg(test)]
 mod made_up;
+mod marks;
 mod means;
+mod metrics;
 mod mixture;
+mod page;
+#[cfg(test)]
+mod page_checks;
 mod paper;
+mod patches;
 mod picture;
 mod plan;
+mod planes;
+mod projection;
 mod report;
 mod roofline;
+mod rows;
+mod run_folder;
+mod runs;
 mod scaling;
 mod speed;
 mod svg;
 mod table;
+mod tsne;
+mod variations;
+mod verdict;
+mod words;
 
-pub use committed::{GeneratedFile, committed_files, read_committed};
+pub use commands::PRESETS;
+pub use committed::{committed_files, read_committed};
 pub use csv::csv;
 pub use detection::{detection_chart, detection_text};
+pub use distribution::{distribution_pictures, distribution_text};
+pub use distribution_picture::{Axis, Plane, distribution_picture};
 pub use error::{Error, Result};
-pub use live::live_table;
+pub use files::GeneratedFile;
+pub use live::live_text;
+pub use metrics::{GLOSSARY, Interval, Metric, Outcome, defense_effectiveness, mean_interval};
 pub use paper::{PaperFigure, TriggerKind, paper_figure};
+pub use patches::PatchOf;
 pub use picture::{SampleGroup, SamplesPicture};
+pub use planes::place;
+pub use projection::PrincipalPlane;
 pub use report::Report;
 pub use roofline::roofline_table;
+pub use run_folder::run_files;
 pub use table::Table;
+pub use tsne::{Embedding, tsne};

@@ -1,8 +1,8 @@
 //! Made-up figures for tests: nobody measured them.
 
 use mesa_record::{
-    Difference, Mixture, MixtureWeight, NetworkRecord, Plan, PlannedChain, PlannedStage, Row,
-    Summary,
+    ClassDetection, Detection, Difference, Distribution, DistributionPanel, Mixture, MixtureWeight,
+    NetworkRecord, Patch, PlacedPatch, Plan, PlannedChain, PlannedStage, Row, Summary, Verdict,
 };
 
 fn summary(rows: Vec<Row>) -> Summary {
@@ -87,6 +87,59 @@ pub(crate) fn sweep() -> Summary {
     summary(networks.concat())
 }
 
+/// Two networks with repeats of `point`: three on trigger 170, two on 16.
+pub(crate) fn repeated() -> Summary {
+    let mut rows = [network("170", 0, 0.96, 0.03), network("16", 0, 0.98, 0.02)].concat();
+    let repeats = [("170", &[0.1, 0.2, 0.3][..]), ("16", &[0.4, 0.6][..])];
+    for (trigger, asrs) in repeats {
+        rows.extend(point(trigger, asrs));
+    }
+    summary(rows)
+}
+
+/// As many triggers as asked for, with every method of the protocol.
+pub(crate) fn many(count: u16) -> Summary {
+    let rows = (0..count).flat_map(|number| {
+        let trigger = (number * 9).to_string();
+        let wave = f64::from(number % 7) / 7.0;
+        let row = |method: &str, asr: f64| {
+            Row::new(
+                trigger.as_str().into(),
+                0,
+                method,
+                [asr, 0.9, 0.9 * (1.0 - asr)],
+            )
+        };
+        let mut rows = vec![
+            row("clean", 0.028 + 0.004 * wave),
+            row("backdoored", 0.97 + 0.03 * wave),
+            row("no-trigger", 0.7 + 0.25 * wave),
+            row("random", 0.05 + 0.3 * wave),
+            row("fine-tune", 0.2 + 0.3 * wave),
+            row("mesa:0.9", 0.018 + 0.01 * wave),
+            row("mesa:0.8", 0.02 + 0.012 * wave),
+            row("mesa:0.5", 0.022 + 0.015 * wave),
+            row("ensemble:turns", 0.019 + 0.011 * wave),
+            row("ensemble:weighted", 0.023 + 0.01 * wave),
+            row("ideal", 0.02 + 0.004 * wave),
+        ];
+        let high = 0.05 + 0.4 * wave;
+        rows.extend(point(&trigger, &[0.02, 0.5 * high, high]));
+        rows
+    });
+    summary(rows.collect())
+}
+
+fn point(trigger: &str, asrs: &[f64]) -> Vec<Row> {
+    let repeats = asrs.iter().enumerate().map(|(repeat, asr)| {
+        let mut row = Row::new(trigger.into(), 0, "point", [*asr, 0.9, 0.9 * (1.0 - asr)]);
+        row.repeat = Some(repeat as u64);
+        row.sample_asr = Some(0.97);
+        row
+    });
+    repeats.collect()
+}
+
 /// What two networks would need.
 pub(crate) fn plan() -> Plan {
     let stage = |kind: &str, steps, images, images_per_s: Option<f64>, estimated_s| PlannedStage {
@@ -122,5 +175,94 @@ pub(crate) fn plan() -> Plan {
         engine_version: 1,
         measured_batches: Some(20),
         peak_rss_mb: Some(2345.6),
+    }
+}
+
+/// A network of two classes, the second of which scores high and may count as attacked.
+pub(crate) fn detection(attacked: bool) -> Detection {
+    let class = |class: u32, name: &str, sample_asr, index, attacked| ClassDetection {
+        class,
+        name: name.to_owned(),
+        sample_asr,
+        in_level_set: sample_asr,
+        entropy_nats: -14.25,
+        entropy_se: 0.125,
+        sample_std: 0.4,
+        anomaly_index: Some(index),
+        attacked,
+    };
+    Detection {
+        model: "made-up.safetensors".into(),
+        model_sha256: "0".repeat(64),
+        data: "synthetic".into(),
+        preset: "quick".into(),
+        beta: 0.9,
+        seed: 0,
+        clean_accuracy: Some(0.9),
+        verdict: if attacked {
+            Verdict::Backdoor
+        } else {
+            Verdict::NothingFound
+        },
+        attacked_classes: if attacked { vec![1] } else { vec![] },
+        rule_sample_asr: 0.5,
+        rule_anomaly_index: 3.5,
+        stamped_images: 32_768,
+        classes: vec![
+            class(0, "rings & dots", 0.021, -0.4, false),
+            class(1, "stripes", 0.943, 6.25, attacked),
+        ],
+        wall_s: 100.0,
+        device: "cpu".into(),
+        processor: "made-up".into(),
+        threads: 2,
+        version: "0.1.0".into(),
+        engine_version: 2,
+    }
+}
+
+/// Four sub-models with three samples each, which are somewhere on both planes.
+pub(crate) fn distribution() -> Distribution {
+    let placed = |number: u16| {
+        let value = |k: u16| f32::from((37 * number + 11 * k * k) % 256) / 255.0;
+        let pixels: Vec<f32> = (0..27).map(value).collect();
+        let at = f64::from(number);
+        PlacedPatch {
+            patch: Patch::from_channels(&pixels),
+            pca: [at.sin(), at.cos()],
+            tsne: [3.0 * at.sin(), 0.5 * at],
+        }
+    };
+    let panel = |(index, (beta, alpha)): (u16, (f64, f64))| DistributionPanel {
+        beta,
+        alpha,
+        sample_asr: 0.931,
+        in_level_set: 0.875,
+        entropy_nats: 3.456,
+        entropy_se: 0.021,
+        entropy_upper_bound: -18.25,
+        sample_std: 0.21,
+        samples: (3 * index..3 * index + 3).map(placed).collect(),
+    };
+    let pairs = [(0.9, 0.1), (0.5, 0.1), (0.9, 10.0), (0.9, 0.0)];
+    Distribution {
+        preset: "made-up".into(),
+        data: "cifar10".into(),
+        trigger: "170".into(),
+        seed: 0,
+        target_class: 0,
+        patch_shape: [3, 3],
+        true_trigger: Some(placed(12)),
+        true_trigger_asr: 0.963,
+        panels: (0..).zip(pairs).map(panel).collect(),
+        pca_explained: [0.5, 0.25],
+        tsne_perplexity: 4.3333,
+        wall_s: 200.0,
+        device: "cpu".into(),
+        kernel_path: "portable".into(),
+        threads: 2,
+        processor: "a processor".into(),
+        version: "0.0.0".into(),
+        engine_version: 1,
     }
 }

@@ -3,21 +3,34 @@
 use mesa_record::{Row, Summary};
 
 use crate::{
-    Table, TriggerKind,
+    Interval, Outcome, Table, TriggerKind, defense_effectiveness,
     format::{percent, percent_or_blank, seconds},
+    mean_interval,
+    metrics::mean,
     paper::paper_figure,
-    report::{methods, run_words, takes},
+    report::run_words,
+    rows::{Network, Repeats, methods, networks, takes},
 };
 
 /// What a method measured over all networks of one kind of trigger whose attack took.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MethodMeans {
     pub(crate) method: String,
+    /// Over all rows.
     pub(crate) asr: f64,
-    /// The highest ASR; of the backdoored networks the lowest.
+    /// The highest ASR of all rows; of the backdoored networks the lowest.
     pub(crate) worst: f64,
-    pub(crate) count: usize,
+    /// Of the mean over networks.
+    pub(crate) interval: Option<Interval>,
+    pub(crate) networks: usize,
+    /// Rows: more than there are networks where a method was repeated.
+    pub(crate) runs: usize,
+    repeat_std: Option<f64>,
     pub(crate) clean_accuracy: f64,
+    /// What it was before the defense, on the same networks, and how much less it is after.
+    clean_accuracy_before: Option<f64>,
+    cost: Option<f64>,
+    effectiveness: Option<f64>,
     regained_accuracy: f64,
     sample_asr: Option<f64>,
     wall_s: f64,
@@ -31,11 +44,24 @@ pub(crate) fn means(summary: &Summary, kind: TriggerKind) -> Vec<MethodMeans> {
         .collect()
 }
 
-/// One table for each kind of trigger.
+/// Two tables for each kind of trigger: means, and what they are worth.
 pub(crate) fn tables(summary: &Summary) -> Vec<Table> {
     kinds(summary)
         .into_iter()
-        .map(|kind| table(summary, kind))
+        .flat_map(|kind| {
+            let means = means(summary, kind);
+            let table = table(summary, kind, &means);
+            [Some(table), worth(summary, kind, &means)]
+        })
+        .flatten()
+        .collect()
+}
+
+/// What each defense is worth, a table for each kind of trigger.
+pub(crate) fn worth_tables(summary: &Summary) -> Vec<Table> {
+    kinds(summary)
+        .into_iter()
+        .filter_map(|kind| worth(summary, kind, &means(summary, kind)))
         .collect()
 }
 
@@ -51,7 +77,7 @@ pub(crate) fn kinds(summary: &Summary) -> Vec<TriggerKind> {
     kinds
 }
 
-fn table(summary: &Summary, kind: TriggerKind) -> Table {
+fn table(summary: &Summary, kind: TriggerKind, means: &[MethodMeans]) -> Table {
     let title = format!(
         "{} · {}, means over networks",
         run_words(summary),
@@ -60,8 +86,10 @@ fn table(summary: &Summary, kind: TriggerKind) -> Table {
     let columns = [
         "method",
         "ASR %",
+        "± over\nrepeats",
         "worst",
         "networks",
+        "runs",
         "paper\nASR %",
         "paper\nworst",
         "clean\nacc. %",
@@ -70,14 +98,17 @@ fn table(summary: &Summary, kind: TriggerKind) -> Table {
         "time\neach",
     ];
     let mut table = Table::new(title, &columns);
-    for means in means(summary, kind) {
+    for means in means {
         let paper = paper_figure(&summary.data, kind, &means.method);
         let worst = paper.and_then(|paper| paper.worst);
+        let runs = (means.runs != means.networks).then(|| means.runs.to_string());
         table.rows.push(vec![
             means.method.clone(),
             percent(means.asr),
+            percent_or_blank(means.repeat_std),
             worst_words(&means.method, &percent(means.worst)),
-            means.count.to_string(),
+            means.networks.to_string(),
+            runs.unwrap_or_default(),
             // As many digits as the paper prints.
             paper
                 .map(|paper| paper.mean.to_string())
@@ -94,6 +125,57 @@ fn table(summary: &Summary, kind: TriggerKind) -> Table {
     table.without_blank_columns()
 }
 
+/// How sure the mean ASR is, what the defense costs, and both in one figure.
+fn worth(summary: &Summary, kind: TriggerKind, means: &[MethodMeans]) -> Option<Table> {
+    let what = if means.iter().any(|means| means.interval.is_some()) {
+        "95 % interval of the mean ASR (Student's t over networks), cost, effectiveness"
+    } else {
+        "cost and effectiveness"
+    };
+    let title = format!("{} · {}, {what}", run_words(summary), kind.words());
+    let columns = [
+        "method",
+        "mean\nASR %",
+        "95 %\ninterval",
+        "clean acc.\nbefore %",
+        "after %",
+        "cost,\npoints",
+        "defense\neffectiveness %",
+    ];
+    let mut table = Table::new(title, &columns);
+    for means in means.iter().filter(|means| means.method != "clean") {
+        let accuracy = Some(means.clean_accuracy);
+        let (before, after) = match means.method.as_str() {
+            "backdoored" => (accuracy, None),
+            _ => (means.clean_accuracy_before, accuracy),
+        };
+        table.rows.push(vec![
+            means.method.clone(),
+            percent(means.asr),
+            means.interval.map(interval_words).unwrap_or_default(),
+            percent_or_blank(before),
+            percent_or_blank(after),
+            means.cost.map(points).unwrap_or_default(),
+            percent_or_blank(means.effectiveness),
+        ]);
+    }
+    let says_something = means
+        .iter()
+        .any(|means| means.interval.is_some() || means.effectiveness.is_some());
+    says_something.then(|| table.without_blank_columns())
+}
+
+/// An interval in percent.
+fn interval_words(interval: Interval) -> String {
+    format!("{} to {}", percent(interval.low), percent(interval.high))
+}
+
+/// A difference of fractions in points of percent, no negative zero.
+pub(crate) fn points(difference: f64) -> String {
+    let rounded = (difference * 1000.0).round() / 10.0;
+    format!("{:.1}", rounded + 0.0)
+}
+
 /// Before the defense the worst case is the attacker's: the lowest figure.
 pub(crate) fn worst_words(method: &str, figure: &str) -> String {
     if method == "backdoored" {
@@ -104,11 +186,14 @@ pub(crate) fn worst_words(method: &str, figure: &str) -> String {
 }
 
 fn method_means(summary: &Summary, kind: TriggerKind, method: &str) -> Option<MethodMeans> {
-    let rows: Vec<&Row> = summary
-        .rows
+    let found: Vec<(Network<'_>, Repeats<'_>)> = networks(summary)
+        .into_iter()
+        .filter(|network| TriggerKind::of(network.0) == kind && takes(summary, *network))
+        .filter_map(|network| Some((network, Repeats::of(summary, network, method)?)))
+        .collect();
+    let rows: Vec<&Row> = found
         .iter()
-        .filter(|row| row.method == method && TriggerKind::of(&row.trigger) == kind)
-        .filter(|row| takes(summary, (&row.trigger, row.seed)))
+        .flat_map(|(_, repeats)| repeats.rows().iter().copied())
         .collect();
     let worse = if method == "backdoored" {
         f64::min
@@ -116,28 +201,88 @@ fn method_means(summary: &Summary, kind: TriggerKind, method: &str) -> Option<Me
         f64::max
     };
     let worst = rows.iter().map(|row| row.asr).reduce(worse)?;
-    let mean = |figure: fn(&Row) -> f64| {
-        rows.iter().map(|row| figure(row)).sum::<f64>() / rows.len() as f64
+    let mean_of = |figure: fn(&Row) -> f64| {
+        let values: Vec<f64> = rows.iter().map(|row| figure(row)).collect();
+        mean(&values).unwrap_or_default()
     };
+    let of_networks: Vec<f64> = found
+        .iter()
+        .map(|(_, repeats)| repeats.mean(|row| row.asr))
+        .collect();
+    let spreads: Vec<f64> = found
+        .iter()
+        .filter_map(|(_, repeats)| repeats.asr_std())
+        .collect();
     let of_samples: Vec<f64> = rows.iter().filter_map(|row| row.sample_asr).collect();
-    let sample_asr =
-        (!of_samples.is_empty()).then(|| of_samples.iter().sum::<f64>() / of_samples.len() as f64);
+    let compared = compared(summary, method, &found);
+    let compared_mean = |figure: fn(&Compared) -> f64| {
+        let values: Vec<f64> = compared.iter().map(figure).collect();
+        mean(&values)
+    };
     Some(MethodMeans {
         method: method.to_owned(),
-        asr: mean(|row| row.asr),
+        asr: mean_of(|row| row.asr),
         worst,
-        count: rows.len(),
-        clean_accuracy: mean(|row| row.clean_accuracy),
-        regained_accuracy: mean(|row| row.regained_accuracy),
-        sample_asr,
-        wall_s: mean(|row| row.wall_s),
+        interval: mean_interval(&of_networks),
+        networks: found.len(),
+        runs: rows.len(),
+        repeat_std: mean(&spreads),
+        clean_accuracy: mean_of(|row| row.clean_accuracy),
+        clean_accuracy_before: compared_mean(|network| network.clean_accuracy_before),
+        cost: compared_mean(|network| network.cost),
+        effectiveness: compared_mean(|network| network.effectiveness),
+        regained_accuracy: mean_of(|row| row.regained_accuracy),
+        sample_asr: mean(&of_samples),
+        wall_s: mean_of(|row| row.wall_s),
     })
+}
+
+/// One network before and after a defense.
+struct Compared {
+    clean_accuracy_before: f64,
+    cost: f64,
+    effectiveness: f64,
+}
+
+/// The networks on which both were measured; none for what is no defense.
+fn compared(
+    summary: &Summary,
+    method: &str,
+    found: &[(Network<'_>, Repeats<'_>)],
+) -> Vec<Compared> {
+    if matches!(method, "clean" | "backdoored") {
+        return Vec::new();
+    }
+    let pairs = found.iter().filter_map(|(network, after)| {
+        let before = Repeats::of(summary, *network, "backdoored")?.outcome();
+        let effects: Vec<f64> = after
+            .rows()
+            .iter()
+            .map(|row| {
+                let after = Outcome {
+                    asr: row.asr,
+                    clean_accuracy: row.clean_accuracy,
+                };
+                defense_effectiveness(before, after)
+            })
+            .collect();
+        Some(Compared {
+            clean_accuracy_before: before.clean_accuracy,
+            cost: before.clean_accuracy - after.outcome().clean_accuracy,
+            effectiveness: mean(&effects)?,
+        })
+    });
+    pairs.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::made_up;
+
+    fn of<'a>(means: &'a [MethodMeans], method: &str) -> &'a MethodMeans {
+        means.iter().find(|means| means.method == method).unwrap()
+    }
 
     #[test]
     fn an_attack_takes_from_85_percent_on() {
@@ -148,7 +293,7 @@ mod tests {
                     row.asr = asr;
                 }
             }
-            means(sweep, TriggerKind::BlackWhite)[0].count
+            means(sweep, TriggerKind::BlackWhite)[0].networks
         };
         assert_eq!(ended_at(&mut sweep, 0.8499), 2);
         assert_eq!(ended_at(&mut sweep, 0.85), 3);
@@ -158,17 +303,43 @@ mod tests {
     fn networks_whose_attack_failed_stay_out() {
         // Trigger 0 of the made-up sweep ended at 20 %.
         let means = means(&made_up::sweep(), TriggerKind::BlackWhite);
-        let backdoored = means
-            .iter()
-            .find(|means| means.method == "backdoored")
-            .unwrap();
-        assert_eq!(backdoored.count, 2);
+        let backdoored = of(&means, "backdoored");
+        assert_eq!(backdoored.networks, 2);
         assert!((backdoored.asr - 0.95).abs() < 1e-9);
         assert!((backdoored.worst - 0.94).abs() < 1e-9);
-        let mesa = means
-            .iter()
-            .find(|means| means.method == "mesa:0.9")
-            .unwrap();
-        assert!((mesa.worst - 0.05).abs() < 1e-9);
+        assert!((of(&means, "mesa:0.9").worst - 0.05).abs() < 1e-9);
+    }
+
+    #[test]
+    fn repeats_count_once_for_each_network_in_the_interval_alone() {
+        // Trigger 170: 0.1, 0.2, 0.3; trigger 16: 0.4, 0.6.
+        let means = means(&made_up::repeated(), TriggerKind::BlackWhite);
+        let point = of(&means, "point");
+        assert_eq!((point.networks, point.runs), (2, 5));
+        assert!((point.asr - 1.6 / 5.0).abs() < 1e-12);
+        assert!((point.worst - 0.6).abs() < 1e-12);
+        let expected = mean_interval(&[0.2, 0.5]).unwrap();
+        assert_eq!(point.interval, Some(expected));
+        let std = f64::midpoint((0.02_f64 / 3.0).sqrt(), 0.1);
+        assert!((point.repeat_std.unwrap() - std).abs() < 1e-12);
+        assert_eq!(of(&means, "ideal").repeat_std, None);
+    }
+
+    #[test]
+    fn effectiveness_compares_each_network_with_itself() {
+        let means = means(&made_up::sweep(), TriggerKind::BlackWhite);
+        // Clean accuracy stays; ASR falls from 0.96 to 0.03 and from 0.94 to 0.05.
+        let expected = f64::midpoint(0.965, 0.945);
+        let found = of(&means, "mesa:0.9").effectiveness.unwrap();
+        assert!((found - expected).abs() < 1e-12, "{found}");
+        assert_eq!(of(&means, "backdoored").effectiveness, None);
+    }
+
+    #[test]
+    fn points_have_no_negative_zero() {
+        assert_eq!(
+            (points(-0.0001), points(0.0123), points(-0.0123)),
+            ("0.0".into(), "1.2".into(), "-1.2".into())
+        );
     }
 }

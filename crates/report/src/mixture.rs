@@ -5,7 +5,8 @@ use mesa_record::{Mixture, MixtureWeight, Row, Summary};
 use crate::{
     Table,
     format::percent_or_blank,
-    report::{Network, named, networks, run_words},
+    report::run_words,
+    rows::{Network, named, networks},
 };
 
 /// Networks whose weights are listed one by one at most; beyond, their means have to do.

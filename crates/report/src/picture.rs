@@ -128,32 +128,44 @@ impl SamplesPicture {
     /// One patch, `SIDE` wide, a rectangle for each pixel.
     fn draw(&self, svg: &mut String, left: usize, above: usize, patch: &[f32]) {
         let (height, width) = self.patch_shape;
-        let place = |index: usize, count: usize| index as f64 * SIDE as f64 / count as f64;
+        let pixel = |row: usize, column: usize| {
+            [0, 1, 2].map(|channel| byte(patch[(channel * height + row) * width + column]))
+        };
         let _ = write!(
             svg,
             "<g transform=\"translate({left} {above})\" shape-rendering=\"crispEdges\">"
         );
-        for row in 0..height {
-            for column in 0..width {
-                let value = |channel: usize| byte(patch[(channel * height + row) * width + column]);
-                let _ = write!(
-                    svg,
-                    "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"#{:02x}{:02x}{:02x}\"/>",
-                    number(place(column, width)),
-                    number(place(row, height)),
-                    number(place(1, width)),
-                    number(place(1, height)),
-                    value(0),
-                    value(1),
-                    value(2),
-                );
-            }
-        }
-        let _ = writeln!(
-            svg,
-            "<rect width=\"{SIDE}\" height=\"{SIDE}\" fill=\"none\" stroke=\"#7d8793\"/></g>"
-        );
+        draw_pixels(svg, SIDE, self.patch_shape, pixel);
+        svg.push_str("</g>\n");
     }
+}
+
+/// Draws the pixels of a patch into a square at the origin, and a thin frame around it: a
+/// rectangle for each.
+pub(crate) fn draw_pixels(
+    svg: &mut String,
+    side: usize,
+    (height, width): (usize, usize),
+    pixel: impl Fn(usize, usize) -> [u8; 3],
+) {
+    let place = |index: usize, count: usize| number(index as f64 * side as f64 / count as f64);
+    for row in 0..height {
+        for column in 0..width {
+            let [red, green, blue] = pixel(row, column);
+            let _ = write!(
+                svg,
+                "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"#{red:02x}{green:02x}{blue:02x}\"/>",
+                place(column, width),
+                place(row, height),
+                place(1, width),
+                place(1, height),
+            );
+        }
+    }
+    let _ = write!(
+        svg,
+        "<rect width=\"{side}\" height=\"{side}\" fill=\"none\" stroke=\"#7d8793\"/>"
+    );
 }
 
 fn byte(value: f32) -> u8 {

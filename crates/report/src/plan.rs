@@ -11,54 +11,72 @@ use crate::{
 
 /// The section of a committed plan in `docs/results.md`.
 pub(crate) fn section(plan: &Plan) -> String {
+    let mut text = format!(
+        "\n## {}\n\n```text\n{}\n```\n\n{}\n\n{}\n",
+        heading(plan),
+        command(plan),
+        introduction(plan),
+        stages(plan).to_markdown()
+    );
+    for note in notes(plan) {
+        let _ = writeln!(text, "- {note}");
+    }
+    text
+}
+
+/// Of what this is the plan.
+pub(crate) fn heading(plan: &Plan) -> String {
     let place = match plan.device.as_str() {
         "cuda" => "a GPU",
         _ => "a CPU",
     };
-    let mut text = format!(
-        "\n## What preset {} needs on {place}\n\n```text\nmesa plan --preset {} --measure{}\n```\n\n",
-        plan.preset,
-        plan.preset,
-        if plan.data == "synthetic" {
-            " --data synthetic"
-        } else {
-            ""
-        }
-    );
-    let _ = write!(
-        text,
+    format!("What preset {} needs on {place}", plan.preset)
+}
+
+/// The command that makes it again.
+pub(crate) fn command(plan: &Plan) -> String {
+    let data = match plan.data.as_str() {
+        "synthetic" => " --data synthetic",
+        _ => "",
+    };
+    format!("mesa plan --preset {} --measure{data}", plan.preset)
+}
+
+/// Where its figures come from.
+pub(crate) fn introduction(plan: &Plan) -> String {
+    format!(
         "An estimate for {} networks on {}: {} of each stage were run on an untrained network, \
-         modeling at its slowest, and the rest follows from their speed.\n\n{}\n",
+         modeling at its slowest, and the rest follows from their speed.",
         plan.chains.len(),
         data_words(&plan.data),
         plan.measured_batches.map_or_else(
             || "some batches".to_owned(),
             |count| format!("{count} batches")
         ),
-        stages(plan).to_markdown()
-    );
-    let _ = writeln!(
-        text,
-        "- time {}; peak memory {}; disk {}",
-        plan.estimated_s
-            .map_or_else(|| "not measured".to_owned(), seconds),
-        memory(plan.peak_rss_mb),
-        bytes(plan.estimated_bytes)
-    );
-    let _ = writeln!(
-        text,
-        "- {}",
+    )
+}
+
+/// What all of it takes, and where that was measured.
+pub(crate) fn notes(plan: &Plan) -> Vec<String> {
+    vec![
+        format!(
+            "time {}; peak memory {}; disk {}",
+            plan.estimated_s
+                .map_or_else(|| "not measured".to_owned(), seconds),
+            memory(plan.peak_rss_mb),
+            bytes(plan.estimated_bytes)
+        ),
         hardware_words(
             &plan.device,
             &plan.kernel_path,
             plan.threads,
-            &plan.processor
-        )
-    );
-    text
+            &plan.processor,
+        ),
+    ]
 }
 
-fn stages(plan: &Plan) -> Table {
+/// A row for each kind of step.
+pub(crate) fn stages(plan: &Plan) -> Table {
     let columns = ["stage", "steps", "images", "images/s", "time"];
     let mut table = Table::new(String::new(), &columns);
     table.rows = plan

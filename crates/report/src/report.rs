@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use mesa_record::{ATTACK_TOOK, Row, Summary, TriggerName};
+use mesa_record::{ATTACK_TOOK, Summary};
 
 use crate::{
     Table,
     format::{data_words, hardware, memory, percent, percent_or_blank, seconds},
     means,
     mixture::{self, nats, nats_with_error},
-    paper::rank,
+    rows::{Network, Repeats, methods, named, networks, repeats_note, rows_of, takes},
 };
 
 /// What a run measured, as tables with notes below: for one network a row for
@@ -39,15 +39,15 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// One attacked network: a trigger and a seed.
-pub(crate) type Network<'a> = (&'a TriggerName, u64);
-
 impl Report {
     /// The report of a run.
     pub fn of(summary: &Summary) -> Self {
         let networks = networks(summary);
-        let mut tables = match networks[..] {
-            [network] => vec![network_table(summary, network)],
+        let mut tables: Vec<Table> = match networks[..] {
+            [network] => [network_table(summary, network)]
+                .into_iter()
+                .chain(means::worth_tables(summary))
+                .collect(),
             _ => means::tables(summary)
                 .into_iter()
                 .chain([asr_table(summary)])
@@ -101,14 +101,21 @@ pub(crate) fn network_table(summary: &Summary, network: Network<'_>) -> Table {
         "remark",
     ];
     let mut table = Table::new(title, &columns);
-    let mut rows: Vec<&Row> = rows_of(summary, network).collect();
-    rows.sort_by_key(|row| rank(&row.method));
-    table.rows = rows.into_iter().map(|row| cells(summary, row)).collect();
+    table.rows = methods(summary)
+        .into_iter()
+        .filter_map(|method| {
+            Some(cells(
+                summary,
+                network,
+                &Repeats::of(summary, network, method)?,
+            ))
+        })
+        .collect();
     table.without_blank_columns()
 }
 
 /// The ASR of every network, a row for each and a column for each method.
-fn asr_table(summary: &Summary) -> Table {
+pub(crate) fn asr_table(summary: &Summary) -> Table {
     let methods = methods(summary);
     let mut columns = vec!["trigger", "seed"];
     columns.extend(methods.iter().copied());
@@ -119,14 +126,17 @@ fn asr_table(summary: &Summary) -> Table {
     );
     for (trigger, seed) in networks(summary) {
         let mut cells = vec![trigger.to_string(), seed.to_string()];
-        let figure = |method: &&str| summary.row(trigger, seed, method).map(|row| row.asr);
+        let figure = |method: &&str| {
+            let repeats = Repeats::of(summary, (trigger, seed), method)?;
+            Some(repeats.mean(|row| row.asr))
+        };
         cells.extend(
             methods
                 .iter()
                 .map(|method| percent_or_blank(figure(method))),
         );
         let committed = rows_of(summary, (trigger, seed)).any(|row| row.committed);
-        cells.push(remark(takes(summary, (trigger, seed)), committed));
+        cells.push(remark(None, takes(summary, (trigger, seed)), committed));
         table.rows.push(cells);
     }
     table.without_blank_columns()
@@ -142,82 +152,54 @@ pub(crate) fn run_words(summary: &Summary) -> String {
     )
 }
 
-/// Every network, by trigger and seed.
-pub(crate) fn networks(summary: &Summary) -> Vec<Network<'_>> {
-    let mut networks: Vec<_> = summary
-        .rows
-        .iter()
-        .map(|row| (&row.trigger, row.seed))
-        .collect();
-    networks.sort();
-    networks.dedup();
-    networks
-}
-
-/// Every method, in the order of all tables.
-pub(crate) fn methods(summary: &Summary) -> Vec<&str> {
-    let mut methods: Vec<_> = summary.rows.iter().map(|row| row.method.as_str()).collect();
-    methods.sort_by_key(|method| rank(method));
-    methods.dedup();
-    methods
-}
-
-/// Whether the attack on a network took, as far as anybody knows.
-pub(crate) fn takes(summary: &Summary, (trigger, seed): Network<'_>) -> bool {
-    summary.attack_took(trigger, seed).unwrap_or(true)
-}
-
-/// A network in a list of them.
-pub(crate) fn named((trigger, seed): Network<'_>) -> String {
-    format!("{trigger} (seed {seed})")
-}
-
-fn rows_of<'a>(summary: &'a Summary, network: Network<'a>) -> impl Iterator<Item = &'a Row> {
-    summary
-        .rows
-        .iter()
-        .filter(move |row| (&row.trigger, row.seed) == network)
-}
-
-fn cells(summary: &Summary, row: &Row) -> Vec<String> {
+/// A method's line: means over its repeats where there are several, with the deviation of the ASR.
+fn cells(summary: &Summary, network: Network<'_>, repeats: &Repeats<'_>) -> Vec<String> {
+    let first = repeats.rows()[0];
+    let mut asr = percent(repeats.mean(|row| row.asr));
+    if let Some(std) = repeats.asr_std()
+        && repeats.count() > 1
+    {
+        let _ = write!(asr, " ± {}", percent(std));
+    }
     vec![
-        row.method.clone(),
-        percent(row.asr),
-        percent(row.clean_accuracy),
-        percent(row.regained_accuracy),
-        percent_or_blank(row.sample_asr),
-        percent_or_blank(row.in_level_set),
-        nats_with_error(row.entropy_nats, row.entropy_se),
-        nats(row.entropy_upper_bound),
-        seconds(row.wall_s),
+        first.method.clone(),
+        asr,
+        percent(repeats.mean(|row| row.clean_accuracy)),
+        percent(repeats.mean(|row| row.regained_accuracy)),
+        percent_or_blank(repeats.mean_known(|row| row.sample_asr)),
+        percent_or_blank(repeats.mean_known(|row| row.in_level_set)),
+        nats_with_error(first.entropy_nats, first.entropy_se),
+        nats(first.entropy_upper_bound),
+        seconds(repeats.mean(|row| row.wall_s)),
         // The clean network was attacked by nobody.
         remark(
-            row.method == "clean" || takes(summary, (&row.trigger, row.seed)),
-            row.committed,
+            repeats.are_repeats().then(|| repeats.count()),
+            first.method == "clean" || takes(summary, network),
+            repeats.rows().iter().any(|row| row.committed),
         ),
     ]
 }
 
-fn remark(takes: bool, committed: bool) -> String {
-    let remarks = [
-        (!takes, "attack did not take"),
-        (committed, "committed record"),
-    ];
-    let said: Vec<&str> = remarks
-        .into_iter()
-        .filter(|(say, _)| *say)
-        .map(|(_, what)| what)
-        .collect();
+fn remark(repeats: Option<usize>, takes: bool, committed: bool) -> String {
+    let mut said = Vec::new();
+    said.extend(repeats.map(|count| match count {
+        1 => "1 repeat".to_owned(),
+        count => format!("means of {count} repeats"),
+    }));
+    said.extend((!takes).then(|| "attack did not take".to_owned()));
+    said.extend(committed.then(|| "committed record".to_owned()));
     said.join("; ")
 }
 
-fn notes(summary: &Summary) -> Vec<String> {
+/// What a reader has to know beside the tables.
+pub(crate) fn notes(summary: &Summary) -> Vec<String> {
     let mut notes = Vec::new();
     for difference in &summary.differences {
         let (name, paper, here) = (&difference.name, &difference.paper, &difference.here);
         notes.push(format!("differs from the paper: {name}: {paper} → {here}"));
     }
     notes.extend(attack_note(summary));
+    notes.extend(repeats_note(summary));
     notes.extend(mixture::note(summary));
     let committed = summary.rows.iter().filter(|row| row.committed).count();
     if committed > 0 {
@@ -239,6 +221,24 @@ fn notes(summary: &Summary) -> Vec<String> {
         hardware(summary)
     ));
     notes
+}
+
+/// What a sweep has on some of its networks and not on others, a line for each of the latter.
+pub(crate) fn unfinished(summary: &Summary) -> Vec<String> {
+    let all = methods(summary);
+    let of_network = |network: Network<'_>| {
+        let missing: Vec<&str> = all
+            .iter()
+            .copied()
+            .filter(|method| Repeats::of(summary, network, method).is_none())
+            .collect();
+        (!missing.is_empty())
+            .then(|| format!("{}: not there yet: {}", named(network), missing.join(", ")))
+    };
+    networks(summary)
+        .into_iter()
+        .filter_map(of_network)
+        .collect()
 }
 
 /// How many networks stay out of means, and which.

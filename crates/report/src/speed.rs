@@ -46,17 +46,22 @@ pub(crate) fn readme_block(records: &Records) -> String {
     };
     let table = comparison(record, false).to_markdown();
     let mut text = format!("{table}\n{}\n", machine_words(&record.machine));
-    if let Some(full) = &record.full {
-        let _ = writeln!(
-            text,
-            "\nOne whole trigger, width {}: {} (PyTorch {}), ratio {:.2}.",
-            full.width,
-            seconds(full.ours_s),
-            seconds(full.peer_s),
-            full.ratio,
-        );
+    if let Some(words) = full_words(record) {
+        let _ = writeln!(text, "\n{words}");
     }
     text
+}
+
+/// The whole trigger that both ran once, if they did.
+pub(crate) fn full_words(record: &SpeedRecord) -> Option<String> {
+    let full = record.full.as_ref()?;
+    Some(format!(
+        "One whole trigger, width {}: {} (PyTorch {}), ratio {:.2}.",
+        full.width,
+        seconds(full.ours_s),
+        seconds(full.peer_s),
+        full.ratio,
+    ))
 }
 
 /// The blocks of `docs/performance.md`, by name.
@@ -94,10 +99,10 @@ pub(crate) fn page_blocks(records: &Records) -> Vec<(&'static str, String)> {
 }
 
 /// Every row beside PyTorch's; with `details` the range of the pairs and the peer's variant.
-fn comparison(record: &SpeedRecord, details: bool) -> Table {
+pub(crate) fn comparison(record: &SpeedRecord, details: bool) -> Table {
     let mut columns = vec!["work", "width", "ours", "PyTorch", "ratio"];
     if details {
-        columns.extend(["lowest and highest pair", "remark"]);
+        columns.extend(["lowest and\nhighest pair", "remark"]);
     }
     let mut table = Table::new(String::new(), &columns);
     for row in &record.rows {
@@ -175,11 +180,13 @@ pub(crate) fn machine_words(machine: &SpeedMachine) -> String {
     text
 }
 
-/// Where a trigger's time goes.
 fn stages(record: &SpeedRecord) -> String {
-    let Some(row) = record.rows.iter().find(|row| row.work == "trigger") else {
-        return NOTHING.to_owned();
-    };
+    stages_table(record).map_or_else(|| NOTHING.to_owned(), |table| table.to_markdown())
+}
+
+/// Where a trigger's time goes.
+pub(crate) fn stages_table(record: &SpeedRecord) -> Option<Table> {
+    let row = record.rows.iter().find(|row| row.work == "trigger")?;
     let mut table = Table::new(String::new(), &["stage", "ours", "PyTorch", "ratio"]);
     for (name, [ours, peer]) in &row.stages_s {
         table.rows.push(vec![
@@ -189,7 +196,7 @@ fn stages(record: &SpeedRecord) -> String {
             format!("{:.2}", peer / ours),
         ]);
     }
-    table.to_markdown()
+    Some(table)
 }
 
 #[cfg(test)]

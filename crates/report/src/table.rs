@@ -2,8 +2,23 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, presets::UTF8_FULL_CONDENSED};
 
-/// A table of text: the first column is left-aligned, and so is the last where
-/// its heading is `remark`; all others hold numbers.
+/// Headings of columns that hold words.
+const WORDS: [&str; 11] = [
+    "remark",
+    "changed",
+    "device",
+    "the paper's",
+    "here",
+    "data",
+    "preset",
+    "highest class",
+    "verdict",
+    "direction",
+    "seeds",
+];
+
+/// A table of text: the first column is left-aligned, and so are those with a heading such as
+/// `remark`; all others hold numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// What stands above it.
@@ -70,8 +85,9 @@ impl Table {
         lines.map(|cells| markdown_line(cells)).collect()
     }
 
-    fn is_number(&self, column: usize) -> bool {
-        column != 0 && self.columns[column] != "remark"
+    /// Whether a column holds numbers, which stand at the right.
+    pub(crate) fn is_number(&self, column: usize) -> bool {
+        column != 0 && !WORDS.contains(&self.columns[column].as_str())
     }
 }
 

@@ -20,14 +20,18 @@ const METHODS: [&str; 5] = [
 
 /// A row for each run whose preset is another's variation (`cpu-corner` of `cpu`), below those of
 /// the preset; `None` where there is none.
-pub(crate) fn table(runs: &[Summary]) -> Option<Table> {
+pub(crate) fn table(runs: &[&Summary]) -> Option<Table> {
     let mut columns = vec!["preset", "changed", "networks"];
     let headings = METHODS.map(|method| format!("{method}\nASR % (worst)"));
     columns.extend(headings.iter().map(String::as_str));
     columns.push("clean acc. %\nafter mesa:0.9");
     let mut table = Table::new("Variations of a preset".to_owned(), &columns);
     for base in runs {
-        let varied: Vec<&Summary> = runs.iter().filter(|run| is_variation(run, base)).collect();
+        let varied: Vec<&Summary> = runs
+            .iter()
+            .copied()
+            .filter(|run| is_variation(run, base))
+            .collect();
         if varied.is_empty() {
             continue;
         }
@@ -39,11 +43,19 @@ pub(crate) fn table(runs: &[Summary]) -> Option<Table> {
     (!table.rows.is_empty()).then(|| table.without_blank_columns())
 }
 
-/// Whether a run's preset is named after another's, on the same kind of device.
+/// Whether a run is a variation of another.
+pub(crate) fn is_one(run: &Summary, runs: &[&Summary]) -> bool {
+    runs.iter().any(|base| is_variation(run, base))
+}
+
+/// Whether a run's preset is named after another's and changes a setting, on the same data and kind
+/// of device.
 fn is_variation(run: &Summary, of: &Summary) -> bool {
     let named = run.preset.strip_prefix(&of.preset);
-    let same = (&run.device, run.engine_version) == (&of.device, of.engine_version);
-    same && named.is_some_and(|rest| rest.starts_with('-'))
+    let made_as = |run: &Summary| (run.data.clone(), run.device.clone(), run.engine_version);
+    named.is_some_and(|rest| rest.starts_with('-'))
+        && made_as(run) == made_as(of)
+        && !changes(run, of).is_empty()
 }
 
 /// What a run's settings change of another's, in words.
@@ -74,7 +86,7 @@ fn rows(run: &Summary, changed: &str) -> Vec<Vec<String>> {
             let worst = worst_words(&means.method, &percent(means.worst));
             format!("{} ({worst})", percent(means.asr))
         };
-        let networks = of("backdoored").map(|means| means.count.to_string());
+        let networks = of("backdoored").map(|means| means.networks.to_string());
         let mut cells = vec![
             run.preset.clone(),
             changed.to_owned(),
@@ -110,7 +122,7 @@ mod tests {
         });
         corner.differences[0].here = "3".into();
         let runs = [named("cpu"), corner, named("quick"), named("cpux")];
-        let table = table(&runs).unwrap();
+        let table = table(&runs.iter().collect::<Vec<_>>()).unwrap();
         let names: Vec<&str> = table.rows.iter().map(|row| row[0].as_str()).collect();
         assert_eq!(names, ["cpu", "cpu-corner"]);
         assert_eq!(
@@ -121,9 +133,14 @@ mod tests {
 
     #[test]
     fn no_variation_is_no_table() {
-        assert_eq!(table(&[named("cpu"), named("quick")]), None);
+        let (cpu, quick) = (named("cpu"), named("quick"));
+        assert_eq!(table(&[&cpu, &quick]), None);
+        let unchanged = named("cpu-corner");
+        assert_eq!(table(&[&cpu, &unchanged]), None);
         let mut elsewhere = named("cpu-corner");
-        elsewhere.device = "cuda".into();
-        assert_eq!(table(&[named("cpu"), elsewhere]), None);
+        elsewhere.differences[0].here = "3".into();
+        assert!(table(&[&cpu, &elsewhere]).is_some());
+        elsewhere.data = "synthetic".into();
+        assert_eq!(table(&[&cpu, &elsewhere]), None);
     }
 }

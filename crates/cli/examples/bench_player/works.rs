@@ -39,7 +39,7 @@ pub(crate) fn network(width: usize) -> Result<Network> {
 pub(crate) fn images() -> Result<(DefenseImages, Images)> {
     let test = synthetic(0, 1, MODELING_IMAGES + EVALUATION_IMAGES).test;
     let split = split(test.len(), MODELING_IMAGES, 0)?;
-    let evaluation = test.select(&split.second);
+    let evaluation = test.select(split.second());
     Ok((DefenseImages::new(&test, &split), evaluation))
 }
 

@@ -26,6 +26,19 @@ pub(crate) struct Selection {
     #[arg(long, value_name = "LIST")]
     pub(crate) methods: Option<String>,
     #[command(flatten)]
+    pub(crate) sources: Sources,
+    /// Do only every n-th chain, the i-th of them: `1/4` … `4/4`
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub(crate) shard: Option<(usize, usize)>,
+    /// Take rows of committed records (docs/records) as done
+    #[arg(long = "continue")]
+    pub(crate) go_on: bool,
+}
+
+/// What a run starts from, and where it goes
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Sources {
+    #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Clean network to attack [default: the one in assets/weights if it fits,
     /// else one is trained once and kept in the run folder]
@@ -43,12 +56,6 @@ pub(crate) struct Selection {
     /// Run folder [default: runs/PRESET]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Do only every n-th chain, the i-th of them: `1/4` … `4/4`
-    #[arg(long, value_name = "I/N", value_parser = shard)]
-    pub(crate) shard: Option<(usize, usize)>,
-    /// Take rows of committed records (docs/records) as done
-    #[arg(long = "continue")]
-    pub(crate) go_on: bool,
 }
 
 /// Attack, model, defend and measure: one preset's whole chain
@@ -105,23 +112,35 @@ pub(crate) struct Plan {
     pub(crate) output: Option<PathBuf>,
 }
 
-/// Write the tables of the committed records
+/// Write the report of a run, or of the committed records
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  mesa report runs/quick
+  mesa report runs/detect-suspect -o suspect.html
   mesa report
   mesa report --check
 
-To be started in the repository's root: reads the summary.json, detection.json
-and plan.json files below docs/records, and writes docs/results.md and the
-tables in README.md and docs/performance.md.")]
+With a folder of `mesa run` or `mesa detect`, also while the run goes on: one page
+to look at (report.html, needs no network and no script), and its tables as
+results.md and results.csv.
+
+Without, to be started in the repository's root: reads the records below
+docs/records, and writes docs/report.html, docs/results.md, docs/results.csv,
+the pictures of assets/figures and the tables in README.md and docs/performance.md.")]
 pub(crate) struct Report {
-    /// Write nothing; exit code 1 where a file is not what the records say
-    #[arg(long)]
+    /// Folder of a run or of a search for backdoors [default: the committed records]
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Where the page goes [default: report.html in the folder]
+    #[arg(short, long, value_name = "FILE", requires = "run_dir")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write nothing; exit code 1 where a file is not what the committed records say
+    #[arg(long, conflicts_with = "run_dir")]
     pub(crate) check: bool,
 }
 
-fn seeds(text: &str) -> Result<Range<u64>, String> {
+pub(super) fn seeds(text: &str) -> Result<Range<u64>, String> {
     let wrong = || format!("`{text}` is no range of seeds; write 0..3 for the seeds 0, 1 and 2");
     let (start, end) = if let Some((start, end)) = text.split_once("..") {
         (

@@ -150,6 +150,10 @@ fn source(
     settings: &ExperimentConfig,
     reverse: &dyn Fn(u32) -> Result<ReversedTrigger>,
 ) -> Result<(String, Option<TriggerSource>)> {
+    if args.target.is_some() && args.control != Some(Control::Point) {
+        let reason = "--target: only `--control point` has to know the attacked class";
+        return Err(Usage(reason.to_owned()).into());
+    }
     if let Some(control) = args.control {
         let (method, source) = match control {
             Control::FineTune => return Ok(("fine-tune".to_owned(), None)),

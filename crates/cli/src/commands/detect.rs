@@ -149,6 +149,7 @@ impl<'a> Search<'a> {
             suspect: &|| Ok(self.suspect.clone()),
             folder: &format!("class-{class}"),
             beta: args.beta,
+            alpha: settings.mesa.alpha,
             target_class: class,
             seed: args.seed,
         };

@@ -4,6 +4,7 @@ pub(crate) mod attack;
 pub(crate) mod data;
 pub(crate) mod defend;
 pub(crate) mod detect;
+pub(crate) mod distributions;
 pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod fit;

@@ -10,7 +10,7 @@ use crate::{logging, output};
 
 pub(crate) fn run(args: &Plan, json: bool, threads: usize) -> Result<()> {
     logging::start(None)?;
-    let chosen = Chosen::new(&args.selection)?;
+    let chosen = Chosen::new(&args.selection, "quick")?;
     if let Some(path) = &args.output {
         super::check_output(path)?;
     }

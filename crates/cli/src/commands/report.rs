@@ -1,10 +1,11 @@
-//! `mesa report`: README's and the docs' tables from the committed records.
+//! `mesa report`: the report of a run, or the files made of the committed records.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use mesa_record::Summary;
-use mesa_report::{committed_files, read_committed};
+use mesa_datasets::TriggerId;
+use mesa_record::{Patch, Summary, TriggerName};
+use mesa_report::{committed_files, read_committed, run_files};
 use serde_json::json;
 
 use crate::args::Report;
@@ -13,7 +14,11 @@ use crate::{logging, output};
 
 pub(crate) fn run(args: &Report, json: bool) -> Result<()> {
     logging::start(None)?;
-    let files = committed_files(Path::new(".")).context("reading the committed records")?;
+    if let Some(folder) = &args.run_dir {
+        return of_run(folder, args.output.as_deref(), json);
+    }
+    let files =
+        committed_files(Path::new("."), patch_of).context("reading the committed records")?;
     let mut stale = Vec::new();
     for file in files {
         let changed = if args.check {
@@ -53,6 +58,28 @@ pub(crate) fn run(args: &Report, json: bool) -> Result<()> {
     output::result(json, &json!({ "written": stale }), &plain)
 }
 
+/// Writes the report of one run.
+fn of_run(folder: &Path, page: Option<&Path>, json: bool) -> Result<()> {
+    if let Some(page) = page {
+        super::check_output(page)?;
+    }
+    let files = run_files(folder, page, patch_of).context("reading the run")?;
+    let mut written = Vec::new();
+    for file in files {
+        file.write()?;
+        written.push(file.path.display().to_string());
+    }
+    let plain = format!("wrote {}", written.join(" and "));
+    output::result(json, &json!({ "written": written }), &plain)
+}
+
+/// What a trigger looks like: the report knows names, the data sets their colors. Square ones only.
+fn patch_of(name: &TriggerName) -> Option<Patch> {
+    let id: TriggerId = name.to_string().parse().ok()?;
+    let trigger = id.trigger().ok()?;
+    (trigger.height() == trigger.width()).then(|| Patch::from_channels(trigger.pixels()))
+}
+
 /// Whether a record's settings are those that its preset has today: the tables say that the preset
 /// gives these figures. Settings of one's own are nobody's to compare.
 fn has_its_presets_settings(summary: &Summary) -> bool {
@@ -72,6 +99,14 @@ mod tests {
     use mesa_datasets::DatasetName;
 
     use super::*;
+
+    #[test]
+    fn color_triggers_are_known_by_name() {
+        let patch = patch_of(&"color:0".into()).unwrap();
+        assert_eq!(patch.pixels()[0], [0xd1, 0x9d, 0xb3]);
+        assert!(patch_of(&"random:1:2x3".into()).is_none());
+        assert!(patch_of(&"sticker.png".into()).is_none());
+    }
 
     #[test]
     fn a_record_of_other_settings_than_its_presets_is_found() {

@@ -8,7 +8,7 @@ use mesa_datasets::TriggerId;
 use mesa_record::{Lock, Plan, RunDir, Summary, write_text};
 use mesa_report::Report;
 
-use crate::args::{Run, Running, Selection};
+use crate::args::{Run, Running, Selection, Sources};
 use crate::config::ExperimentConfig;
 use crate::inputs::IfMissing;
 use crate::live::Live;
@@ -22,7 +22,7 @@ use crate::{inputs, interrupt, logging, output};
 const ESTIMATED_FROM: usize = 3;
 
 pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
-    let chosen = Chosen::new(&args.selection)?;
+    let chosen = Chosen::new(&args.selection, "quick")?;
     if args.only_plan {
         logging::start(None)?;
         let (session, chains, summary) =
@@ -136,14 +136,15 @@ fn announce(
 pub(super) struct Chosen {
     name: String,
     config: ExperimentConfig,
-    chains: Vec<Chain>,
+    pub(super) chains: Vec<Chain>,
     pub(super) methods: Vec<Method>,
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 impl Chosen {
-    pub(super) fn new(args: &Selection) -> Result<Self> {
-        let (name, config) = inputs::settings(&args.preset, "quick")?;
+    /// Where no settings are named, those of the preset `default` are meant.
+    pub(super) fn new(args: &Selection, default: &str) -> Result<Self> {
+        let (name, config) = inputs::settings(&args.preset, default)?;
         let text = args.triggers.as_deref().unwrap_or(&config.triggers);
         let triggers = TriggerId::parse_list(text)
             .map_err(|error| Usage(format!("--triggers {text}: {error}")))?;
@@ -169,6 +170,7 @@ impl Chosen {
             None => config.methods.clone(),
         };
         let out = args
+            .sources
             .out
             .clone()
             .unwrap_or_else(|| PathBuf::from("runs").join(&name));
@@ -181,6 +183,34 @@ impl Chosen {
         })
     }
 
+    /// Loads what all steps share.
+    pub(super) fn session(
+        &self,
+        sources: &Sources,
+        running: &Running,
+        threads: usize,
+        if_missing: IfMissing,
+    ) -> Result<Session> {
+        let device = inputs::device(running.device)?;
+        let data = inputs::data(
+            &sources.data,
+            Some(self.config.data.set),
+            &self.config.data,
+            if_missing,
+        )?;
+        Session::new(Setup {
+            name: self.name.clone(),
+            config: self.config.clone().for_data(&data),
+            data,
+            run: RunDir::new(&self.out),
+            clean: sources.clean.clone(),
+            normalize: sources.normalize,
+            save_every: running.save_every,
+            device,
+            threads,
+        })
+    }
+
     /// Loads what the run needs, and tells for each chain which methods are left to do.
     pub(super) fn prepare(
         &self,
@@ -189,24 +219,7 @@ impl Chosen {
         threads: usize,
         if_missing: IfMissing,
     ) -> Result<(Session, Vec<Open>, Summary)> {
-        let device = inputs::device(running.device)?;
-        let data = inputs::data(
-            &args.data,
-            Some(self.config.data.set),
-            &self.config.data,
-            if_missing,
-        )?;
-        let session = Session::new(Setup {
-            name: self.name.clone(),
-            config: self.config.clone().for_data(&data),
-            data,
-            run: RunDir::new(&self.out),
-            clean: args.clean.clone(),
-            normalize: args.normalize,
-            save_every: running.save_every,
-            device,
-            threads,
-        })?;
+        let session = self.session(&args.sources, running, threads, if_missing)?;
         let mut summary = session.summary();
         if args.go_on {
             let root =

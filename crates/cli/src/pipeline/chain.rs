@@ -18,7 +18,8 @@ use crate::modeling::{Modeled, Modeling, ModelingSteps};
 use crate::resume::Watch;
 use crate::{inputs, interrupt, stages};
 
-/// Images of the modeling split that a reversed trigger's ASR is measured on.
+/// Images of the modeling split that a reversed trigger's ASR is measured on; another number needs
+/// another key.
 const REVERSED_ON: usize = 2_000;
 
 /// What a repeat of `point` found.
@@ -37,11 +38,11 @@ fn repeat_seed(seed: u64, repeat: u64) -> u64 {
 }
 
 /// A chain at work.
-struct Running<'a> {
+pub(super) struct Running<'a> {
     session: &'a Session,
     chain: Chain,
     folder: String,
-    attack: Finished<Evaluation>,
+    pub(super) attack: Finished<Evaluation>,
 }
 
 /// A chain and the methods left to do on it.
@@ -55,23 +56,17 @@ pub(crate) fn run_chain(
     summary: &mut Summary,
     show: &dyn Fn(&Summary),
 ) -> Result<()> {
-    let folder = chain.folder();
     let mut put = |row: Row| -> Result<()> {
         put_row(summary, row);
         session.save_summary(summary, clean)?;
         show(summary);
         Ok(())
     };
-    let evaluation = evaluate_clean(session, clean, chain, &folder)?;
+    let evaluation = evaluate_clean(session, clean, chain, &chain.folder())?;
     put(session.row(chain, "clean", &evaluation.results, evaluation.wall_s)?)?;
-    let attack = attack(session, clean, chain, &folder)?;
+    let running = Running::new(session, clean, chain)?;
+    let attack = &running.attack;
     put(session.row(chain, "backdoored", &attack.results, attack.wall_s)?)?;
-    let running = Running {
-        session,
-        chain,
-        folder,
-        attack,
-    };
     let mut modeled: Vec<Modeled> = Vec::new();
     for method in methods {
         interrupt::check()?;
@@ -80,7 +75,7 @@ pub(crate) fn run_chain(
                 .iter()
                 .all(|known| known.beta.to_bits() != beta.to_bits())
             {
-                modeled.push(running.model(beta)?);
+                modeled.push(running.model(beta, session.config.mesa.alpha)?);
             }
         }
         for defense in session.config.defenses(*method) {
@@ -135,13 +130,28 @@ fn attack(
         })
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    /// Attacks the clean network.
+    pub(super) fn new(
+        session: &'a Session,
+        clean: &Finished<CleanResults>,
+        chain: Chain,
+    ) -> Result<Self> {
+        let folder = chain.folder();
+        Ok(Self {
+            attack: attack(session, clean, chain, &folder)?,
+            session,
+            chain,
+            folder,
+        })
+    }
+
     fn backdoored(&self) -> Result<Network> {
         Ok(load_network(&self.attack.files.checkpoint)?.0)
     }
 
-    /// Fits the sub-model of one β and measures it.
-    fn model(&self, beta: f64) -> Result<Modeled> {
+    /// Fits the sub-model of one β and α, and measures it.
+    pub(super) fn model(&self, beta: f64, alpha: f64) -> Result<Modeled> {
         let (session, chain) = (self.session, self.chain);
         let modeling = Modeling {
             ledger: &session.ledger,
@@ -150,13 +160,15 @@ impl Running<'_> {
             suspect: &|| Ok(self.backdoored()?.freeze()?),
             folder: &self.folder,
             beta,
+            alpha,
             target_class: session.steps.target_class(chain),
             seed: chain.seed,
         };
+        let of_alpha = session.steps.with_alpha(alpha);
         let steps = ModelingSteps {
-            fit: session.steps.fit(chain, beta),
-            samples: session.steps.samples(chain, beta),
-            entropy: session.steps.entropy(chain, beta),
+            fit: of_alpha.fit(chain, beta),
+            samples: of_alpha.samples(chain, beta),
+            entropy: of_alpha.entropy(chain, beta),
         };
         let made_by = [
             ("trigger", chain.trigger.to_string()),

@@ -45,6 +45,13 @@ impl Steps {
         }
     }
 
+    /// The same steps with another weight of the entropy: what comes before a fit is not moved.
+    pub(crate) fn with_alpha(&self, alpha: f64) -> Self {
+        let mut steps = self.clone();
+        steps.config.mesa.alpha = alpha;
+        steps
+    }
+
     /// The training of the clean network.
     pub(crate) fn pretrain(config: &ExperimentConfig, data_digest: &str) -> Step {
         Step::new("pretrain", ENGINE_VERSION, data_digest)
@@ -370,6 +377,24 @@ mod tests {
             "170/seed-0/entropy-0.9",
         ];
         assert_eq!(names("mesa:0.9", None), expected);
+    }
+
+    #[test]
+    fn another_alpha_moves_what_is_modeled_and_nothing_before_it() {
+        let steps = steps(|_| {});
+        let keys = |steps: &Steps| {
+            [
+                steps.fit(CHAIN, 0.9).key(),
+                steps.samples(CHAIN, 0.9).key(),
+                steps.entropy(CHAIN, 0.9).key(),
+            ]
+        };
+        let (same, other) = (steps.with_alpha(0.1), steps.with_alpha(10.0));
+        assert_eq!(keys(&same), keys(&steps));
+        for (one, other) in keys(&steps).iter().zip(keys(&other)) {
+            assert_ne!(*one, other);
+        }
+        assert_eq!(other.attack(CHAIN).key(), steps.attack(CHAIN).key());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod assets;
 mod chain;
 mod committed;
+mod distribution;
 mod keys;
 mod measure;
 mod plan;
@@ -13,5 +14,6 @@ mod summary;
 pub(crate) use assets::repository;
 pub(crate) use chain::{Open, run_chain};
 pub(crate) use committed::is_all_committed;
+pub(crate) use distribution::{Shown, distribution_of};
 pub(crate) use keys::{Chain, fit_config};
 pub(crate) use session::{Session, Setup};

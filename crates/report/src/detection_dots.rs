@@ -1,0 +1,185 @@
+//! The scores of several networks' classes as dots, a column for each network.
+
+use mesa_record::{ClassDetection, Detection};
+
+use crate::format::percent;
+use crate::svg::{Anchor, Canvas, Figure, GRID, INK, Point, cut};
+
+const MARGIN: f64 = 16.0;
+const LEFT: f64 = 72.0;
+const PLOT: f64 = 720.0;
+const COLUMN: (f64, f64) = (90.0, 190.0);
+/// Height of each panel and room between them.
+const PANEL: f64 = 170.0;
+const GAP: f64 = 34.0;
+const QUIET: &str = "#0b4f9e";
+const LOUD: &str = "#a3231c";
+
+/// Sample ASR and anomaly index of every class of every network; none without networks.
+pub(crate) fn detection_dots(detections: &[(String, &Detection)]) -> Option<Figure> {
+    let (_, first) = detections.first()?;
+    let title = "Detection: every class of every network";
+    let caption = format!(
+        "A dot is a class: the ASR of its samples (above) and its anomaly index (below), for {} \
+         networks. Red squares are classes that count as attacked, named beside them; the dashed \
+         lines are the thresholds of the rule ({} % and {}), and a class has to reach both. There is \
+         no ROC: the records do not hold which networks were attacked.",
+        detections.len(),
+        percent(first.rule_sample_asr),
+        first.rule_anomaly_index
+    );
+    let svg = Dots::new(detections).drawn(detections, title);
+    Some(Figure { svg, caption })
+}
+
+struct Dots {
+    canvas: Canvas,
+    column: f64,
+    width: f64,
+    /// Least and highest index drawn.
+    indices: (f64, f64),
+}
+
+impl Dots {
+    fn new(detections: &[(String, &Detection)]) -> Self {
+        let count = detections.len() as f64;
+        let column = (PLOT / count).clamp(COLUMN.0, COLUMN.1);
+        let plot = (column * count).max(2.0 * COLUMN.1);
+        let known = detections.iter().flat_map(|(_, detection)| {
+            let of_classes = detection
+                .classes
+                .iter()
+                .filter_map(|class| class.anomaly_index);
+            of_classes.chain([detection.rule_anomaly_index])
+        });
+        let (low, high) = known
+            .filter(|index| index.is_finite())
+            .fold((0.0_f64, 1.0_f64), |(low, high), index| {
+                (low.min(index), high.max(index))
+            });
+        Self {
+            canvas: Canvas::default(),
+            column: plot / count,
+            width: LEFT + plot + MARGIN,
+            indices: (low.floor(), high.ceil()),
+        }
+    }
+
+    fn drawn(mut self, detections: &[(String, &Detection)], title: &str) -> String {
+        self.canvas
+            .text((MARGIN, MARGIN + 12.0), 15.0, Anchor::Start, title);
+        let tops = [MARGIN + 38.0, MARGIN + 38.0 + PANEL + GAP];
+        let (least, most) = self.indices;
+        let asr = move |value: f64| tops[0] + PANEL * (1.0 - value.clamp(0.0, 1.0));
+        let index = move |value: f64| {
+            let share = (value.clamp(least, most) - least) / (most - least);
+            tops[1] + PANEL * (1.0 - share)
+        };
+        for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
+            self.tick(asr(share), &format!("{:.0}", share * 100.0));
+        }
+        let step = ((most - least) / 5.0).ceil().max(1.0);
+        let mut value = least;
+        while value <= most {
+            self.tick(index(value), &format!("{value:.0}"));
+            value += step;
+        }
+        for (top, words) in tops.into_iter().zip(["ASR of samples, %", "anomaly index"]) {
+            let at = (MARGIN + 8.0, top + PANEL / 2.0);
+            self.canvas.upward_text(at, 13.0, Anchor::Middle, words);
+        }
+        if let Some((_, first)) = detections.first() {
+            self.threshold(asr(first.rule_sample_asr));
+            self.threshold(index(first.rule_anomaly_index));
+        }
+        let bottom = tops[1] + PANEL;
+        for (number, (name, detection)) in detections.iter().enumerate() {
+            let left = LEFT + self.column * number as f64;
+            for (place, class) in detection.classes.iter().enumerate() {
+                let count = detection.classes.len() as f64;
+                let x = left + self.column * (0.12 + 0.76 * (place as f64 + 0.5) / count);
+                self.dot((x, asr(class.sample_asr)), class);
+                if let Some(known) = class.anomaly_index {
+                    self.dot((x, index(known)), class);
+                }
+            }
+            let words = cut(name, 12.0, self.column - 6.0);
+            let at = (left + self.column / 2.0, bottom + 20.0);
+            self.canvas.text(at, 12.0, Anchor::Middle, &words);
+            if number > 0 {
+                let grid = format!("stroke=\"{GRID}\"");
+                self.canvas.line((left, tops[0]), (left, bottom), &grid);
+            }
+        }
+        let description = description(detections);
+        self.canvas
+            .finished((self.width, bottom + 20.0 + MARGIN), title, &description)
+    }
+
+    fn tick(&mut self, y: f64, words: &str) {
+        let grid = format!("stroke=\"{GRID}\"");
+        let right = self.width - MARGIN;
+        self.canvas.line((LEFT, y), (right, y), &grid);
+        self.canvas
+            .text((LEFT - 8.0, y + 4.5), 12.0, Anchor::End, words);
+    }
+
+    fn threshold(&mut self, y: f64) {
+        let stroke = format!("stroke=\"{INK}\" stroke-dasharray=\"5 4\"");
+        let right = self.width - MARGIN;
+        self.canvas.line((LEFT, y), (right, y), &stroke);
+    }
+
+    fn dot(&mut self, (x, y): Point, class: &ClassDetection) {
+        if class.attacked {
+            let style = format!("fill=\"{LOUD}\"");
+            self.canvas.rect((x - 5.0, y - 5.0), (10.0, 10.0), &style);
+            let words = cut(&class.name, 12.0, self.column * 0.7);
+            self.canvas
+                .text((x + 9.0, y + 4.5), 12.0, Anchor::Start, &words);
+        } else {
+            let style = format!("fill=\"{QUIET}\" fill-opacity=\"0.8\"");
+            self.canvas.circle((x, y), 3.6, &style);
+        }
+    }
+}
+
+fn description(detections: &[(String, &Detection)]) -> String {
+    let of_network = |(name, detection): &(String, &Detection)| {
+        let attacked: Vec<String> = detection
+            .classes
+            .iter()
+            .filter(|class| class.attacked)
+            .map(|class| format!("class {} at {} %", class.class, percent(class.sample_asr)))
+            .collect();
+        let others = detection.classes.iter().filter(|class| !class.attacked);
+        let highest = others.map(|class| class.sample_asr).fold(0.0, f64::max);
+        let attacked = if attacked.is_empty() {
+            "no class attacked".to_owned()
+        } else {
+            format!("attacked: {}", attacked.join(", "))
+        };
+        format!("{name}: {attacked}, others at most {} %", percent(highest))
+    };
+    let networks: Vec<String> = detections.iter().map(of_network).collect();
+    format!("{}.", networks.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up;
+
+    #[test]
+    fn every_class_is_a_dot_in_both_panels_and_attacked_ones_are_named() {
+        let (one, other) = (made_up::detection(true), made_up::detection(false));
+        let networks = [("bad".to_owned(), &one), ("good".to_owned(), &other)];
+        let Figure { svg, caption } = detection_dots(&networks).unwrap();
+        assert_eq!(svg.matches("<circle").count(), 2 + 4);
+        assert_eq!(svg.matches(LOUD).count(), 2);
+        assert!(svg.contains("bad: attacked: class 1 at 94.3 %, others at most 2.1 %"));
+        assert!(svg.contains("good: no class attacked, others at most 94.3 %"));
+        assert!(caption.contains("no ROC"));
+        assert!(detection_dots(&[]).is_none());
+    }
+}

@@ -1,0 +1,247 @@
+//! What the figures are called and how they are computed: once, for every table, page and picture.
+
+/// A figure of the tables, and what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it is.
+    pub meaning: &'static str,
+}
+
+/// Every figure of the tables. ASR, clean accuracy and regained accuracy are measured by
+/// `mesa_attack::evaluate`, the others come from there or from this crate.
+pub const GLOSSARY: &[Metric] = &[
+    Metric {
+        name: "ASR (attack success rate)",
+        meaning: "share of stamped images, not of the target class, that are given the target class",
+    },
+    Metric {
+        name: "worst",
+        meaning: "the highest ASR of all rows, repeats included; of backdoored networks the lowest",
+    },
+    Metric {
+        name: "clean accuracy",
+        meaning: "share of unstamped images that are given their true class",
+    },
+    Metric {
+        name: "regained accuracy",
+        meaning: "share of the stamped images behind the ASR that are given their true class",
+    },
+    Metric {
+        name: "defense effectiveness",
+        meaning: "[max(0, ΔASR) − max(0, ΔACC) + 1] / 2, with ΔASR and ΔACC the ASR and the clean \
+            accuracy of the backdoored network minus those after the defense; 50 % where nothing \
+            changes; the mean over networks, repeats averaged first",
+    },
+    Metric {
+        name: "95 % interval",
+        meaning: "of the mean ASR over networks (triggers × seeds, taken as independent), by \
+            Student's t, clipped to [0, 1]; a network's repeats are averaged first; none below two \
+            networks",
+    },
+    Metric {
+        name: "± over repeats",
+        meaning: "population standard deviation of the ASR over a network's repeats of `point`; of \
+            several networks the mean",
+    },
+    Metric {
+        name: "sample ASR",
+        meaning: "ASR of the sub-model's own samples, of a `point` row that of the reversed trigger, \
+            on clean images that the defense may see",
+    },
+    Metric {
+        name: "in level set",
+        meaning: "share of samples whose mean target probability is β or more",
+    },
+    Metric {
+        name: "entropy",
+        meaning: "lower bound on the information I between noise and noisy samples, which ranks \
+            spread and is no volume; the noisy samples' own entropy is h = I − 23.86 nats for 3×3 \
+            triggers and noise 0.1",
+    },
+    Metric {
+        name: "h ≤",
+        meaning: "entropy of the Gaussian with the noisy samples' covariance, which h never exceeds",
+    },
+    Metric {
+        name: "γ",
+        meaning: "what a sub-model weighs in `ensemble:weighted`, with the error that entropy's \
+            carries into it, and at equal h",
+    },
+    Metric {
+        name: "anomaly index",
+        meaning: "distance of the logit of a class's sample ASR from the median of the classes, in \
+            robust standard deviations",
+    },
+    Metric {
+        name: "the paper's figures",
+        meaning: "width 64, mean and worst over 51 black/white triggers or mean over 10 color \
+            triggers",
+    },
+];
+
+/// What a network does: two fractions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// Attack success rate.
+    pub asr: f64,
+    /// Accuracy on clean images.
+    pub clean_accuracy: f64,
+}
+
+/// How much of a backdoor a defense removes, less what it costs, as the literature writes it.
+///
+/// ```text
+/// [max(0, ΔASR) − max(0, ΔACC) + 1] / 2,   Δ = before − after
+/// ```
+///
+/// In [0, 1]: one half where nothing changes, one where a perfect attack is gone for nothing.
+///
+/// # Examples
+///
+/// ```
+/// use mesa_report::{Outcome, defense_effectiveness};
+///
+/// let before = Outcome { asr: 1.0, clean_accuracy: 0.9 };
+/// let after = Outcome { asr: 0.0, clean_accuracy: 0.9 };
+/// assert_eq!(defense_effectiveness(before, after), 1.0);
+/// assert_eq!(defense_effectiveness(before, before), 0.5);
+/// ```
+pub fn defense_effectiveness(before: Outcome, after: Outcome) -> f64 {
+    let removed = (before.asr - after.asr).max(0.0);
+    let cost = (before.clean_accuracy - after.clean_accuracy).max(0.0);
+    f64::midpoint(removed - cost, 1.0)
+}
+
+/// Where a mean lies, in fractions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// The lower end.
+    pub low: f64,
+    /// The upper end.
+    pub high: f64,
+}
+
+/// The 95 % interval of the mean of fractions, one for each network, by Student's t: mean
+/// ± t(0.975, n − 1) · s / √n with s the sample standard deviation, clipped to [0, 1]. None below
+/// two.
+///
+/// # Examples
+///
+/// ```
+/// // The standard error is 0.1; t with one degree of freedom is 12.706.
+/// let interval = mesa_report::mean_interval(&[0.4, 0.6]).unwrap();
+/// assert_eq!((interval.low, interval.high), (0.0, 1.0));
+/// assert!(mesa_report::mean_interval(&[0.4]).is_none());
+/// ```
+pub fn mean_interval(fractions: &[f64]) -> Option<Interval> {
+    let count = fractions.len();
+    if count < 2 {
+        return None;
+    }
+    let mean = mean(fractions)?;
+    let squares: f64 = fractions.iter().map(|value| (value - mean).powi(2)).sum();
+    let sample_variance = squares / (count - 1) as f64;
+    let reach = student_t(count - 1) * (sample_variance / count as f64).sqrt();
+    Some(Interval {
+        low: (mean - reach).clamp(0.0, 1.0),
+        high: (mean + reach).clamp(0.0, 1.0),
+    })
+}
+
+/// The mean, if there is anything.
+pub(crate) fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// The population standard deviation: zero for a single value.
+pub(crate) fn population_std(values: &[f64]) -> f64 {
+    let Some(mean) = mean(values) else {
+        return 0.0;
+    };
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (squares / values.len() as f64).sqrt()
+}
+
+/// The 97.5 % quantile of Student's t, from 1 degree of freedom on.
+#[rustfmt::skip]
+const STUDENT_T: [f64; 30] = [
+    12.706_2, 4.302_7, 3.182_4, 2.776_4, 2.570_6, 2.446_9, 2.364_6, 2.306_0, 2.262_2, 2.228_1,
+    2.201_0, 2.178_8, 2.160_4, 2.144_8, 2.131_4, 2.119_9, 2.109_8, 2.100_9, 2.093_0, 2.086_0,
+    2.079_6, 2.073_9, 2.068_7, 2.063_9, 2.059_5, 2.055_5, 2.051_8, 2.048_4, 2.045_2, 2.042_3,
+];
+
+/// The same for any degrees of freedom: beyond the table the expansion of Abramowitz and Stegun
+/// (26.7.5), which is exact to five digits there.
+fn student_t(degrees: usize) -> f64 {
+    if let Some(known) = degrees
+        .checked_sub(1)
+        .and_then(|index| STUDENT_T.get(index))
+    {
+        return *known;
+    }
+    let (z, n) = (1.959_963_985_f64, degrees as f64);
+    let first = (z.powi(3) + z) / 4.0;
+    let second = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0;
+    let third = (3.0 * z.powi(7) + 19.0 * z.powi(5) + 17.0 * z.powi(3) - 15.0 * z) / 384.0;
+    z + first / n + second / n.powi(2) + third / n.powi(3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(asr: f64, clean_accuracy: f64) -> Outcome {
+        Outcome {
+            asr,
+            clean_accuracy,
+        }
+    }
+
+    #[test]
+    fn effectiveness_is_the_closed_form() {
+        for (before, after, expected) in [
+            // All of it removed, at a tenth of the accuracy.
+            (outcome(1.0, 0.9), outcome(0.0, 0.8), 0.95),
+            // Worse on both: neither counts as a gain.
+            (outcome(0.5, 0.8), outcome(0.9, 0.9), 0.5),
+            (outcome(0.9, 0.9), outcome(0.9, 0.7), 0.4),
+            (outcome(0.96, 0.91), outcome(0.03, 0.91), 0.965),
+        ] {
+            let found = defense_effectiveness(before, after);
+            assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn an_interval_is_that_of_students_t() {
+        // Mean 0.2, s = 0.1, n = 3: 0.2 ± 4.3027 · 0.1 / √3 = 0.2 ± 0.24842.
+        let interval = mean_interval(&[0.1, 0.2, 0.3]).unwrap();
+        assert!(interval.low.abs() < 1e-12, "clipped: {interval:?}");
+        assert!((interval.high - 0.448_42).abs() < 1e-5, "{interval:?}");
+        let same = mean_interval(&[0.5; 4]).unwrap();
+        assert!((same.low - 0.5).abs() < 1e-12 && (same.high - 0.5).abs() < 1e-12);
+        assert_eq!(mean_interval(&[]), None);
+    }
+
+    #[test]
+    fn quantiles_go_on_beyond_the_table() {
+        // Published: t(0.975, 40) = 2.0211, t(0.975, 50) = 2.0086, t(0.975, 120) = 1.9799.
+        for (degrees, expected) in [(1, 12.7062), (40, 2.0211), (50, 2.0086), (120, 1.9799)] {
+            assert!(
+                (student_t(degrees) - expected).abs() < 5e-5,
+                "{degrees}: {}",
+                student_t(degrees)
+            );
+        }
+        let falls = (1..200).all(|degrees| student_t(degrees) > student_t(degrees + 1));
+        assert!(falls, "no jump where the table ends");
+    }
+
+    #[test]
+    fn the_population_deviation_divides_by_the_number() {
+        assert!((population_std(&[0.1, 0.3]) - 0.1).abs() < 1e-12);
+        assert!(population_std(&[0.4]).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,155 @@
+//! Runs, and the files that they were put together from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesa_record::{Curve, Row, Summary, TriggerName};
+
+use crate::rows::{Network, networks};
+
+/// What was measured with one preset on one data set, and where that is recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) summary: Summary,
+    /// The files that the rows come from.
+    pub(crate) sources: Vec<Source>,
+    /// What trainings measured epoch by epoch, where that was kept.
+    pub(crate) curves: Vec<Curve>,
+}
+
+/// A file with a summary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Where it lies, as a page links to it; its name where a page cannot.
+    pub(crate) link: String,
+    /// The networks that it has rows of.
+    networks: BTreeSet<(TriggerName, u64)>,
+}
+
+impl Run {
+    /// A run that a single file tells of.
+    pub(crate) fn new(link: String, summary: Summary, curves: Vec<Curve>) -> Self {
+        let of_file = networks(&summary).into_iter();
+        let source = Source {
+            link,
+            networks: of_file
+                .map(|(trigger, seed)| (trigger.clone(), seed))
+                .collect(),
+        };
+        Self {
+            summary,
+            sources: vec![source],
+            curves,
+        }
+    }
+
+    /// The files with rows of a network.
+    pub(crate) fn links_of(&self, (trigger, seed): Network<'_>) -> Vec<String> {
+        self.sources
+            .iter()
+            .filter(|source| source.networks.contains(&(trigger.clone(), seed)))
+            .map(|source| source.link.clone())
+            .collect()
+    }
+
+    fn merge(&mut self, more: Self) {
+        merge(&mut self.summary, more.summary);
+        self.sources.extend(more.sources);
+        for curve in more.curves {
+            if self.curves.iter().all(|known| known.step != curve.step) {
+                self.curves.push(curve);
+            }
+        }
+    }
+}
+
+/// One run for each preset, data set, device and engine: sweeps are run in
+/// parts. A row that occurs twice is taken from the run that computed it, else
+/// from the first.
+pub(crate) fn merged(parts: Vec<Run>) -> Vec<Run> {
+    let mut runs: BTreeMap<_, Run> = BTreeMap::new();
+    for part in parts {
+        let summary = &part.summary;
+        let order = match summary.preset.as_str() {
+            "paper" => 0,
+            "cpu" => 1,
+            "quick" => 2,
+            _ => 3,
+        };
+        let key = (
+            summary.data == "synthetic",
+            order,
+            summary.preset.clone(),
+            summary.data.clone(),
+            summary.device.clone(),
+            summary.engine_version,
+        );
+        match runs.get_mut(&key) {
+            None => drop(runs.insert(key, part)),
+            Some(run) => run.merge(part),
+        }
+    }
+    runs.into_values().collect()
+}
+
+fn merge(run: &mut Summary, more: Summary) {
+    run.wall_s += more.wall_s;
+    run.peak_rss_mb = match (run.peak_rss_mb, more.peak_rss_mb) {
+        (Some(one), Some(other)) => Some(one.max(other)),
+        (one, other) => one.or(other),
+    };
+    for difference in more.differences {
+        if !run.differences.contains(&difference) {
+            run.differences.push(difference);
+        }
+    }
+    for row in more.rows {
+        let same = |known: &&mut Row| is_same(known, &row);
+        match run.rows.iter_mut().find(same) {
+            None => run.rows.push(row),
+            Some(known) if known.committed && !row.committed => *known = row,
+            Some(_) => {}
+        }
+    }
+}
+
+/// Whether two rows tell of the same network, method and repeat.
+fn is_same(one: &Row, other: &Row) -> bool {
+    let place = |row: &Row| (row.seed, row.repeat);
+    (&one.trigger, place(one), &one.method) == (&other.trigger, place(other), &other.method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up;
+
+    fn part(link: &str, summary: Summary) -> Run {
+        Run::new(link.to_owned(), summary, Vec::new())
+    }
+
+    #[test]
+    fn parts_of_a_sweep_become_one_run() {
+        let (mut one, mut two) = (made_up::sweep(), made_up::sweep());
+        one.rows.truncate(4);
+        for row in &mut one.rows {
+            row.committed = true;
+            row.asr = 0.5;
+        }
+        two.wall_s = 100.0;
+        let runs = merged(vec![part("one", one), part("two", two)]);
+        assert_eq!(runs.len(), 1);
+        assert_eq!(runs[0].summary.rows, made_up::sweep().rows);
+        assert!((runs[0].summary.wall_s - 300.0).abs() < 1e-9);
+        assert_eq!(runs[0].links_of((&"170".into(), 0)), ["one", "two"]);
+        assert_eq!(runs[0].links_of((&"170".into(), 1)), ["two"]);
+    }
+
+    #[test]
+    fn repeats_are_rows_of_their_own() {
+        let (mut one, two) = (made_up::repeated(), made_up::repeated());
+        one.rows.retain(|row| row.repeat != Some(1));
+        let count = two.rows.len();
+        let runs = merged(vec![part("one", one), part("two", two)]);
+        assert_eq!(runs[0].summary.rows.len(), count);
+    }
+}
