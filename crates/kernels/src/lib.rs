@@ -10,6 +10,7 @@
 //! - [`Head`], [`cross_entropy`], [`softmax`]: what comes after the last unit.
 //! - [`Path`]: AVX-512, AVX2 or portable code, chosen at run time (`MESA_CPU` overrules).
 //! - [`multiply_add`]: what the processor can do at most.
+//! - `cuda` (feature `cuda`): the same work on an NVIDIA GPU.
 //!
 //! Work is spread over rayon's current thread pool. Figures are the same to the last bit for any
 //! number of threads; they differ in rounding between paths.
@@ -47,6 +48,12 @@
 mod batch_norm;
 mod conv;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+// Without the feature its host logic is compiled for its tests alone.
+#[cfg(all(test, not(feature = "cuda")))]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod cuda;
 mod dense;
 mod error;
 mod layout;

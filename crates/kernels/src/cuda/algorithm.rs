@@ -1,0 +1,226 @@
+//! Which algorithm cuDNN convolves with: keys under which a choice is kept, and the choice.
+
+use crate::ConvShape;
+
+/// In what a network's convolutions and activations are computed on a GPU.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32 values and products.
+    F32,
+    /// f32 values, products rounded to TF32 (10 bits of mantissa), sums in f32.
+    Tf32,
+    /// bf16 values (7 bits of mantissa), sums in f32.
+    Bf16,
+}
+
+impl Precision {
+    /// Bytes of one value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 | Self::Tf32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// One of the three products of a convolution.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Direction {
+    Forward,
+    BackwardData,
+    BackwardFilter,
+}
+
+/// What a choice depends on.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ConvKey {
+    pub(crate) in_channels: usize,
+    pub(crate) out_channels: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) batch: usize,
+    pub(crate) precision: Precision,
+    pub(crate) deterministic: bool,
+    pub(crate) direction: Direction,
+}
+
+impl ConvKey {
+    pub(crate) fn new(
+        shape: &ConvShape,
+        (height, width): (usize, usize),
+        batch: usize,
+        precision: Precision,
+        deterministic: bool,
+        direction: Direction,
+    ) -> Self {
+        Self {
+            in_channels: shape.in_channels,
+            out_channels: shape.out_channels,
+            kernel: shape.kernel,
+            stride: shape.stride,
+            height,
+            width,
+            batch,
+            precision,
+            deterministic,
+            direction,
+        }
+    }
+
+    /// How an error names it.
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "a {0}x{0} convolution of stride {1} from {2} to {3} channels on {4} images of {5}x{6} \
+             ({7:?}, {8:?})",
+            self.kernel,
+            self.stride,
+            self.in_channels,
+            self.out_channels,
+            self.batch,
+            self.height,
+            self.width,
+            self.direction,
+            self.precision
+        )
+    }
+}
+
+/// An algorithm that cuDNN's heuristics offer, fastest first.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// Its number.
+    pub(crate) algorithm: u32,
+    /// Number of the kind of arithmetic it needs.
+    pub(crate) math: u32,
+    /// Whether cuDNN says that it works here.
+    pub(crate) works: bool,
+    /// Whether it gives the same bits every time.
+    pub(crate) deterministic: bool,
+    /// Bytes of workspace.
+    pub(crate) memory: usize,
+}
+
+/// The candidates that may be used, in the order in which to try them.
+pub(crate) fn usable(
+    candidates: &[Candidate],
+    deterministic: bool,
+    memory_limit: usize,
+) -> impl Iterator<Item = Candidate> {
+    candidates.iter().copied().filter(move |candidate| {
+        candidate.works
+            && (candidate.deterministic || !deterministic)
+            && candidate.memory <= memory_limit
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const SHAPE: ConvShape = ConvShape {
+        in_channels: 64,
+        out_channels: 128,
+        kernel: 3,
+        stride: 2,
+    };
+
+    fn key() -> ConvKey {
+        let (precision, direction) = (Precision::Bf16, Direction::Forward);
+        ConvKey::new(&SHAPE, (32, 16), 128, precision, true, direction)
+    }
+
+    #[test]
+    fn everything_a_choice_depends_on_is_in_its_key() {
+        let wider = ConvShape {
+            out_channels: 64,
+            ..SHAPE
+        };
+        let keys = [
+            key(),
+            ConvKey::new(
+                &wider,
+                (32, 16),
+                128,
+                Precision::Bf16,
+                true,
+                Direction::Forward,
+            ),
+            ConvKey {
+                in_channels: 32,
+                ..key()
+            },
+            ConvKey { kernel: 1, ..key() },
+            ConvKey { stride: 1, ..key() },
+            ConvKey {
+                height: 16,
+                ..key()
+            },
+            ConvKey { width: 32, ..key() },
+            ConvKey { batch: 64, ..key() },
+            ConvKey {
+                precision: Precision::F32,
+                ..key()
+            },
+            ConvKey {
+                precision: Precision::Tf32,
+                ..key()
+            },
+            ConvKey {
+                deterministic: false,
+                ..key()
+            },
+            ConvKey {
+                direction: Direction::BackwardData,
+                ..key()
+            },
+            ConvKey {
+                direction: Direction::BackwardFilter,
+                ..key()
+            },
+        ];
+        let count = keys.len();
+        assert_eq!(keys.into_iter().collect::<HashSet<_>>().len(), count);
+        assert_eq!(key(), key());
+    }
+
+    #[test]
+    fn an_error_names_the_whole_shape() {
+        assert_eq!(
+            key().describe(),
+            "a 3x3 convolution of stride 2 from 64 to 128 channels on 128 images of 32x16 \
+             (Forward, Bf16)"
+        );
+    }
+
+    #[test]
+    fn the_fastest_that_may_be_used_comes_first() {
+        let candidate = |algorithm, works, deterministic, memory| Candidate {
+            algorithm,
+            math: 1,
+            works,
+            deterministic,
+            memory,
+        };
+        let offered = [
+            candidate(3, true, false, 10),
+            candidate(5, false, true, 10),
+            candidate(6, true, true, 1000),
+            candidate(1, true, true, 100),
+            candidate(0, true, true, 0),
+        ];
+        let chosen = |deterministic, limit| {
+            let usable = usable(&offered, deterministic, limit);
+            usable
+                .map(|candidate| candidate.algorithm)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(true, 100), [1, 0]);
+        assert_eq!(chosen(true, 5000), [6, 1, 0]);
+        assert_eq!(chosen(false, 100), [3, 1, 0]);
+        assert!(usable(&[], true, 0).next().is_none());
+    }
+}

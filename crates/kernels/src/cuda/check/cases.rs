@@ -1,0 +1,255 @@
+//! Convolutions, images and optimizer against the reference.
+
+use super::reference::{Taps, wide};
+use super::{Comparison, noise, tolerance};
+use crate::ConvShape;
+use crate::cuda::algorithm::Precision;
+use crate::cuda::buffer::{DeviceBuffer, Place, Values};
+use crate::cuda::conv::Convolution;
+use crate::cuda::device::CudaDevice;
+use crate::cuda::failure::Result;
+use crate::cuda::images::{Colors, DeviceImages, DevicePlans, DeviceTriggers};
+use crate::cuda::optimizer::Descent;
+use crate::cuda::packing::{ImagePlan, PlanLimits, Stamp};
+
+/// All three products of convolutions as a ResNet has them, and with sizes that divide nothing.
+pub(super) fn convolutions(
+    device: &CudaDevice,
+    precision: Precision,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    for (in_channels, out_channels, kernel, stride, size) in [
+        (8, 16, 3, 1, (32, 32)),
+        (16, 32, 3, 2, (16, 16)),
+        (16, 32, 1, 2, (16, 16)),
+        (64, 64, 3, 1, (7, 5)),
+    ] {
+        let shape = ConvShape {
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+        };
+        let batch = 3;
+        let conv = Convolution::new(device, shape, size, batch, precision, true)?;
+        conv.prepare(true, true)?;
+        let values = |seed, len| Values::from_slice(device, &noise(seed, len), precision);
+        let input = values(1, conv.input_len())?;
+        let weights = values(2, conv.weights_len())?;
+        let gradient = values(3, conv.output_len())?;
+        // An input gradient that is added to something.
+        let mut of_input = values(4, conv.input_len())?;
+        let mut of_weights = Values::zeros(device, conv.weights_len(), precision)?;
+        let mut output = Values::zeros(device, conv.output_len(), precision)?;
+        let (x, w, g) = (input.read()?, weights.read()?, gradient.read()?);
+        let mut expected = [
+            vec![0.0; output.len()],
+            wide(&of_input.read()?),
+            vec![0.0; w.len()],
+        ];
+        let taps = Taps { shape, size, batch };
+        taps.for_each(|i, k, o| {
+            let [x, w, g] = [x[i], w[k], g[o]].map(f64::from);
+            expected[0][o] += x * w;
+            expected[1][i] += g * w;
+            expected[2][k] += g * x;
+        });
+        let place = Place {
+            offset: 0,
+            len: conv.weights_len(),
+        };
+        conv.forward(&input, (&weights, place), &mut output)?;
+        conv.input_gradient((&weights, place), &gradient, &mut of_input, true)?;
+        conv.weight_gradient(&input, &gradient, (&mut of_weights, place))?;
+        let results = [output.read()?, of_input.read()?, of_weights.read()?];
+        let names = ["forward", "input gradient", "weight gradient"];
+        for ((name, result), expected) in names.iter().zip(&results).zip(&expected) {
+            let name = format!(
+                "convolution {kernel}x{kernel}/{stride} {in_channels} to {out_channels}: {name}"
+            );
+            let bar = tolerance(precision);
+            found.push(Comparison::new(name, precision, result, expected, bar));
+        }
+    }
+    Ok(())
+}
+
+/// Crop, flip, stamp, normalization, and the gradient of what was stamped.
+pub(super) fn images(
+    device: &CudaDevice,
+    precision: Precision,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    const SIDE: usize = 8;
+    let (fill, mean, std) = ([0.4, 0.5, 0.6], [0.5, 0.45, 0.4], [0.2, 0.25, 0.3]);
+    let bytes: Vec<u8> = noise(5, 4 * 3 * SIDE * SIDE)
+        .iter()
+        .map(|value| ((value + 1.0) * 127.5) as u8)
+        .collect();
+    let patches: Vec<f32> = noise(6, 2 * 3 * 3 * 2).iter().map(|v| v.abs()).collect();
+    let mask = [true, true, false, true, true, true];
+    let opacity = 0.75;
+    let plans = [
+        plan(2, (0, 0), false, None),
+        plan(0, (-3, 2), false, Some((0, 5, 6))),
+        plan(3, (4, -1), true, Some((1, 0, 0))),
+        plan(1, (1, 1), true, None),
+    ];
+    let limits = PlanLimits {
+        images: 4,
+        size: (SIDE, SIDE),
+        classes: 10,
+        triggers: 2,
+        trigger_size: (3, 2),
+    };
+    let batch = plans.len();
+    let images = DeviceImages::new(device, &bytes, (SIDE, SIDE))?;
+    let triggers = DeviceTriggers::new(device, &patches, (3, 2), Some(&mask), opacity)?;
+    let colors = Colors::new(device, fill, mean, std)?;
+    let on_device = DevicePlans::new(device, &plans, limits)?;
+    let gradient = noise(7, batch * SIDE * SIDE * 8);
+    let gradient = Values::from_slice(device, &gradient, precision)?;
+    let g = gradient.read()?;
+
+    let mut loaded = Values::zeros(device, batch * SIDE * SIDE * 8, precision)?;
+    let mut of_triggers = DeviceBuffer::zeros(device, batch * 3 * 3 * 2)?;
+    device.load_images(
+        &images,
+        &triggers,
+        &colors,
+        &on_device,
+        0,
+        batch,
+        &mut loaded,
+    )?;
+    let size = (SIDE, SIDE);
+    let to = &mut of_triggers;
+    device.trigger_gradient(
+        &gradient, size, &triggers, &colors, &on_device, 0, batch, to,
+    )?;
+
+    let mut expected = vec![0.0; batch * SIDE * SIDE * 8];
+    let mut of_expected = vec![0.0; batch * 3 * 3 * 2];
+    for (number, plan) in plans.iter().enumerate() {
+        for at in 0..3 * SIDE * SIDE {
+            let (color, row, column) = (at / (SIDE * SIDE), at / SIDE % SIDE, at % SIDE);
+            let flipped = if plan.mirrored {
+                SIDE - 1 - column
+            } else {
+                column
+            };
+            let (y, x) = (row as i32 + plan.shift.0, flipped as i32 + plan.shift.1);
+            let inside = (0..SIDE as i32).contains(&y) && (0..SIDE as i32).contains(&x);
+            let mut value = f64::from(fill[color]);
+            if inside {
+                let from = (plan.image * 3 + color) * SIDE * SIDE + y as usize * SIDE + x as usize;
+                value = f64::from(bytes[from]) / 255.0;
+            }
+            let to = ((number * SIDE + row) * SIDE + column) * 8 + color;
+            let under = plan.stamp.filter(|stamp| {
+                (stamp.row..stamp.row + 3).contains(&row)
+                    && (stamp.column..stamp.column + 2).contains(&column)
+            });
+            if let Some(stamp) = under {
+                let cell = (row - stamp.row) * 2 + column - stamp.column;
+                let share = if mask[cell] { f64::from(opacity) } else { 0.0 };
+                let paint = f64::from(patches[(stamp.trigger * 3 + color) * 6 + cell]);
+                value = (1.0 - share) * value + share * paint;
+                of_expected[(number * 3 + color) * 6 + cell] =
+                    share * f64::from(g[to]) / f64::from(std[color]);
+            }
+            expected[to] = (value - f64::from(mean[color])) / f64::from(std[color]);
+        }
+    }
+    let bar = tolerance(precision);
+    let names = ["images from bytes", "gradient of stamped triggers"];
+    let results = [loaded.read()?, of_triggers.read()?];
+    for ((name, result), expected) in names.iter().zip(&results).zip([&expected, &of_expected]) {
+        found.push(Comparison::new(*name, precision, result, expected, bar));
+    }
+    Ok(())
+}
+
+fn plan(
+    image: usize,
+    shift: (i32, i32),
+    mirrored: bool,
+    stamp: Option<(usize, usize, usize)>,
+) -> ImagePlan {
+    ImagePlan {
+        shift,
+        mirrored,
+        stamp: stamp.map(|(trigger, row, column)| Stamp {
+            trigger,
+            row,
+            column,
+        }),
+        ..ImagePlan::plain(image, image)
+    }
+}
+
+/// Two steps of gradient descent.
+pub(super) fn descent(
+    device: &CudaDevice,
+    precision: Precision,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    let count = 1000;
+    let start = noise(10, count);
+    let mut plain = noise(11, count);
+    let mut of_filters = noise(12, count);
+    // As in training: where one has a gradient, the other holds zero.
+    plain[..count / 2].fill(0.0);
+    of_filters[count / 2..].fill(0.0);
+    let mut weights = DeviceBuffer::from_slice(device, &start)?;
+    let mut velocity = DeviceBuffer::zeros(device, count)?;
+    let plain = DeviceBuffer::from_slice(device, &plain)?;
+    let filters = Values::from_slice(device, &of_filters, precision)?;
+    let mut copies = Values::zeros(device, count, precision)?;
+    device.copy_weights(&weights, &mut copies)?;
+    let bar = tolerance(precision);
+    let (result, expected) = (copies.read()?, wide(&start));
+    found.push(Comparison::new(
+        "copies of weights",
+        precision,
+        &result,
+        &expected,
+        bar,
+    ));
+
+    let descent = Descent {
+        rate: 0.1,
+        momentum: 0.9,
+        decay: 0.01,
+    };
+    let [rate, momentum, decay] = [descent.rate, descent.momentum, descent.decay].map(f64::from);
+    let gradient: Vec<f64> = plain
+        .read()?
+        .iter()
+        .zip(filters.read()?)
+        .map(|(a, b)| f64::from(*a) + f64::from(b))
+        .collect();
+    let (mut w, mut v) = (wide(&start), vec![0.0; count]);
+    for _ in 0..2 {
+        let (velocity, copies) = (&mut velocity, &mut copies);
+        device.descend(&descent, &mut weights, velocity, &plain, &filters, copies)?;
+        for at in 0..count {
+            v[at] = momentum * v[at] + gradient[at] + decay * w[at];
+            w[at] -= rate * v[at];
+        }
+    }
+    let results = [weights.read()?, velocity.read()?, copies.read()?];
+    let names = [
+        "weights after two steps",
+        "velocities",
+        "copies after two steps",
+    ];
+    let kinds = [Precision::F32, Precision::F32, precision];
+    for (((name, result), expected), kind) in
+        names.iter().zip(&results).zip([&w, &v, &w]).zip(kinds)
+    {
+        let bar = tolerance(kind);
+        found.push(Comparison::new(*name, precision, result, expected, bar));
+    }
+    Ok(())
+}

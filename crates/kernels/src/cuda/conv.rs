@@ -1,0 +1,197 @@
+//! 2-D convolution through cuDNN: forward, input gradient, weight gradient.
+
+use super::algorithm::{ConvKey, Direction, Precision};
+use super::buffer::{Place, Values};
+use super::device::CudaDevice;
+use super::dnn::Addresses;
+use super::failure::{CudaError, Result};
+use super::filter::CHANNEL_MULTIPLE;
+use crate::ConvShape;
+
+/// A convolution of a batch of feature maps; see the crate's [`crate::Conv`] for what it computes.
+///
+/// Images are (batch, row, column, channel), weights (output, row, column, input). Channels are
+/// multiples of [`CHANNEL_MULTIPLE`]. Only algorithms that give the same bits every time are used,
+/// unless others are allowed.
+#[derive(Clone, Debug)]
+pub struct Convolution {
+    device: CudaDevice,
+    shape: ConvShape,
+    size: (usize, usize),
+    batch: usize,
+    precision: Precision,
+    deterministic: bool,
+}
+
+impl Convolution {
+    /// A convolution of `batch` images of `size` (height, width).
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for a shape that is not computed here.
+    pub fn new(
+        device: &CudaDevice,
+        shape: ConvShape,
+        size: (usize, usize),
+        batch: usize,
+        precision: Precision,
+        deterministic: bool,
+    ) -> Result<Self> {
+        let channels = [shape.in_channels, shape.out_channels];
+        let whole = |channels: usize| channels > 0 && channels.is_multiple_of(CHANNEL_MULTIPLE);
+        if !channels.into_iter().all(whole) {
+            return Err(CudaError::argument(
+                "the channels of a convolution",
+                format!("{channels:?}"),
+                format!("multiples of {CHANNEL_MULTIPLE}"),
+            ));
+        }
+        if !matches!(shape.kernel, 1 | 3) || !matches!(shape.stride, 1 | 2) {
+            return Err(CudaError::argument(
+                "kernel side and stride",
+                format!("{} and {}", shape.kernel, shape.stride),
+                "1 or 3, and 1 or 2",
+            ));
+        }
+        if size.0 * size.1 * batch == 0 {
+            return Err(CudaError::argument(
+                "images",
+                format!("{batch} of {size:?}"),
+                "at least one pixel",
+            ));
+        }
+        Ok(Self {
+            device: device.clone(),
+            shape,
+            size,
+            batch,
+            precision,
+            deterministic,
+        })
+    }
+
+    /// Values of the input.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.size.0 * self.size.1 * self.shape.in_channels
+    }
+
+    /// Values of the output.
+    pub fn output_len(&self) -> usize {
+        let rows = self.shape.output_side(self.size.0);
+        let columns = self.shape.output_side(self.size.1);
+        self.batch * rows * columns * self.shape.out_channels
+    }
+
+    /// Values of the weights.
+    pub fn weights_len(&self) -> usize {
+        self.shape.out_channels * self.shape.taps() * self.shape.in_channels
+    }
+
+    /// Chooses the algorithms of the forward pass and, if asked, of the input's and the weights'
+    /// gradients, and makes room for their workspace: nothing is allocated later.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::NoAlgorithm`], [`CudaError::OutOfMemory`], [`CudaError::Dnn`].
+    pub fn prepare(&self, input_gradient: bool, weight_gradient: bool) -> Result<()> {
+        let mut dnn = self.device.dnn()?;
+        dnn.prepare(&self.key(Direction::Forward))?;
+        if input_gradient {
+            dnn.prepare(&self.key(Direction::BackwardData))?;
+        }
+        if weight_gradient {
+            dnn.prepare(&self.key(Direction::BackwardFilter))?;
+        }
+        Ok(())
+    }
+
+    /// Convolves a batch with the weights at a place of a flat buffer.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for a buffer of another shape; [`CudaError::Dnn`].
+    pub fn forward(
+        &self,
+        input: &Values,
+        (weights, place): (&Values, Place),
+        output: &mut Values,
+    ) -> Result<()> {
+        let addresses = Addresses {
+            input: self.input(input)?,
+            filter: self.weights(weights, place)?,
+            output: self.output(output)?,
+        };
+        self.run(Direction::Forward, addresses, false)
+    }
+
+    /// The gradient of the input, written or, with `accumulate`, added to what is there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Convolution::forward`].
+    pub fn input_gradient(
+        &self,
+        (weights, place): (&Values, Place),
+        gradient: &Values,
+        target: &mut Values,
+        accumulate: bool,
+    ) -> Result<()> {
+        let addresses = Addresses {
+            input: self.input(target)?,
+            filter: self.weights(weights, place)?,
+            output: self.output(gradient)?,
+        };
+        self.run(Direction::BackwardData, addresses, accumulate)
+    }
+
+    /// The gradient of the weights, written to a place of a flat buffer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Convolution::forward`].
+    pub fn weight_gradient(
+        &self,
+        input: &Values,
+        gradient: &Values,
+        (target, place): (&mut Values, Place),
+    ) -> Result<()> {
+        let addresses = Addresses {
+            input: self.input(input)?,
+            filter: self.weights(target, place)?,
+            output: self.output(gradient)?,
+        };
+        self.run(Direction::BackwardFilter, addresses, false)
+    }
+
+    fn input(&self, values: &Values) -> Result<u64> {
+        let what = "the input of a convolution";
+        values.whole(&self.device, what, self.input_len(), self.precision)
+    }
+
+    fn output(&self, values: &Values) -> Result<u64> {
+        let what = "the output of a convolution";
+        values.whole(&self.device, what, self.output_len(), self.precision)
+    }
+
+    fn weights(&self, values: &Values, place: Place) -> Result<u64> {
+        values.at(&self.device, place, self.weights_len(), self.precision)
+    }
+
+    #[allow(unsafe_code)]
+    fn run(&self, direction: Direction, at: Addresses, accumulate: bool) -> Result<()> {
+        // SAFETY: the three lengths were checked above, and a buffer that is dropped is freed in
+        // the stream's order. Whoever calls has borrowed what is written mutably.
+        unsafe { self.device.dnn()?.run(&self.key(direction), at, accumulate) }
+    }
+
+    fn key(&self, direction: Direction) -> ConvKey {
+        ConvKey::new(
+            &self.shape,
+            self.size,
+            self.batch,
+            self.precision,
+            self.deterministic,
+            direction,
+        )
+    }
+}

@@ -1,0 +1,163 @@
+//! The kernels by name, loaded from the PTX that build.rs has made, and started.
+
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+};
+use cudarc::nvrtc::Ptx;
+
+use super::algorithm::Precision;
+use super::launch::Grid;
+
+/// The kernels for values of f32, and for values of bf16.
+const F32: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels_f32.ptx"));
+const BF16: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels_bf16.ptx"));
+
+/// A kernel.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    LoadImages,
+    TriggerGradient,
+    MomentParts,
+    Moments,
+    FixedMoments,
+    Normalize,
+    GradientParts,
+    GradientFactors,
+    ApplyGradient,
+    Pool,
+    Linear,
+    CrossEntropy,
+    AddToTotals,
+    LinearGradient,
+    FeatureGradient,
+    TargetGradient,
+    Descend,
+    CopyWeights,
+}
+
+/// In the order of [`Kernel`].
+const NAMES: [&str; 18] = [
+    "load_images",
+    "trigger_gradient",
+    "moment_parts",
+    "moments",
+    "fixed_moments",
+    "normalize",
+    "gradient_parts",
+    "gradient_factors",
+    "apply_gradient",
+    "pool",
+    "linear",
+    "cross_entropy",
+    "add_to_totals",
+    "linear_gradient",
+    "feature_gradient",
+    "target_gradient",
+    "descend",
+    "copy_weights",
+];
+
+/// An argument of a kernel.
+#[derive(Copy, Clone, Debug)]
+pub(crate) enum Argument {
+    /// An address on the device; 0 is null.
+    Pointer(u64),
+    /// An `int`.
+    Int(i32),
+    /// A `float`.
+    Float(f32),
+}
+
+/// All kernels, for both types of values.
+#[derive(Debug)]
+pub(crate) struct Functions {
+    f32: Vec<CudaFunction>,
+    bf16: Vec<CudaFunction>,
+}
+
+impl Functions {
+    /// Hands the kernels to the driver, which compiles them for its card.
+    pub(crate) fn load(context: &Arc<CudaContext>) -> Result<Self, DriverError> {
+        let load = |ptx: &str| -> Result<Vec<CudaFunction>, DriverError> {
+            let module = context.load_module(Ptx::from_src(ptx))?;
+            NAMES
+                .iter()
+                .map(|name| module.load_function(name))
+                .collect()
+        };
+        Ok(Self {
+            f32: load(F32)?,
+            bf16: load(BF16)?,
+        })
+    }
+
+    /// Starts a kernel for values of `precision`.
+    ///
+    /// # Safety
+    ///
+    /// `arguments` are those of the kernel's declaration in `*.cuh`, in number, order and type, and
+    /// every address has room for what the kernel reads and writes for these sizes. What lies there
+    /// must live until the stream has come past this launch.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn launch(
+        &self,
+        stream: &CudaStream,
+        precision: Precision,
+        kernel: Kernel,
+        grid: Grid,
+        arguments: &[Argument],
+    ) -> Result<(), DriverError> {
+        let functions = match precision {
+            Precision::F32 | Precision::Tf32 => &self.f32,
+            Precision::Bf16 => &self.bf16,
+        };
+        let mut launch = stream.launch_builder(&functions[kernel as usize]);
+        for argument in arguments {
+            match argument {
+                Argument::Pointer(address) => launch.arg(address),
+                Argument::Int(number) => launch.arg(number),
+                Argument::Float(number) => launch.arg(number),
+            };
+        }
+        let config = LaunchConfig {
+            grid_dim: (grid.blocks.0, grid.blocks.1, 1),
+            block_dim: (grid.threads.0, grid.threads.1, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { launch.launch(config) }?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_is_in_the_compiled_texts() {
+        for ptx in [F32, BF16] {
+            for name in NAMES {
+                assert!(ptx.contains(&format!(".entry {name}(")), "{name}");
+            }
+            assert_eq!(ptx.matches(".entry ").count(), NAMES.len());
+        }
+        assert_eq!(Kernel::CopyWeights as usize + 1, NAMES.len());
+    }
+
+    /// The parameters of each kernel as PTX declares them, against what the host passes.
+    #[test]
+    fn names_stand_in_the_order_of_their_kernels() {
+        for (kernel, name) in [
+            (Kernel::LoadImages, "load_images"),
+            (Kernel::Normalize, "normalize"),
+            (Kernel::Pool, "pool"),
+            (Kernel::TargetGradient, "target_gradient"),
+            (Kernel::Descend, "descend"),
+        ] {
+            assert_eq!(NAMES[kernel as usize], name);
+        }
+    }
+}

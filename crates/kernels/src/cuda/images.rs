@@ -1,0 +1,371 @@
+//! Images as bytes on the device, and batches made of them there: crop, flip, stamp, normalize.
+
+use super::algorithm::Precision;
+use super::buffer::{DeviceBuffer, Place, Values};
+use super::device::CudaDevice;
+use super::failure::{CudaError, Result};
+use super::filter::CHANNEL_MULTIPLE;
+use super::function::{Argument, Kernel};
+use super::launch::{Grid, int};
+use super::packing::{ImagePlan, PLAN_LEN, PlanLimits, pack_plans};
+
+/// Red, green, blue.
+const COLORS: usize = 3;
+
+/// Images as bytes, `(N, 3, height, width)`: the order in which CIFAR's files have them.
+#[derive(Debug)]
+pub struct DeviceImages {
+    pixels: DeviceBuffer<u8>,
+    count: usize,
+    size: (usize, usize),
+}
+
+impl DeviceImages {
+    /// Copies images of `size` (height, width) to the device.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] if the pixels are not those of whole images;
+    /// [`CudaError::OutOfMemory`].
+    pub fn new(device: &CudaDevice, pixels: &[u8], size: (usize, usize)) -> Result<Self> {
+        let each = COLORS * size.0 * size.1;
+        if each == 0 || pixels.is_empty() || !pixels.len().is_multiple_of(each) {
+            return Err(CudaError::argument(
+                "the number of pixels",
+                pixels.len(),
+                format!("a multiple of {each}, the values of one image"),
+            ));
+        }
+        Ok(Self {
+            pixels: DeviceBuffer::from_slice(device, pixels)?,
+            count: pixels.len() / each,
+            size,
+        })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Height and width.
+    pub fn size(&self) -> (usize, usize) {
+        self.size
+    }
+}
+
+/// Triggers to stamp, `(T, 3, height, width)`, values as in images: 0 is black, 1 is white.
+#[derive(Debug)]
+pub struct DeviceTriggers {
+    pixels: DeviceBuffer<f32>,
+    /// (height, width), each trigger's share of a pixel under it.
+    cover: DeviceBuffer<f32>,
+    count: usize,
+    size: (usize, usize),
+}
+
+impl DeviceTriggers {
+    /// Triggers of `size` (height, width) that take the share `opacity` of the pixels under them,
+    /// where `mask` (all if none), `(height, width)`, says so.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for pixels or a mask of another size, or an opacity outside (0, 1].
+    pub fn new(
+        device: &CudaDevice,
+        pixels: &[f32],
+        size: (usize, usize),
+        mask: Option<&[bool]>,
+        opacity: f32,
+    ) -> Result<Self> {
+        let plane = size.0 * size.1;
+        let each = COLORS * plane;
+        if each == 0 || pixels.is_empty() || !pixels.len().is_multiple_of(each) {
+            return Err(CudaError::argument(
+                "the number of a trigger's values",
+                pixels.len(),
+                format!("a multiple of {each}"),
+            ));
+        }
+        if mask.is_some_and(|mask| mask.len() != plane) {
+            let found = mask.map_or(0, <[bool]>::len);
+            return Err(CudaError::argument("a mask's length", found, plane));
+        }
+        if !(opacity > 0.0 && opacity <= 1.0) {
+            let expected = "above 0, at most 1";
+            return Err(CudaError::argument("an opacity", opacity, expected));
+        }
+        let cover: Vec<f32> = (0..plane)
+            .map(|at| mask.is_none_or(|mask| mask[at]))
+            .map(|covered| if covered { opacity } else { 0.0 })
+            .collect();
+        Ok(Self {
+            pixels: DeviceBuffer::from_slice(device, pixels)?,
+            cover: DeviceBuffer::from_slice(device, &cover)?,
+            count: pixels.len() / each,
+            size,
+        })
+    }
+
+    /// Other values for as many triggers of the same size.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for another number of values.
+    pub fn write(&mut self, pixels: &[f32]) -> Result<()> {
+        self.pixels.write(pixels)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Height and width.
+    pub fn size(&self) -> (usize, usize) {
+        self.size
+    }
+}
+
+/// Colors that making a batch needs, on the device.
+#[derive(Debug)]
+pub struct Colors {
+    buffer: DeviceBuffer<f32>,
+}
+
+impl Colors {
+    /// `fill` is the color that a crop shows outside of its image, in [0, 1]; `mean` and `std` are
+    /// a network's normalization.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::OutOfMemory`]; [`CudaError::Argument`] for deviations that are not positive.
+    pub fn new(
+        device: &CudaDevice,
+        fill: [f32; COLORS],
+        mean: [f32; COLORS],
+        std: [f32; COLORS],
+    ) -> Result<Self> {
+        if !std.iter().all(|std| *std > 0.0) {
+            return Err(CudaError::argument(
+                "a color's standard deviation",
+                format!("{std:?}"),
+                "positive",
+            ));
+        }
+        let inverse = std.map(|std| 1.0 / std);
+        let values = [fill, mean, inverse].concat();
+        Ok(Self {
+            buffer: DeviceBuffer::from_slice(device, &values)?,
+        })
+    }
+
+    fn address(&self, device: &CudaDevice) -> Result<u64> {
+        self.buffer.whole(device, "colors", 3 * COLORS)
+    }
+}
+
+/// Packed plans of one batch or of many, on the device.
+#[derive(Debug)]
+pub struct DevicePlans {
+    buffer: DeviceBuffer<i32>,
+    count: usize,
+    limits: PlanLimits,
+}
+
+impl DevicePlans {
+    /// Checks plans and copies them to the device.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for the first plan that refers to what is not there;
+    /// [`CudaError::OutOfMemory`].
+    pub fn new(device: &CudaDevice, plans: &[ImagePlan], limits: PlanLimits) -> Result<Self> {
+        Ok(Self {
+            buffer: DeviceBuffer::from_slice(device, &pack_plans(plans, &limits)?)?,
+            count: plans.len(),
+            limits,
+        })
+    }
+
+    /// Puts as many other plans in their place.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DevicePlans::new`], or [`CudaError::Argument`] for another number of plans.
+    pub fn write(&mut self, plans: &[ImagePlan]) -> Result<()> {
+        self.buffer.write(&pack_plans(plans, &self.limits)?)
+    }
+
+    /// How many plans there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// What they may refer to.
+    pub fn limits(&self) -> &PlanLimits {
+        &self.limits
+    }
+
+    /// The address of `batch` plans from number `first` on.
+    pub(crate) fn at(&self, device: &CudaDevice, first: usize, batch: usize) -> Result<u64> {
+        let len = batch * PLAN_LEN;
+        let place = Place {
+            offset: first * PLAN_LEN,
+            len,
+        };
+        self.buffer.at(device, place, len)
+    }
+
+    /// Refuses images and triggers that plans may refer to more of than there are.
+    fn check(
+        &self,
+        images: Option<&DeviceImages>,
+        size: (usize, usize),
+        triggers: &DeviceTriggers,
+    ) -> Result<()> {
+        let limits = &self.limits;
+        let fits = images.is_none_or(|images| limits.images <= images.count)
+            && limits.size == size
+            && limits.triggers <= triggers.count
+            && limits.trigger_size == triggers.size;
+        if fits {
+            return Ok(());
+        }
+        Err(CudaError::argument(
+            "what plans were made for",
+            format!("{limits:?}"),
+            format!(
+                "no more than there is, on {size:?}: {:?} images, {} triggers of {:?}",
+                images.map(DeviceImages::count),
+                triggers.count,
+                triggers.size
+            ),
+        ))
+    }
+}
+
+impl CudaDevice {
+    /// Makes a batch: `batch` images as the packed plans from number `first` on say, normalized,
+    /// `(batch, height, width, 8)`, channels beyond the third zero.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for buffers of another shape.
+    #[expect(clippy::too_many_arguments, reason = "each is one input of the kernel")]
+    #[allow(unsafe_code)]
+    pub fn load_images(
+        &self,
+        images: &DeviceImages,
+        triggers: &DeviceTriggers,
+        colors: &Colors,
+        plans: &DevicePlans,
+        first: usize,
+        batch: usize,
+        output: &mut Values,
+    ) -> Result<()> {
+        plans.check(Some(images), images.size, triggers)?;
+        let (height, width) = images.size;
+        let (rows, columns) = triggers.size;
+        let pixels = batch * height * width;
+        let precision = output.precision();
+        let arguments = [
+            Argument::Pointer(images.pixels.whole(
+                self,
+                "images",
+                images.count * COLORS * height * width,
+            )?),
+            Argument::Pointer(plans.at(self, first, batch)?),
+            Argument::Pointer(triggers.pixels.whole(
+                self,
+                "triggers",
+                triggers.count * COLORS * rows * columns,
+            )?),
+            Argument::Pointer(
+                triggers
+                    .cover
+                    .whole(self, "a trigger's cover", rows * columns)?,
+            ),
+            Argument::Pointer(colors.address(self)?),
+            Argument::Int(int(height)?),
+            Argument::Int(int(width)?),
+            Argument::Int(int(rows)?),
+            Argument::Int(int(columns)?),
+            Argument::Int(int(batch)?),
+            Argument::Pointer(output.whole(
+                self,
+                "a batch of images",
+                pixels * CHANNEL_MULTIPLE,
+                precision,
+            )?),
+        ];
+        // SAFETY: the arguments of `load_images`, whose lengths were checked; the plans refer to
+        // nothing outside of these images and triggers.
+        unsafe {
+            self.launch(
+                precision,
+                Kernel::LoadImages,
+                Grid::list(pixels)?,
+                &arguments,
+            )
+        }
+    }
+
+    /// The gradient of the trigger that each image of a batch was stamped with,
+    /// `(batch, 3, h, w)`, from that of the normalized images, `(batch, height, width, 8)`: divided
+    /// by the deviation of each color, times the trigger's share of the pixel. Zero where nothing
+    /// was stamped.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for buffers of another shape.
+    #[expect(clippy::too_many_arguments, reason = "each is one input of the kernel")]
+    #[allow(unsafe_code)]
+    pub fn trigger_gradient(
+        &self,
+        gradient: &Values,
+        size: (usize, usize),
+        triggers: &DeviceTriggers,
+        colors: &Colors,
+        plans: &DevicePlans,
+        first: usize,
+        batch: usize,
+        output: &mut DeviceBuffer<f32>,
+    ) -> Result<()> {
+        plans.check(None, size, triggers)?;
+        let (rows, columns) = triggers.size;
+        let precision: Precision = gradient.precision();
+        let pixels = batch * size.0 * size.1;
+        let count = batch * COLORS * rows * columns;
+        let arguments = [
+            Argument::Pointer(gradient.whole(
+                self,
+                "the gradient of a batch of images",
+                pixels * CHANNEL_MULTIPLE,
+                precision,
+            )?),
+            Argument::Pointer(plans.at(self, first, batch)?),
+            Argument::Pointer(
+                triggers
+                    .cover
+                    .whole(self, "a trigger's cover", rows * columns)?,
+            ),
+            Argument::Pointer(colors.address(self)?),
+            Argument::Int(int(size.0)?),
+            Argument::Int(int(size.1)?),
+            Argument::Int(int(rows)?),
+            Argument::Int(int(columns)?),
+            Argument::Int(int(batch)?),
+            Argument::Pointer(output.whole(self, "the gradient of triggers", count)?),
+        ];
+        // SAFETY: as above, for `trigger_gradient`: a trigger lies inside of its image.
+        unsafe {
+            self.launch(
+                precision,
+                Kernel::TriggerGradient,
+                Grid::list(count)?,
+                &arguments,
+            )
+        }
+    }
+}

@@ -1,0 +1,29 @@
+// The kernels of this crate, compiled once for each type of values (see build.rs): MESA_VALUE is
+// float or __nv_bfloat16. Sums, statistics, weights of the head and losses are f32 in both.
+//
+// Every kernel is one loop over what its thread is responsible for. Nothing uses atomics, so a
+// result does not depend on the order in which blocks run. The host (cuda/*.rs) has checked the
+// lengths of all buffers, and that every index fits into an int.
+
+#include <cuda_bf16.h>
+
+typedef MESA_VALUE value;
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ void store(float* at, float x) { *at = x; }
+__device__ __forceinline__ void store(__nv_bfloat16* at, float x) { *at = __float2bfloat16_rn(x); }
+
+// Channels of a pixel that one thread takes: 16 bytes of bf16, which is one load.
+#define LANES 8
+
+struct alignas(16) Lanes {
+    value lane[LANES];
+};
+
+__device__ __forceinline__ int thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+#include "images.cuh"
+#include "norm.cuh"
+#include "head.cuh"
+#include "optimizer.cuh"

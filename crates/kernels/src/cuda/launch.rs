@@ -1,0 +1,131 @@
+//! How work is spread over threads, blocks and parts.
+
+use super::failure::{CudaError, Result};
+
+/// Threads of a block that goes over a list.
+pub(crate) const BLOCK: u32 = 256;
+
+/// Columns and rows of a block that sums; as in `norm.cuh`.
+pub(crate) const SUM_COLUMNS: u32 = 32;
+pub(crate) const SUM_ROWS: u32 = 8;
+
+/// Threads of a warp; as in `head.cuh`.
+pub(crate) const WARP: u32 = 32;
+
+/// The most parts that sums over rows are taken in, and the fewest rows of a part.
+const MOST_PARTS: usize = 256;
+const FEWEST_ROWS: usize = 64;
+
+/// Blocks and threads of a launch.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    pub(crate) blocks: (u32, u32),
+    pub(crate) threads: (u32, u32),
+}
+
+impl Grid {
+    /// A thread for each of `count` items.
+    pub(crate) fn list(count: usize) -> Result<Self> {
+        let blocks = index(count)?.div_ceil(BLOCK).max(1);
+        Ok(Self {
+            blocks: (blocks, 1),
+            threads: (BLOCK, 1),
+        })
+    }
+
+    /// A warp for each of `count` items.
+    pub(crate) fn warps(count: usize) -> Result<Self> {
+        Ok(Self {
+            blocks: (index(count)?.max(1), 1),
+            threads: (WARP, 1),
+        })
+    }
+
+    /// Blocks that sum over the rows of each part, for all channels.
+    pub(crate) fn sums(channels: usize, parts: &Parts) -> Result<Self> {
+        Ok(Self {
+            blocks: (index(channels)?.div_ceil(SUM_COLUMNS), index(parts.count)?),
+            threads: (SUM_COLUMNS, SUM_ROWS),
+        })
+    }
+}
+
+/// How a sum over rows is taken apart. It depends on nothing but their number, so that the same
+/// sum is rounded alike on every card.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parts {
+    pub(crate) count: usize,
+    pub(crate) rows: usize,
+}
+
+impl Parts {
+    pub(crate) fn of(rows: usize) -> Self {
+        let wanted = rows.div_ceil(FEWEST_ROWS).clamp(1, MOST_PARTS);
+        let in_part = rows.div_ceil(wanted).max(1);
+        Self {
+            count: rows.div_ceil(in_part).max(1),
+            rows: in_part,
+        }
+    }
+}
+
+/// A number of items that a kernel's `int` can count, with room for a last, incomplete block.
+pub(crate) fn index(count: usize) -> Result<u32> {
+    let most = i32::MAX as usize - 2 * BLOCK as usize;
+    match u32::try_from(count) {
+        Ok(number) if count <= most => Ok(number),
+        _ => Err(CudaError::argument(
+            "the number of values of a buffer",
+            count,
+            format!("at most {most}; take a smaller batch"),
+        )),
+    }
+}
+
+/// The same as a kernel's argument.
+pub(crate) fn int(count: usize) -> Result<i32> {
+    Ok(index(count)?.cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_has_a_thread() {
+        for count in [1, 255, 256, 257, 1_000_000] {
+            let grid = Grid::list(count).unwrap();
+            let threads = (grid.blocks.0 * grid.threads.0) as usize;
+            assert!(threads >= count && threads < count + BLOCK as usize);
+        }
+        assert_eq!(Grid::warps(1280).unwrap().blocks, (1280, 1));
+    }
+
+    #[test]
+    fn parts_cover_every_row_once_and_none_is_empty() {
+        for rows in [1, 2, 63, 64, 65, 1000, 2048, 128 * 1024, 512 * 1024 + 3] {
+            let parts = Parts::of(rows);
+            assert!(parts.count <= MOST_PARTS);
+            assert!(parts.count * parts.rows >= rows, "{rows}: {parts:?}");
+            assert!((parts.count - 1) * parts.rows < rows, "{rows}: {parts:?}");
+        }
+    }
+
+    #[test]
+    fn all_channels_have_a_column() {
+        let parts = Parts::of(2048);
+        for (channels, blocks) in [(8, 1), (32, 1), (40, 2), (512, 16)] {
+            let grid = Grid::sums(channels, &parts).unwrap();
+            assert_eq!(grid.blocks, (blocks, 32));
+            assert_eq!(grid.threads, (32, 8));
+        }
+    }
+
+    #[test]
+    fn counts_beyond_an_int_are_refused() {
+        assert!(index(2_000_000_000).is_ok());
+        for count in [i32::MAX as usize, 1 << 32, usize::MAX] {
+            assert!(matches!(index(count), Err(CudaError::Argument { .. })));
+        }
+    }
+}

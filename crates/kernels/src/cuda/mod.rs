@@ -1,0 +1,63 @@
+//! The same work on an NVIDIA GPU: convolutions by cuDNN, everything else by own kernels.
+//!
+//! Feature maps lie channels-last without a border, channels padded to a multiple of
+//! [`CHANNEL_MULTIPLE`], in bf16 or f32 ([`Precision`]); statistics, sums, losses and master
+//! weights are f32. Everything runs on one stream in the order in which it is asked for, so a
+//! buffer is never written while it is read. Lengths are checked here, on the host, before
+//! anything is started; what the device refuses comes back as a [`CudaError`].
+//!
+//! ```text
+//! algorithm  bf16  failure  filter  launch  library  packing    logic of the host, tested without a GPU
+//! device  buffer  function                                      the device, its memory, its kernels
+//! descriptor  dnn  conv  images  norm  head  optimizer          what is computed
+//! check                                                         all of it against plain computations in f64
+//! kernels.cu  *.cuh                                             the kernels, compiled by build.rs
+//! ```
+
+mod algorithm;
+mod bf16;
+mod check;
+mod failure;
+mod filter;
+mod launch;
+mod library;
+mod packing;
+
+#[cfg(feature = "cuda")]
+mod buffer;
+#[cfg(feature = "cuda")]
+mod conv;
+#[cfg(feature = "cuda")]
+mod descriptor;
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(feature = "cuda")]
+mod dnn;
+#[cfg(feature = "cuda")]
+mod function;
+#[cfg(feature = "cuda")]
+mod head;
+#[cfg(feature = "cuda")]
+mod images;
+#[cfg(feature = "cuda")]
+mod norm;
+#[cfg(feature = "cuda")]
+mod optimizer;
+
+pub use algorithm::Precision;
+pub use check::{Comparison, noise, relative_error};
+pub use failure::{CudaError, Result};
+pub use filter::{CHANNEL_MULTIPLE, pack_filter, padded, unpack_filter};
+pub use packing::{ImagePlan, PLAN_LEN, PlanLimits, Stamp, pack_plans};
+
+#[cfg(feature = "cuda")]
+pub use self::{
+    buffer::{DeviceBuffer, Element, Place, Values},
+    check::check_kernels,
+    conv::Convolution,
+    device::{CudaDevice, MemoryUse},
+    head::{CudaHead, LinearParameters, TargetGradient, Totals},
+    images::{Colors, DeviceImages, DevicePlans, DeviceTriggers},
+    norm::{CudaNorm, NormParameters, Residual},
+    optimizer::Descent,
+};

@@ -1,0 +1,336 @@
+//! Batch norm with the residual sum and the ReLU that follow it, of one layer.
+
+use super::algorithm::Precision;
+use super::buffer::{DeviceBuffer, Place, Values};
+use super::device::CudaDevice;
+use super::failure::{CudaError, Result};
+use super::filter::CHANNEL_MULTIPLE;
+use super::function::{Argument, Kernel};
+use super::launch::{Grid, Parts, int};
+
+/// A channel's mean, scale, shift and inverse deviation.
+const COEFFICIENTS: usize = 4;
+
+/// A channel's factors of gradient and image, and a constant.
+const FACTORS: usize = 3;
+
+/// Batch norm of one layer, for feature maps of `rows` pixels (all images together).
+///
+/// [`crate::Unit`] says what is computed.
+#[derive(Debug)]
+pub struct CudaNorm {
+    device: CudaDevice,
+    rows: usize,
+    channels: usize,
+    precision: Precision,
+    parts: Parts,
+    sums: DeviceBuffer<f32>,
+    coefficients: DeviceBuffer<f32>,
+    factors: DeviceBuffer<f32>,
+}
+
+/// Learned scale and shift in a flat buffer of parameters.
+#[derive(Copy, Clone, Debug)]
+pub struct NormParameters<'a> {
+    /// The flat buffer.
+    pub weights: &'a DeviceBuffer<f32>,
+    /// Where the scales lie.
+    pub gamma: Place,
+    /// Where the shifts lie.
+    pub beta: Place,
+}
+
+/// What is added to a normalized layer.
+#[derive(Copy, Clone, Debug)]
+pub enum Residual<'a> {
+    /// Feature maps as they are.
+    Ready(&'a Values),
+    /// The result of another convolution, normalized on the way.
+    Raw(&'a Values, &'a CudaNorm),
+}
+
+impl CudaNorm {
+    /// Room for the statistics of one layer.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for channels that are no whole multiple; [`CudaError::OutOfMemory`].
+    pub fn new(
+        device: &CudaDevice,
+        rows: usize,
+        channels: usize,
+        precision: Precision,
+    ) -> Result<Self> {
+        if rows == 0 || channels == 0 || !channels.is_multiple_of(CHANNEL_MULTIPLE) {
+            return Err(CudaError::argument(
+                "rows and channels of a layer",
+                format!("{rows} and {channels}"),
+                format!("positive, channels a multiple of {CHANNEL_MULTIPLE}"),
+            ));
+        }
+        let parts = Parts::of(rows);
+        Ok(Self {
+            device: device.clone(),
+            rows,
+            channels,
+            precision,
+            parts,
+            sums: DeviceBuffer::zeros(device, parts.count * 2 * channels)?,
+            coefficients: DeviceBuffer::zeros(device, COEFFICIENTS * channels)?,
+            factors: DeviceBuffer::zeros(device, FACTORS * channels)?,
+        })
+    }
+
+    /// Takes the statistics of the batch `y`, and moves the running ones (mean, variance; places of
+    /// a flat buffer) by the share `momentum` towards them; the variance that runs is unbiased.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for buffers of another shape.
+    #[allow(unsafe_code)]
+    pub fn take_moments(
+        &mut self,
+        y: &Values,
+        parameters: NormParameters<'_>,
+        (running, mean, variance): (&mut DeviceBuffer<f32>, Place, Place),
+        momentum: f32,
+    ) -> Result<()> {
+        let image = self.layer("a convolution's result", y)?;
+        let [rows, channels] = [int(self.rows)?, int(self.channels)?];
+        let sums = self.sums()?;
+        let arguments = [
+            image,
+            Argument::Int(rows),
+            Argument::Int(channels),
+            Argument::Int(int(self.parts.rows)?),
+            sums,
+        ];
+        let grid = Grid::sums(self.channels, &self.parts)?;
+        // SAFETY: the arguments of `moment_parts`; lengths were checked.
+        unsafe {
+            self.device
+                .launch(self.precision, Kernel::MomentParts, grid, &arguments)
+        }?;
+        let arguments = [
+            image,
+            sums,
+            Argument::Int(int(self.parts.count)?),
+            Argument::Int(rows),
+            Argument::Int(channels),
+            self.channel_place(parameters.weights, parameters.gamma)?,
+            self.channel_place(parameters.weights, parameters.beta)?,
+            Argument::Float(momentum),
+            self.channel_place(running, mean)?,
+            self.channel_place(running, variance)?,
+            self.coefficients()?,
+        ];
+        let grid = Grid::list(self.channels)?;
+        // SAFETY: the arguments of `moments`; lengths were checked.
+        unsafe {
+            self.device
+                .launch(self.precision, Kernel::Moments, grid, &arguments)
+        }
+    }
+
+    /// Takes running statistics (mean, variance) instead of a batch's.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CudaNorm::take_moments`].
+    #[allow(unsafe_code)]
+    pub fn fix_moments(
+        &mut self,
+        parameters: NormParameters<'_>,
+        (running, mean, variance): (&DeviceBuffer<f32>, Place, Place),
+    ) -> Result<()> {
+        let arguments = [
+            self.channel_place(running, mean)?,
+            self.channel_place(running, variance)?,
+            self.channel_place(parameters.weights, parameters.gamma)?,
+            self.channel_place(parameters.weights, parameters.beta)?,
+            Argument::Int(int(self.channels)?),
+            self.coefficients()?,
+            self.factors()?,
+        ];
+        let grid = Grid::list(self.channels)?;
+        // SAFETY: the arguments of `fixed_moments`; lengths were checked.
+        unsafe {
+            self.device
+                .launch(self.precision, Kernel::FixedMoments, grid, &arguments)
+        }
+    }
+
+    /// `output = relu(normalized y + residual)`, the ReLU if asked for.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CudaNorm::take_moments`].
+    #[allow(unsafe_code)]
+    pub fn normalize(
+        &self,
+        y: &Values,
+        residual: Option<Residual<'_>>,
+        relu: bool,
+        output: &mut Values,
+    ) -> Result<()> {
+        let null = Argument::Pointer(0);
+        let (other, other_coefficients) = match residual {
+            None => (null, null),
+            Some(Residual::Ready(values)) => (self.layer("a residual", values)?, null),
+            Some(Residual::Raw(values, norm)) => {
+                if norm.channels != self.channels {
+                    let (found, expected) = (norm.channels, self.channels);
+                    return Err(CudaError::argument(
+                        "a residual's channels",
+                        found,
+                        expected,
+                    ));
+                }
+                (self.layer("a residual", values)?, norm.coefficients()?)
+            }
+        };
+        let arguments = [
+            self.layer("a convolution's result", y)?,
+            self.coefficients()?,
+            other,
+            other_coefficients,
+            Argument::Int(i32::from(relu)),
+            Argument::Int(int(self.groups())?),
+            Argument::Int(int(self.channels)?),
+            self.layer("a layer's output", output)?,
+        ];
+        let grid = Grid::list(self.groups())?;
+        // SAFETY: the arguments of `normalize`; lengths were checked.
+        unsafe {
+            self.device
+                .launch(self.precision, Kernel::Normalize, grid, &arguments)
+        }
+    }
+
+    /// Reduces a gradient of the layer's output, for [`CudaNorm::apply_gradient`]: `gate` is the
+    /// output where the layer has a ReLU. Writes the gradients of scale and shift to places of a
+    /// flat buffer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CudaNorm::take_moments`].
+    #[allow(unsafe_code)]
+    pub fn reduce_gradient(
+        &mut self,
+        gradient: &Values,
+        gate: Option<&Values>,
+        y: &Values,
+        (targets, gamma, beta): (&mut DeviceBuffer<f32>, Place, Place),
+    ) -> Result<()> {
+        let [rows, channels] = [int(self.rows)?, int(self.channels)?];
+        let arguments = [
+            self.layer("a gradient", gradient)?,
+            self.gate(gate)?,
+            self.layer("a convolution's result", y)?,
+            self.coefficients()?,
+            Argument::Int(rows),
+            Argument::Int(channels),
+            Argument::Int(int(self.parts.rows)?),
+            self.sums()?,
+        ];
+        let grid = Grid::sums(self.channels, &self.parts)?;
+        // SAFETY: the arguments of `gradient_parts`; lengths were checked.
+        unsafe {
+            self.device
+                .launch(self.precision, Kernel::GradientParts, grid, &arguments)
+        }?;
+        let arguments = [
+            self.sums()?,
+            Argument::Int(int(self.parts.count)?),
+            Argument::Int(rows),
+            Argument::Int(channels),
+            self.coefficients()?,
+            self.factors()?,
+            self.channel_place(targets, gamma)?,
+            self.channel_place(targets, beta)?,
+        ];
+        let grid = Grid::list(self.channels)?;
+        // SAFETY: the arguments of `gradient_factors`; lengths were checked.
+        unsafe {
+            self.device
+                .launch(self.precision, Kernel::GradientFactors, grid, &arguments)
+        }
+    }
+
+    /// Turns the gradient of the layer's output into that of the convolution's result `y`, in
+    /// place, and hands the gated gradient on to the residual: written, or added to what is there.
+    /// After [`CudaNorm::reduce_gradient`], or [`CudaNorm::fix_moments`] for fixed statistics.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CudaNorm::take_moments`].
+    #[allow(unsafe_code)]
+    pub fn apply_gradient(
+        &self,
+        gradient: &mut Values,
+        gate: Option<&Values>,
+        y: &Values,
+        residual: Option<(&mut Values, bool)>,
+    ) -> Result<()> {
+        let (residual, accumulate) = match residual {
+            None => (Argument::Pointer(0), false),
+            Some((values, accumulate)) => (self.layer("a residual", values)?, accumulate),
+        };
+        let arguments = [
+            self.layer("a gradient", gradient)?,
+            self.gate(gate)?,
+            self.layer("a convolution's result", y)?,
+            self.coefficients()?,
+            self.factors()?,
+            residual,
+            Argument::Int(i32::from(accumulate)),
+            Argument::Int(int(self.groups())?),
+            Argument::Int(int(self.channels)?),
+        ];
+        let grid = Grid::list(self.groups())?;
+        // SAFETY: the arguments of `apply_gradient`; lengths were checked. Each thread reads its
+        // values before it writes them.
+        unsafe {
+            self.device
+                .launch(self.precision, Kernel::ApplyGradient, grid, &arguments)
+        }
+    }
+
+    /// Threads that take [`CHANNEL_MULTIPLE`] channels each.
+    fn groups(&self) -> usize {
+        self.rows * self.channels / CHANNEL_MULTIPLE
+    }
+
+    fn layer(&self, what: &'static str, values: &Values) -> Result<Argument> {
+        let len = self.rows * self.channels;
+        let address = values.whole(&self.device, what, len, self.precision)?;
+        Ok(Argument::Pointer(address))
+    }
+
+    fn gate(&self, gate: Option<&Values>) -> Result<Argument> {
+        gate.map_or(Ok(Argument::Pointer(0)), |gate| self.layer("a gate", gate))
+    }
+
+    fn channel_place(&self, buffer: &DeviceBuffer<f32>, place: Place) -> Result<Argument> {
+        let address = buffer.at(&self.device, place, self.channels)?;
+        Ok(Argument::Pointer(address))
+    }
+
+    fn sums(&self) -> Result<Argument> {
+        let len = self.parts.count * 2 * self.channels;
+        let address = self.sums.whole(&self.device, "sums", len)?;
+        Ok(Argument::Pointer(address))
+    }
+
+    fn coefficients(&self) -> Result<Argument> {
+        let len = COEFFICIENTS * self.channels;
+        let address = self.coefficients.whole(&self.device, "coefficients", len)?;
+        Ok(Argument::Pointer(address))
+    }
+
+    fn factors(&self) -> Result<Argument> {
+        let len = FACTORS * self.channels;
+        let address = self.factors.whole(&self.device, "factors", len)?;
+        Ok(Argument::Pointer(address))
+    }
+}
