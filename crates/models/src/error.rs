@@ -45,6 +45,10 @@ pub enum Error {
     /// A kernel refused its shapes or its path.
     #[error(transparent)]
     Kernel(#[from] mesa_kernels::Error),
+    /// A GPU cannot be used, or failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] mesa_kernels::cuda::CudaError),
     /// Sizes of which no ResNet can be built.
     #[error("a ResNet has a width of 1 to 1024 and 2 to 10000 classes, found {config:?}")]
     ResNetConfig {

@@ -1,8 +1,10 @@
 //! ResNet-18 for 32×32 images on the kernels crate, small perceptrons on candle, optimizers and
-//! checkpoints.
+//! checkpoints. With the feature `cuda` the networks also run on an NVIDIA GPU (`cuda`).
 
 mod adam;
 mod checkpoint;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod epoch_order;
 mod error;
 mod files;

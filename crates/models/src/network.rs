@@ -39,7 +39,7 @@ pub(crate) struct Running {
 }
 
 /// Share of the newest batch in the running statistics.
-const RUNNING_MOMENTUM: f32 = 0.1;
+pub(crate) const RUNNING_MOMENTUM: f32 = 0.1;
 
 /// What one training step found.
 #[derive(Copy, Clone, Debug, PartialEq)]

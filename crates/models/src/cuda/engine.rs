@@ -1,0 +1,364 @@
+//! Buffers of one batch size, and the passes over a network's units.
+
+use mesa_kernels::ConvShape;
+use mesa_kernels::cuda::{
+    Colors, Convolution, CudaDevice, CudaHead, CudaNorm, DeviceBuffer, LinearParameters,
+    NormParameters, Precision, Residual, Values, padded,
+};
+
+use super::plan::{Backward, Plan};
+use super::{CudaSettings, DeviceBatch};
+use crate::graph::Graph;
+use crate::{Error, Result};
+
+/// A network's numbers on the device.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    /// All learned tensors.
+    pub(crate) values: DeviceBuffer<f32>,
+    /// The same as convolutions read them.
+    pub(crate) copies: Values,
+    /// All running statistics.
+    pub(crate) running: DeviceBuffer<f32>,
+}
+
+/// Gradients of all learned tensors.
+#[derive(Debug)]
+pub(crate) struct Gradients {
+    /// Zero where convolutions are.
+    pub(crate) values: DeviceBuffer<f32>,
+    /// Those of convolutions, in their type; zero elsewhere.
+    pub(crate) convolutions: Values,
+}
+
+/// Which statistics batch norm takes.
+pub(crate) enum Statistics<'a> {
+    /// The batch's; the running ones, which come with it, move by this share towards them.
+    Batch(&'a mut DeviceBuffer<f32>, f32),
+    /// Those that [`Engine::fix`] has set.
+    Fixed,
+}
+
+/// What one unit keeps.
+#[derive(Debug)]
+struct Layer {
+    convolution: Convolution,
+    /// The convolution's result.
+    raw: Values,
+    norm: CudaNorm,
+    /// Normalized, with its residual, behind the ReLU; units without ReLU are only ever read as
+    /// residuals, which are normalized on the way.
+    output: Option<Values>,
+}
+
+/// A network's buffers for one batch size.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    device: CudaDevice,
+    graph: Graph,
+    plan: Plan,
+    backward: Backward,
+    batch: usize,
+    image: Values,
+    layers: Vec<Layer>,
+    head: CudaHead,
+    gradients: Vec<Values>,
+}
+
+impl Engine {
+    /// Plans and allocates everything that batches of `batch` images need: for training, or for
+    /// gradients of images.
+    pub(crate) fn new(
+        device: &CudaDevice,
+        graph: &Graph,
+        batch: usize,
+        settings: CudaSettings,
+        training: bool,
+    ) -> Result<Self> {
+        let precision = settings.precision;
+        let plan = Plan::new(graph);
+        let backward = plan.backward(graph, !training);
+        let len = |node: usize| {
+            let (height, width, channels) = plan.nodes[node];
+            batch * height * width * channels
+        };
+        let mut layers = Vec::with_capacity(graph.units.len());
+        for (index, unit) in graph.units.iter().enumerate() {
+            let (height, width, _) = plan.nodes[unit.input];
+            let (rows, columns, channels) = plan.nodes[index + 1];
+            let shape = ConvShape {
+                in_channels: padded(unit.shape.in_channels),
+                out_channels: padded(unit.shape.out_channels),
+                ..unit.shape
+            };
+            let size = (height, width);
+            let deterministic = settings.deterministic;
+            let convolution =
+                Convolution::new(device, shape, size, batch, precision, deterministic)?;
+            // Nobody asks for the image's gradient in training, for weights' outside of it.
+            convolution.prepare(unit.input > 0 || !training, training)?;
+            let output = unit
+                .relu
+                .then(|| Values::zeros(device, len(index + 1), precision));
+            layers.push(Layer {
+                convolution,
+                raw: Values::zeros(device, len(index + 1), precision)?,
+                norm: CudaNorm::new(device, batch * rows * columns, channels, precision)?,
+                output: output.transpose()?,
+            });
+        }
+        let (height, width, channels) = plan.nodes[graph.units.len()];
+        let pixels = height * width;
+        let classes = graph.num_classes;
+        let head = CudaHead::new(device, batch, pixels, channels, classes, precision)?;
+        let slots = backward.slots.iter();
+        let gradients = slots.map(|len| Values::zeros(device, batch * len, precision));
+        Ok(Self {
+            device: device.clone(),
+            graph: graph.clone(),
+            batch,
+            image: Values::zeros(device, len(0), precision)?,
+            layers,
+            head,
+            gradients: gradients.collect::<Result<_, _>>()?,
+            plan,
+            backward,
+        })
+    }
+
+    pub(crate) fn batch(&self) -> usize {
+        self.batch
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn head(&self) -> &CudaHead {
+        &self.head
+    }
+
+    pub(crate) fn head_mut(&mut self) -> &mut CudaHead {
+        &mut self.head
+    }
+
+    /// The gradient of the normalized images, after [`Engine::backward`] outside of training.
+    pub(crate) fn image_gradient(&self) -> Option<&Values> {
+        self.backward.image.map(|slot| &self.gradients[slot])
+    }
+
+    /// Height and width of the images.
+    pub(crate) fn image_size(&self) -> (usize, usize) {
+        let (height, width, _) = self.plan.nodes[0];
+        (height, width)
+    }
+
+    /// Makes the batch.
+    pub(crate) fn load(&mut self, batch: DeviceBatch<'_>, colors: &Colors) -> Result<()> {
+        if batch.images.size() != self.image_size() {
+            return Err(Error::Batch {
+                what: "the size of the images on the device",
+                expected: format!("{:?}", self.image_size()),
+                found: format!("{:?}", batch.images.size()),
+            });
+        }
+        self.device.load_images(
+            batch.images,
+            batch.triggers,
+            colors,
+            batch.plans,
+            batch.first,
+            self.batch,
+            &mut self.image,
+        )?;
+        Ok(())
+    }
+
+    /// Sets batch norm's statistics to the running ones.
+    pub(crate) fn fix(&mut self, weights: &Weights) -> Result<()> {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let [mean, variance] = self.plan.running(index);
+            let parameters = norm_parameters(&self.plan, &weights.values, index);
+            let running = (&weights.running, mean, variance);
+            layer.norm.fix_moments(parameters, running)?;
+        }
+        Ok(())
+    }
+
+    /// From the loaded images to logits.
+    pub(crate) fn forward(
+        &mut self,
+        values: &DeviceBuffer<f32>,
+        copies: &Values,
+        mut statistics: Statistics<'_>,
+    ) -> Result<()> {
+        for (index, unit) in self.graph.units.iter().enumerate() {
+            let (before, after) = self.layers.split_at_mut(index);
+            let Layer {
+                convolution,
+                raw,
+                norm,
+                output,
+            } = &mut after[0];
+            let input = ready(&self.image, before, unit.input)?;
+            convolution.forward(input, (copies, self.plan.unit(index)[0]), raw)?;
+            if let Statistics::Batch(running, momentum) = &mut statistics {
+                let [mean, variance] = self.plan.running(index);
+                let parameters = norm_parameters(&self.plan, values, index);
+                norm.take_moments(raw, parameters, (running, mean, variance), *momentum)?;
+            }
+            let residual = match unit.residual {
+                None => None,
+                Some(node) if node > 0 && before[node - 1].output.is_none() => {
+                    let layer = &before[node - 1];
+                    Some(Residual::Raw(&layer.raw, &layer.norm))
+                }
+                Some(node) => Some(Residual::Ready(ready(&self.image, before, node)?)),
+            };
+            if let Some(output) = output {
+                norm.normalize(raw, residual, true, output)?;
+            }
+        }
+        let last = ready(&self.image, &self.layers, self.graph.units.len())?;
+        let parameters = linear_parameters(&self.plan, values);
+        self.head.forward(last, parameters)?;
+        Ok(())
+    }
+
+    /// From the logits' gradient, which the head keeps, back: with `targets` to all parameters, in
+    /// training; without to the images, statistics fixed.
+    pub(crate) fn backward(
+        &mut self,
+        values: &DeviceBuffer<f32>,
+        copies: &Values,
+        mut targets: Option<&mut Gradients>,
+    ) -> Result<()> {
+        let linear = self.plan.linear();
+        if let Some(targets) = &mut targets {
+            let target = (&mut targets.values, linear[0], linear[1]);
+            self.head.weight_gradients(target)?;
+        }
+        let first = self.backward.steps.first().map(|step| step.gradient);
+        if let Some(first) = first {
+            let parameters = linear_parameters(&self.plan, values);
+            self.head
+                .feature_gradient(parameters, &mut self.gradients[first])?;
+        }
+        for step in &self.backward.steps {
+            let [filter, gamma, beta] = self.plan.unit(step.unit);
+            let unit = &self.graph.units[step.unit];
+            let (before, after) = self.layers.split_at_mut(step.unit);
+            let layer = &mut after[0];
+            let (raw, gate) = (&layer.raw, layer.output.as_ref());
+            if let Some(targets) = &mut targets {
+                let target = (&mut targets.values, gamma, beta);
+                let gradient = &self.gradients[step.gradient];
+                layer.norm.reduce_gradient(gradient, gate, raw, target)?;
+            }
+            match step.residual {
+                None => {
+                    let gradient = &mut self.gradients[step.gradient];
+                    layer.norm.apply_gradient(gradient, gate, raw, None)?;
+                }
+                Some(to) => {
+                    let [gradient, residual] = two(&mut self.gradients, step.gradient, to.slot)?;
+                    let residual = Some((residual, to.accumulate));
+                    layer.norm.apply_gradient(gradient, gate, raw, residual)?;
+                }
+            }
+            if let Some(targets) = &mut targets {
+                let input = ready(&self.image, before, unit.input)?;
+                let gradient = &self.gradients[step.gradient];
+                let target = (&mut targets.convolutions, filter);
+                layer.convolution.weight_gradient(input, gradient, target)?;
+            }
+            if let Some(to) = step.input {
+                let [gradient, input] = two(&mut self.gradients, step.gradient, to.slot)?;
+                let weights = (copies, filter);
+                let convolution = &layer.convolution;
+                convolution.input_gradient(weights, gradient, input, to.accumulate)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What convolutions compute in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.image.precision()
+    }
+}
+
+/// A node as convolutions read it.
+fn ready<'a>(image: &'a Values, layers: &'a [Layer], node: usize) -> Result<&'a Values> {
+    if node == 0 {
+        return Ok(image);
+    }
+    layers[node - 1].output.as_ref().ok_or(Error::Batch {
+        what: "a unit without ReLU",
+        expected: "one that is read as a residual only".to_owned(),
+        found: format!("the input of a convolution, node {node}"),
+    })
+}
+
+/// Two different buffers at once.
+fn two(buffers: &mut [Values], first: usize, second: usize) -> Result<[&mut Values; 2]> {
+    buffers
+        .get_disjoint_mut([first, second])
+        .map_err(|error| Error::Batch {
+            what: "a plan of gradients",
+            expected: "two different buffers".to_owned(),
+            found: format!("{first} and {second}: {error}"),
+        })
+}
+
+fn norm_parameters<'a>(
+    plan: &Plan,
+    weights: &'a DeviceBuffer<f32>,
+    unit: usize,
+) -> NormParameters<'a> {
+    let [_, gamma, beta] = plan.unit(unit);
+    NormParameters {
+        weights,
+        gamma,
+        beta,
+    }
+}
+
+fn linear_parameters<'a>(plan: &Plan, weights: &'a DeviceBuffer<f32>) -> LinearParameters<'a> {
+    let [weight, bias] = plan.linear();
+    // The head's channels are padded, and so are its weights' rows.
+    LinearParameters {
+        weights,
+        weight,
+        bias,
+    }
+}
+
+impl Weights {
+    /// Numbers of a plan on the device.
+    pub(crate) fn new(
+        device: &CudaDevice,
+        parameters: &[f32],
+        running: &[f32],
+        precision: Precision,
+    ) -> Result<Self> {
+        let values = DeviceBuffer::from_slice(device, parameters)?;
+        let mut copies = Values::zeros(device, parameters.len(), precision)?;
+        device.copy_weights(&values, &mut copies)?;
+        Ok(Self {
+            values,
+            copies,
+            running: DeviceBuffer::from_slice(device, running)?,
+        })
+    }
+}
+
+impl Gradients {
+    /// Zeros for `len` parameters. What no kernel writes stays zero.
+    pub(crate) fn new(device: &CudaDevice, len: usize, precision: Precision) -> Result<Self> {
+        Ok(Self {
+            values: DeviceBuffer::zeros(device, len)?,
+            convolutions: Values::zeros(device, len, precision)?,
+        })
+    }
+}

@@ -1,0 +1,49 @@
+//! The same networks on an NVIDIA GPU: the graph walked by `mesa_kernels::cuda`, without a graph
+//! of its own. States go in and out under the names of [`crate::Network::state`], so that
+//! checkpoints are the same on every device.
+//!
+//! ```text
+//! plan      where parameters lie, which gradient takes which buffer, in what order
+//! state     named tensors ↔ the flat buffers of the plan
+//! engine    buffers of one batch size; forward and backward over the units
+//! network   training          frozen   evaluation, gradients of triggers
+//! check     whole steps against the same on the CPU
+//! ```
+//!
+//! Nothing is allocated in a step and nothing is read back: losses and right answers add up on the
+//! device until somebody asks for them.
+
+mod check;
+mod engine;
+mod frozen;
+mod network;
+mod plan;
+mod state;
+
+pub use check::check_steps;
+pub use frozen::{CudaFrozen, TriggerGradient};
+pub use network::{CudaNetwork, StepSettings};
+
+use mesa_kernels::cuda::{DeviceImages, DevicePlans, DeviceTriggers, Precision};
+
+/// How a network is computed on a GPU.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct CudaSettings {
+    /// In what convolutions and activations are computed.
+    pub precision: Precision,
+    /// Whether only algorithms are used that give the same bits every time.
+    pub deterministic: bool,
+}
+
+/// Images of a batch on the device, and what is done to them.
+#[derive(Copy, Clone, Debug)]
+pub struct DeviceBatch<'a> {
+    /// All images.
+    pub images: &'a DeviceImages,
+    /// All triggers.
+    pub triggers: &'a DeviceTriggers,
+    /// The plans of this batch and of others.
+    pub plans: &'a DevicePlans,
+    /// The number of this batch's first plan.
+    pub first: usize,
+}

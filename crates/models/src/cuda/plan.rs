@@ -1,0 +1,344 @@
+//! Where everything lies, decided once: parameters in one flat buffer, the gradients of nodes in
+//! as few buffers as their lifetimes allow.
+
+use mesa_kernels::ConvShape;
+use mesa_kernels::cuda::{Place, padded};
+
+use crate::graph::{Graph, Node};
+
+/// Parameters start at multiples of this many values: 128 bytes of bf16, more than any load asks
+/// for.
+const ALIGNMENT: usize = 64;
+
+/// What a parameter is, which decides how it is padded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A convolution's weights; the shape without padding.
+    Filter(ConvShape),
+    /// A value for each of so many channels.
+    Channels(usize),
+    /// (class, channel).
+    Linear(usize, usize),
+    /// A value for each class.
+    Classes(usize),
+}
+
+impl Kind {
+    fn padded_len(&self) -> usize {
+        match self {
+            Self::Filter(shape) => {
+                padded(shape.out_channels) * shape.taps() * padded(shape.in_channels)
+            }
+            Self::Channels(channels) => padded(*channels),
+            Self::Linear(classes, channels) => classes * padded(*channels),
+            Self::Classes(classes) => *classes,
+        }
+    }
+}
+
+/// A tensor's name, and its place in a flat buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) place: Place,
+}
+
+/// Named tensors in one flat buffer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Directory {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) len: usize,
+}
+
+impl Directory {
+    fn push(&mut self, name: String, kind: Kind) {
+        let (offset, len) = (self.len, kind.padded_len());
+        self.len = (offset + len).next_multiple_of(ALIGNMENT);
+        let place = Place { offset, len };
+        self.entries.push(Entry { name, kind, place });
+    }
+}
+
+/// Where a unit's backward pass puts a gradient.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) node: Node,
+    /// Which buffer.
+    pub(crate) slot: usize,
+    /// Whether another unit has written there before.
+    pub(crate) accumulate: bool,
+}
+
+/// The backward pass of one unit.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BackwardStep {
+    pub(crate) unit: usize,
+    /// The buffer that holds the gradient of the unit's output.
+    pub(crate) gradient: usize,
+    pub(crate) residual: Option<Target>,
+    pub(crate) input: Option<Target>,
+}
+
+/// The order of a backward pass, and its buffers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Backward {
+    pub(crate) steps: Vec<BackwardStep>,
+    /// Values of each buffer, for one image.
+    pub(crate) slots: Vec<usize>,
+    /// The buffer that holds the image's gradient at the end, if it was asked for.
+    pub(crate) image: Option<usize>,
+}
+
+/// A network's plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Height, width and padded channels of every node.
+    pub(crate) nodes: Vec<(usize, usize, usize)>,
+    /// Learned tensors: three for each unit, then the linear layer's two.
+    pub(crate) parameters: Directory,
+    /// Running statistics: two for each unit.
+    pub(crate) running: Directory,
+}
+
+impl Plan {
+    pub(crate) fn new(graph: &Graph) -> Self {
+        let nodes = graph.layouts().into_iter().map(|layout| {
+            let channels = padded(layout.channels);
+            (layout.height, layout.width, channels)
+        });
+        let nodes = nodes.collect();
+        let (mut parameters, mut running) = (Directory::default(), Directory::default());
+        for unit in &graph.units {
+            let channels = unit.shape.out_channels;
+            parameters.push(format!("{}.weight", unit.conv), Kind::Filter(unit.shape));
+            for name in ["weight", "bias"] {
+                let name = format!("{}.{name}", unit.norm);
+                parameters.push(name, Kind::Channels(channels));
+            }
+            for name in ["running_mean", "running_var"] {
+                running.push(format!("{}.{name}", unit.norm), Kind::Channels(channels));
+            }
+        }
+        let (classes, features) = (graph.num_classes, graph.features());
+        parameters.push("linear.weight".into(), Kind::Linear(classes, features));
+        parameters.push("linear.bias".into(), Kind::Classes(classes));
+        Self {
+            nodes,
+            parameters,
+            running,
+        }
+    }
+
+    /// Places of a unit's convolution, scale and shift.
+    pub(crate) fn unit(&self, unit: usize) -> [Place; 3] {
+        [0, 1, 2].map(|part| self.parameters.entries[3 * unit + part].place)
+    }
+
+    /// Places of the linear layer's weights and bias.
+    pub(crate) fn linear(&self) -> [Place; 2] {
+        let first = self.parameters.entries.len() - 2;
+        [0, 1].map(|part| self.parameters.entries[first + part].place)
+    }
+
+    /// Places of a unit's running mean and variance.
+    pub(crate) fn running(&self, unit: usize) -> [Place; 2] {
+        [0, 1].map(|part| self.running.entries[2 * unit + part].place)
+    }
+
+    /// The backward pass: units in reverse order. The first to reach a node writes its gradient,
+    /// the others add to it; once a unit has passed its output's gradient on, that buffer is free
+    /// for another node of the same size.
+    pub(crate) fn backward(&self, graph: &Graph, image_gradient: bool) -> Backward {
+        let mut plan = Backward::default();
+        let mut free: Vec<usize> = Vec::new();
+        let mut of_node: Vec<Option<usize>> = vec![None; self.nodes.len()];
+        let reach = |plan: &mut Backward,
+                     free: &mut Vec<usize>,
+                     of_node: &mut [Option<usize>],
+                     node: Node| {
+            if node == 0 && !image_gradient {
+                return None;
+            }
+            let accumulate = of_node[node].is_some();
+            let slot = of_node[node].unwrap_or_else(|| {
+                let (height, width, channels) = self.nodes[node];
+                take(&mut plan.slots, free, height * width * channels)
+            });
+            of_node[node] = Some(slot);
+            Some(Target {
+                node,
+                slot,
+                accumulate,
+            })
+        };
+        reach(&mut plan, &mut free, &mut of_node, graph.units.len());
+        for (unit, spec) in graph.units.iter().enumerate().rev() {
+            let Some(gradient) = of_node[unit + 1].take() else {
+                continue;
+            };
+            let residual = spec
+                .residual
+                .and_then(|node| reach(&mut plan, &mut free, &mut of_node, node));
+            let input = reach(&mut plan, &mut free, &mut of_node, spec.input);
+            plan.steps.push(BackwardStep {
+                unit,
+                gradient,
+                residual,
+                input,
+            });
+            free.push(gradient);
+        }
+        plan.image = of_node[0];
+        plan
+    }
+}
+
+/// A free buffer of `len` values, or a new one.
+fn take(slots: &mut Vec<usize>, free: &mut Vec<usize>, len: usize) -> usize {
+    if let Some(at) = free.iter().position(|slot| slots[*slot] == len) {
+        return free.swap_remove(at);
+    }
+    slots.push(len);
+    slots.len() - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ResNetConfig;
+
+    fn graph(width: usize) -> Graph {
+        let config = ResNetConfig {
+            width,
+            num_classes: 10,
+        };
+        config.graph()
+    }
+
+    #[test]
+    fn parameters_do_not_overlap_and_start_aligned() {
+        let plan = Plan::new(&graph(5));
+        for directory in [&plan.parameters, &plan.running] {
+            let mut end = 0;
+            for entry in &directory.entries {
+                assert!(entry.place.offset >= end, "{}", entry.name);
+                assert!(
+                    entry.place.offset.is_multiple_of(ALIGNMENT),
+                    "{}",
+                    entry.name
+                );
+                end = entry.place.offset + entry.place.len;
+            }
+            assert!(directory.len >= end);
+        }
+        assert_eq!(plan.parameters.entries.len(), 3 * 20 + 2);
+        assert_eq!(plan.unit(0)[0].len, 8 * 9 * 8);
+        assert_eq!(plan.linear()[0].len, 10 * 40);
+        assert_eq!(plan.linear()[1].len, 10);
+    }
+
+    #[test]
+    fn places_are_those_of_their_names() {
+        let graph = graph(8);
+        let plan = Plan::new(&graph);
+        let place = |directory: &Directory, name: &str| {
+            let entry = directory.entries.iter().find(|entry| entry.name == name);
+            entry.unwrap().place
+        };
+        let last = graph.units.len() - 1;
+        let of = |name| place(&plan.parameters, name);
+        assert_eq!(
+            plan.unit(0),
+            ["conv1.weight", "bn1.weight", "bn1.bias"].map(of)
+        );
+        assert_eq!(plan.unit(last)[0], of("layer4.1.conv2.weight"));
+        assert_eq!(plan.linear(), ["linear.weight", "linear.bias"].map(of));
+        let of = |name| place(&plan.running, name);
+        let names = ["layer4.1.bn2.running_mean", "layer4.1.bn2.running_var"];
+        assert_eq!(plan.running(last), names.map(of));
+    }
+
+    /// Walks a plan with a name in every buffer, as the device walks it with numbers.
+    fn walk(graph: &Graph, plan: &Plan, backward: &Backward) {
+        let mut held: Vec<Option<Node>> = vec![None; backward.slots.len()];
+        let size = |node: Node| {
+            let (height, width, channels) = plan.nodes[node];
+            height * width * channels
+        };
+        // How many units each node's gradient still waits for.
+        let mut waiting: Vec<usize> = (0..plan.nodes.len())
+            .map(|node| {
+                let reads = |unit: &&crate::graph::UnitSpec| {
+                    usize::from(unit.input == node) + usize::from(unit.residual == Some(node))
+                };
+                graph.units.iter().map(|unit| reads(&unit)).sum()
+            })
+            .collect();
+        held[backward.steps[0].gradient] = Some(graph.units.len());
+        for step in &backward.steps {
+            assert_eq!(held[step.gradient], Some(step.unit + 1));
+            assert_eq!(
+                waiting[step.unit + 1],
+                0,
+                "a gradient is used before it is complete"
+            );
+            assert_eq!(backward.slots[step.gradient], size(step.unit + 1));
+            for target in step.residual.into_iter().chain(step.input) {
+                assert_ne!(target.slot, step.gradient);
+                assert_eq!(backward.slots[target.slot], size(target.node));
+                if target.accumulate {
+                    assert_eq!(held[target.slot], Some(target.node));
+                } else {
+                    let other = held[target.slot].filter(|node| *node != step.unit + 1);
+                    assert_eq!(other, None, "a buffer is overwritten that is still needed");
+                }
+                held[target.slot] = Some(target.node);
+                waiting[target.node] -= 1;
+            }
+            held[step.gradient] = None;
+        }
+        match backward.image {
+            Some(slot) => assert_eq!((held[slot], waiting[0]), (Some(0), 0)),
+            None => assert!(held.iter().all(Option::is_none)),
+        }
+    }
+
+    #[test]
+    fn no_gradient_is_overwritten_before_it_is_used() {
+        for width in [4, 64] {
+            let graph = graph(width);
+            let plan = Plan::new(&graph);
+            for image_gradient in [false, true] {
+                let backward = plan.backward(&graph, image_gradient);
+                assert_eq!(backward.steps.len(), graph.units.len());
+                assert_eq!(backward.image.is_some(), image_gradient);
+                walk(&graph, &plan, &backward);
+            }
+        }
+    }
+
+    #[test]
+    fn buffers_are_used_again() {
+        let graph = graph(64);
+        let plan = Plan::new(&graph);
+        let backward = plan.backward(&graph, false);
+        // Three of each of four stages' sizes at most, for 20 gradients.
+        assert!(backward.slots.len() <= 12, "{:?}", backward.slots);
+    }
+
+    #[test]
+    fn two_branches_meet_in_one_buffer() {
+        let graph = graph(8);
+        let backward = Plan::new(&graph).backward(&graph, false);
+        // The first unit's output is read by a convolution and as a residual.
+        let targets = backward.steps.iter().flat_map(|step| {
+            let targets = step.residual.into_iter().chain(step.input);
+            targets.filter(|target| target.node == 1)
+        });
+        let targets: Vec<Target> = targets.collect();
+        assert_eq!(targets.len(), 2);
+        assert_eq!(targets[0].slot, targets[1].slot);
+        assert!(!targets[0].accumulate && targets[1].accumulate);
+    }
+}
