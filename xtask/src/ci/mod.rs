@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: the checks of CI, cheapest first.
 
+mod cuda;
 mod smoke;
 
 use std::{env, process::ExitCode};
@@ -32,6 +33,8 @@ enum Step {
     Deny,
     /// Lints, warnings denied
     Clippy,
+    /// The feature `cuda`, compiled, linted and its host logic tested, where nvcc is installed
+    Cuda,
     /// The pages of every crate, warnings denied
     Doc,
     /// Whether every crate can be packaged
@@ -78,6 +81,7 @@ fn take(shell: &Shell, step: Step) -> Result<()> {
             )
             .run()?;
         }
+        Step::Cuda => cuda::run(shell)?,
         Step::Doc => cmd!(shell, "{cargo} doc --workspace --no-deps")
             .env("RUSTDOCFLAGS", "-D warnings")
             .run()?,

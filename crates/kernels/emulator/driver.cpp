@@ -1,0 +1,191 @@
+// A stand-in for NVIDIA's driver, libcuda.so.1: one device whose memory is the host's, on which
+// everything is done at once. It knows the functions that this project calls, no more.
+//
+// Memory is surrounded by a pattern that is checked when it is freed, so that a kernel that writes
+// outside of its buffers is found out.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <string>
+
+namespace {
+
+const int SUCCESS = 0;
+const int INVALID = 1;
+const int OUT_OF_MEMORY = 2;
+const int NO_DEVICE = 101;
+const int NOT_FOUND = 500;
+
+const size_t GUARD = 256;
+const unsigned char PATTERN = 0xa5;
+
+void* context = nullptr;
+int dummy;
+
+struct Module {
+    void* library;
+};
+
+struct Function {
+    const void* found;
+    void (*run)(const void*, const unsigned*, const unsigned*, void**);
+};
+
+// The file of the kernels lies beside this one.
+std::string beside(const char* name)
+{
+    Dl_info info;
+    dladdr((void*)&beside, &info);
+    std::string path = info.dli_fname;
+    return path.substr(0, path.rfind('/') + 1) + name;
+}
+
+unsigned char* guards(uint64_t address) { return (unsigned char*)address - GUARD; }
+
+void check(uint64_t address)
+{
+    unsigned char* start = guards(address);
+    size_t bytes;
+    memcpy(&bytes, start, sizeof bytes);
+    for (size_t i = sizeof bytes; i < GUARD; ++i) {
+        if (start[i] != PATTERN || start[GUARD + bytes + i] != PATTERN) {
+            fprintf(stderr, "emulator: something was written outside of a buffer\n");
+            abort();
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+int cuInit(unsigned) { return SUCCESS; }
+
+int cuDriverGetVersion(int* version)
+{
+    const char* wanted = getenv("EMULATED_DRIVER");
+    *version = wanted ? atoi(wanted) : 99000;
+    return SUCCESS;
+}
+
+int cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
+
+int cuDeviceGet(int* device, int ordinal)
+{
+    *device = ordinal;
+    return ordinal == 0 ? SUCCESS : NO_DEVICE;
+}
+
+int cuDeviceGetName(char* name, int len, int)
+{
+    snprintf(name, len, "an emulated GPU");
+    return SUCCESS;
+}
+
+int cuDeviceGetAttribute(int* value, int, int) { return *value = 1, SUCCESS; }
+int cuDevicePrimaryCtxRetain(void** made, int) { return *made = &dummy, SUCCESS; }
+int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+int cuCtxGetCurrent(void** now) { return *now = context, SUCCESS; }
+int cuCtxSetCurrent(void* now) { return context = now, SUCCESS; }
+int cuCtxSynchronize() { return SUCCESS; }
+int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &dummy, SUCCESS; }
+int cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
+int cuStreamCreate(void** stream, unsigned) { return *stream = &dummy, SUCCESS; }
+int cuStreamDestroy_v2(void*) { return SUCCESS; }
+int cuStreamSynchronize(void*) { return SUCCESS; }
+int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = 1ul << 34, SUCCESS; }
+
+int cuGetErrorString(int, const char** text) { return *text = "an emulated error", SUCCESS; }
+int cuGetErrorName(int, const char** text) { return *text = "EMULATED", SUCCESS; }
+
+int cuModuleLoadData(void** module, const void* image)
+{
+    bool bf16 = strstr((const char*)image, "bf16") != nullptr;
+    std::string path = beside(bf16 ? "kernels_bf16.so" : "kernels_f32.so");
+    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        fprintf(stderr, "emulator: %s\n", dlerror());
+        return NOT_FOUND;
+    }
+    *module = new Module{library};
+    return SUCCESS;
+}
+
+int cuModuleUnload(void*) { return SUCCESS; }
+
+int cuModuleGetFunction(void** function, void* module, const char* name)
+{
+    void* library = ((Module*)module)->library;
+    auto find = (const void* (*)(const char*))dlsym(library, "find_kernel");
+    auto run = (decltype(Function::run))dlsym(library, "run_kernel");
+    const void* found = find ? find(name) : nullptr;
+    if (!found || !run) {
+        return NOT_FOUND;
+    }
+    *function = new Function{found, run};
+    return SUCCESS;
+}
+
+int cuLaunchKernel(
+    void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+    unsigned block_y, unsigned block_z, unsigned, void*, void** arguments, void**)
+{
+    const unsigned grid[] = {grid_x, grid_y, grid_z};
+    const unsigned block[] = {block_x, block_y, block_z};
+    if (!grid_x || !grid_y || grid_z != 1 || block_z != 1 || !block_x || block_x * block_y > 1024) {
+        return INVALID;
+    }
+    Function* known = (Function*)function;
+    known->run(known->found, grid, block, arguments);
+    return SUCCESS;
+}
+
+int cuMemAllocAsync(uint64_t* address, size_t bytes, void*)
+{
+    if (bytes == 0) {
+        return INVALID;
+    }
+    const char* limit = getenv("EMULATED_MEMORY");
+    if (limit && bytes > strtoull(limit, nullptr, 10)) {
+        return OUT_OF_MEMORY;
+    }
+    size_t all = (bytes + 2 * GUARD + 255) / 256 * 256;
+    unsigned char* memory = (unsigned char*)aligned_alloc(256, all);
+    if (!memory) {
+        return OUT_OF_MEMORY;
+    }
+    memset(memory, PATTERN, all);
+    memcpy(memory, &bytes, sizeof bytes);
+    *address = (uint64_t)(memory + GUARD);
+    return SUCCESS;
+}
+
+int cuMemFreeAsync(uint64_t address, void*)
+{
+    check(address);
+    free(guards(address));
+    return SUCCESS;
+}
+
+int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void*)
+{
+    memset((void*)address, value, bytes);
+    return SUCCESS;
+}
+
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*)
+{
+    memcpy((void*)to, from, bytes);
+    return SUCCESS;
+}
+
+int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*)
+{
+    memcpy(to, (const void*)from, bytes);
+    return SUCCESS;
+}
+
+}  // extern "C"

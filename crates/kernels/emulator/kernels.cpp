@@ -1,0 +1,167 @@
+// The kernels on the host: a block's threads are fibers of one thread, which take turns wherever
+// they wait for each other. Compiled once for each MESA_VALUE, as by build.rs.
+
+#include "../src/cuda/kernels.cu"
+
+#include <cstdio>
+#include <cstdlib>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+Index blockIdx, threadIdx, blockDim, gridDim;
+
+namespace {
+
+const size_t STACK = 64 * 1024;
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(STACK);
+    Index index;
+    bool done;
+};
+
+ucontext_t scheduler;
+std::vector<Fiber> fibers;
+size_t current;
+void (*running)(void**);
+void** arguments;
+double passed[1024];
+
+void run_fiber()
+{
+    running(arguments);
+    fibers[current].done = true;
+}
+
+void wait_for_others()
+{
+    Index own = threadIdx;
+    swapcontext(&fibers[current].context, &scheduler);
+    threadIdx = own;
+}
+
+// Runs all threads of a block to their end, each as far as its next wait, in turns.
+void run_block(unsigned threads)
+{
+    if (fibers.size() < threads) {
+        fibers.resize(threads);
+    }
+    for (unsigned i = 0; i < threads; ++i) {
+        Fiber& fiber = fibers[i];
+        fiber.done = false;
+        fiber.index = {i % blockDim.x, i / blockDim.x, 0};
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = STACK;
+        fiber.context.uc_link = &scheduler;
+        makecontext(&fiber.context, run_fiber, 0);
+    }
+    for (bool left = true; left;) {
+        left = false;
+        for (current = 0; current < threads; ++current) {
+            if (!fibers[current].done) {
+                threadIdx = fibers[current].index;
+                swapcontext(&scheduler, &fibers[current].context);
+                left = left || !fibers[current].done;
+            }
+        }
+    }
+}
+
+template <class... A, size_t... I>
+void call(void (*kernel)(A...), void** at, std::index_sequence<I...>)
+{
+    kernel(*(A*)at[I]...);
+}
+
+template <class... A>
+void call(void (*kernel)(A...), void** at)
+{
+    call(kernel, at, std::index_sequence_for<A...>{});
+}
+
+template <auto kernel>
+void invoke(void** at)
+{
+    call(kernel, at);
+}
+
+struct Entry {
+    const char* name;
+    void (*invoke)(void**);
+    bool waits;  // whether threads of a block wait for each other
+};
+
+const Entry entries[] = {
+    {"load_images", invoke<load_images>, false},
+    {"trigger_gradient", invoke<trigger_gradient>, false},
+    {"moment_parts", invoke<moment_parts>, true},
+    {"moments", invoke<moments>, false},
+    {"fixed_moments", invoke<fixed_moments>, false},
+    {"normalize", invoke<normalize>, false},
+    {"gradient_parts", invoke<gradient_parts>, true},
+    {"gradient_factors", invoke<gradient_factors>, false},
+    {"apply_gradient", invoke<apply_gradient>, false},
+    {"pool", invoke<pool>, false},
+    {"linear", invoke<linear>, true},
+    {"cross_entropy", invoke<cross_entropy>, false},
+    {"add_to_totals", invoke<add_to_totals>, true},
+    {"linear_gradient", invoke<linear_gradient>, false},
+    {"feature_gradient", invoke<feature_gradient>, false},
+    {"target_gradient", invoke<target_gradient>, false},
+    {"descend", invoke<descend>, false},
+    {"copy_weights", invoke<copy_weights>, false},
+};
+
+}  // namespace
+
+void __syncthreads() { wait_for_others(); }
+
+double __shfl_down_sync(unsigned, double value, int distance)
+{
+    unsigned lane = threadIdx.x;
+    passed[lane] = value;
+    wait_for_others();
+    double result = lane + distance < blockDim.x ? passed[lane + distance] : value;
+    wait_for_others();
+    return result;
+}
+
+float __shfl_down_sync(unsigned mask, float value, int distance)
+{
+    return (float)__shfl_down_sync(mask, (double)value, distance);
+}
+
+extern "C" const void* find_kernel(const char* name)
+{
+    for (const Entry& entry : entries) {
+        if (strcmp(entry.name, name) == 0) {
+            return &entry;
+        }
+    }
+    return nullptr;
+}
+
+extern "C" void run_kernel(const void* found, const unsigned* grid, const unsigned* block, void** at)
+{
+    const Entry* entry = (const Entry*)found;
+    running = entry->invoke;
+    arguments = at;
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    for (unsigned y = 0; y < grid[1]; ++y) {
+        for (unsigned x = 0; x < grid[0]; ++x) {
+            blockIdx = {x, y, 0};
+            if (entry->waits) {
+                run_block(block[0] * block[1]);
+                continue;
+            }
+            for (unsigned i = 0; i < block[0] * block[1]; ++i) {
+                threadIdx = {i % block[0], i / block[0], 0};
+                entry->invoke(at);
+            }
+        }
+    }
+}
