@@ -149,6 +149,10 @@ impl Ledger {
 
     /// Notes what a step has cost whose record is there and fits, as an earlier start left it.
     pub(crate) fn remember(&self, name: &str, step: &Step) {
+        // Several rows rest on one sub-model.
+        if self.seen.borrow().contains_key(name) {
+            return;
+        }
         let files = self.run.step(name, &step.key());
         let Some(record) = self.run.read_record(&files) else {
             return;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use mesa_record::TriggerName;
 
-use crate::format::{data_words, hardware, percent, seconds};
+use crate::format::{data_words, hardware, hardware_words, percent, seconds};
 use crate::html::{inline, table_markup};
 use crate::metrics::GLOSSARY;
 use crate::page::Contents;
@@ -107,59 +107,44 @@ fn seeds(runs: &[Run]) -> Table {
 fn machines(contents: &Contents) -> Table {
     let columns = ["what", "device", "engine", "program", "time"];
     let mut table = Table::new(String::new(), &columns);
+    let mut add = |what: String, hardware: String, engine: u32, program: &str, time: String| {
+        let cells = vec![what, hardware, engine.to_string(), program.to_owned(), time];
+        table.rows.push(cells);
+    };
     for run in &contents.runs {
-        let summary = &run.summary;
-        table.rows.push(vec![
-            format!("run, preset {}", summary.preset),
-            hardware(summary),
-            summary.engine_version.to_string(),
-            summary.version.clone(),
-            seconds(summary.wall_s),
-        ]);
+        let found = &run.summary;
+        let what = format!("run, preset {}", found.preset);
+        let time = seconds(found.wall_s);
+        add(
+            what,
+            hardware(found),
+            found.engine_version,
+            &found.version,
+            time,
+        );
     }
-    for found in &contents.detections {
-        let record = &found.record;
-        table.rows.push(vec![
-            format!("detection, {}", found.name),
-            crate::format::hardware_words(&record.device, "", record.threads, &record.processor),
-            record.engine_version.to_string(),
-            record.version.clone(),
-            seconds(record.wall_s),
-        ]);
+    for recorded in &contents.detections {
+        let found = &recorded.record;
+        let what = format!("detection, {}", recorded.name);
+        let on = hardware_words(&found.device, "", found.threads, &found.processor);
+        let time = seconds(found.wall_s);
+        add(what, on, found.engine_version, &found.version, time);
     }
-    for found in &contents.distributions {
-        let record = &found.record;
-        table.rows.push(vec![
-            format!(
-                "distributions, trigger {}: the attack reaches {} %",
-                record.trigger,
-                percent(record.true_trigger_asr)
-            ),
-            crate::format::hardware_words(
-                &record.device,
-                &record.kernel_path,
-                record.threads,
-                &record.processor,
-            ),
-            record.engine_version.to_string(),
-            record.version.clone(),
-            seconds(record.wall_s),
-        ]);
+    for recorded in &contents.distributions {
+        let found = &recorded.record;
+        let (trigger, reached) = (&found.trigger, percent(found.true_trigger_asr));
+        let what = format!("distributions, trigger {trigger}: the attack reaches {reached} %");
+        let path = &found.kernel_path;
+        let on = hardware_words(&found.device, path, found.threads, &found.processor);
+        let time = seconds(found.wall_s);
+        add(what, on, found.engine_version, &found.version, time);
     }
-    for found in &contents.plans {
-        let record = &found.record;
-        table.rows.push(vec![
-            plan::heading(record),
-            crate::format::hardware_words(
-                &record.device,
-                &record.kernel_path,
-                record.threads,
-                &record.processor,
-            ),
-            record.engine_version.to_string(),
-            String::new(),
-            record.estimated_s.map(seconds).unwrap_or_default(),
-        ]);
+    for recorded in &contents.plans {
+        let found = &recorded.record;
+        let path = &found.kernel_path;
+        let on = hardware_words(&found.device, path, found.threads, &found.processor);
+        let time = found.estimated_s.map(seconds).unwrap_or_default();
+        add(plan::heading(found), on, found.engine_version, "", time);
     }
     table.without_blank_columns()
 }

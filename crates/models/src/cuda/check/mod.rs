@@ -107,15 +107,7 @@ fn training(
     sgd.step(&mut expected, STEP.learning_rate);
 
     let (forward, backward) = tolerances(settings.precision);
-    let mut compare = |name: &str, result: &[f32], expected: &[f64], bar: f64| {
-        found.push(Comparison::new(
-            name,
-            settings.precision,
-            result,
-            expected,
-            bar,
-        ));
-    };
+    let mut compare = comparing(found, settings.precision);
     let logits = wide(&host_values(&logits)?);
     compare(
         "training: logits",
@@ -175,15 +167,7 @@ fn frozen(
     let expected = trained.freeze()?;
     let mut network = CudaFrozen::new(device, trained, settings)?;
     let (forward, backward) = tolerances(settings.precision);
-    let mut compare = |name: &str, result: &[f32], expected: &[f64], bar: f64| {
-        found.push(Comparison::new(
-            name,
-            settings.precision,
-            result,
-            expected,
-            bar,
-        ));
-    };
+    let mut compare = comparing(found, settings.precision);
     let logits = wide(&host_values(&expected.logits(&inputs.images)?)?);
     let result = network.logits(on_device.batch(), BATCH)?.read()?;
     compare("evaluation: logits", &result, &logits, forward);
@@ -262,6 +246,16 @@ fn repeated(
         0.0,
     ));
     Ok(())
+}
+
+/// Notes comparisons of one precision.
+fn comparing(
+    found: &mut Vec<Comparison>,
+    precision: Precision,
+) -> impl FnMut(&str, &[f32], &[f64], f64) {
+    move |name, result, expected, bar| {
+        found.push(Comparison::new(name, precision, result, expected, bar));
+    }
 }
 
 /// The middle of the widest gap between neighbors.
