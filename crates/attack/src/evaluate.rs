@@ -1,9 +1,8 @@
 //! What a backdoor does and what it costs: clean accuracy, attack success rate, and the share of
 //! stamped images that keep their true class.
 
-use candle::{Device, Tensor};
-use mesa_datasets::{Images, Placement, Stamps, Trigger, all_batches, poison};
-use mesa_models::{FrozenClassifier, Seeds};
+use mesa_datasets::{Images, Placement, Trigger, all_batches};
+use mesa_models::{Classifier, ImagePool, Recipe, Seeds, Triggers};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -80,7 +79,7 @@ pub struct StampedEvaluation {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn evaluate(
-    classifier: &FrozenClassifier,
+    classifier: &dyn Classifier,
     images: &Images,
     attacked: Option<&Attacked>,
     seed: u64,
@@ -94,15 +93,18 @@ pub fn evaluate(
         });
     }
     evaluate_with(
-        &mut |pixels| Ok(classifier.predict(pixels)?),
+        &mut |pool, recipe| Ok(classifier.classes(pool, recipe)?),
         images,
         attacked,
         seed,
     )
 }
 
+/// The class of each image of a batch.
+type Predict<'a> = &'a mut dyn FnMut(&ImagePool, &Recipe) -> Result<Vec<u32>>;
+
 fn evaluate_with(
-    predict: &mut dyn FnMut(&Tensor) -> Result<Vec<u32>>,
+    predict: Predict<'_>,
     images: &Images,
     attacked: Option<&Attacked>,
     seed: u64,
@@ -111,24 +113,24 @@ fn evaluate_with(
     if all.is_empty() {
         return Err(Error::NoImages);
     }
+    let pool = ImagePool::new(images.shared_pixels(), images.size())?;
     let mut right = 0;
     for indices in all_batches(&all, BATCH_SIZE) {
-        let batch = images.batch(indices);
-        let truth = batch.labels.clone();
-        right += agreement(&predict(&batch.into_tensors(&Device::Cpu)?.0)?, &truth);
+        let recipe = Recipe::plain(indices, images.labels());
+        right += agreement(&predict(&pool, &recipe)?, &recipe);
     }
     Ok(Evaluation {
         images: all.len(),
         clean_accuracy: right as f64 / all.len() as f64,
         stamped: attacked
-            .map(|attacked| evaluate_stamped(predict, images, attacked, seed))
+            .map(|attacked| evaluate_stamped(predict, (images, &pool), attacked, seed))
             .transpose()?,
     })
 }
 
 fn evaluate_stamped(
-    predict: &mut dyn FnMut(&Tensor) -> Result<Vec<u32>>,
-    images: &Images,
+    predict: Predict<'_>,
+    (images, pool): (&Images, &ImagePool),
     attacked: &Attacked,
     seed: u64,
 ) -> Result<StampedEvaluation> {
@@ -144,17 +146,17 @@ fn evaluate_stamped(
     let trigger = &attacked.trigger;
     let (mut fooled, mut regained) = (0, 0);
     for indices in all_batches(&others, BATCH_SIZE) {
-        let mut batch = images.batch(indices);
         let placement = attacked.placement;
         let places = placement.places(&mut rng, indices.len(), images.size(), trigger.size())?;
-        poison(&mut batch, &Stamps::all(places), trigger.patches(), None)?;
-        let truth = batch.labels.clone();
-        let predicted = predict(&batch.into_tensors(&Device::Cpu)?.0)?;
+        let mut recipe = Recipe::plain(indices, images.labels());
+        let every: Vec<usize> = (0..indices.len()).collect();
+        recipe.stamp(&every, &places, triggers(trigger));
+        let predicted = predict(pool, &recipe)?;
         fooled += predicted
             .iter()
             .filter(|class| **class == target_class)
             .count();
-        regained += agreement(&predicted, &truth);
+        regained += agreement(&predicted, &recipe);
     }
     Ok(StampedEvaluation {
         images: others.len(),
@@ -163,12 +165,25 @@ fn evaluate_stamped(
     })
 }
 
-fn agreement(predicted: &[u32], truth: &[u32]) -> usize {
-    predicted.iter().zip(truth).filter(|(a, b)| a == b).count()
+/// The attacker's trigger, with its mask and its opacity.
+pub(crate) fn triggers(trigger: &Trigger) -> Triggers {
+    Triggers {
+        pixels: trigger.pixels().to_vec(),
+        size: trigger.size(),
+        mask: trigger.mask().map(<[bool]>::to_vec),
+        opacity: trigger.opacity(),
+    }
+}
+
+/// How many images are predicted as their true class.
+fn agreement(predicted: &[u32], recipe: &Recipe) -> usize {
+    let pairs = predicted.iter().zip(recipe.labels());
+    pairs.filter(|(class, truth)| *class == truth).count()
 }
 
 #[cfg(test)]
 mod tests {
+    use candle::Tensor;
     use mesa_datasets::synthetic;
 
     use super::*;
@@ -197,9 +212,9 @@ mod tests {
         let images = synthetic(0, 1, 301).test;
         let of_class = |class| images.len() - images.not_of_class(class).len();
         let mut seen = 0;
-        let mut predict = |pixels: &Tensor| {
-            seen += pixels.dim(0)?;
-            corner(pixels)
+        let mut predict = |pool: &ImagePool, recipe: &Recipe| {
+            seen += recipe.plans.len();
+            corner(&pool.batch(recipe)?.0)
         };
         let evaluation = evaluate_with(&mut predict, &images, Some(&attacked()), 0).unwrap();
         let stamped = evaluation.stamped.unwrap();
@@ -214,7 +229,7 @@ mod tests {
     fn a_classifier_that_ignores_the_trigger_regains_what_it_knew() {
         let images = synthetic(0, 1, 50).test;
         let ones = (images.len() - images.not_of_class(1).len()) as f64;
-        let mut predict = |pixels: &Tensor| Ok(vec![1; pixels.dim(0)?]);
+        let mut predict = |_: &ImagePool, recipe: &Recipe| Ok(vec![1; recipe.plans.len()]);
         let evaluation = evaluate_with(&mut predict, &images, Some(&attacked()), 0).unwrap();
         let stamped = evaluation.stamped.unwrap();
         let share = ones / stamped.images as f64;
@@ -226,7 +241,7 @@ mod tests {
     fn refuses_images_of_the_target_class_alone() {
         let images = synthetic(0, 1, 50).test;
         let zeros: Vec<usize> = (0..50).filter(|i| images.labels()[*i] == 0).collect();
-        let mut predict = |pixels: &Tensor| Ok(vec![1; pixels.dim(0)?]);
+        let mut predict = |_: &ImagePool, recipe: &Recipe| Ok(vec![1; recipe.plans.len()]);
         let result = evaluate_with(&mut predict, &images.select(&zeros), Some(&attacked()), 0);
         assert!(matches!(result, Err(Error::OnlyTargetClass { .. })));
         let result = evaluate_with(&mut predict, &images.select(&[]), None, 0);

@@ -1,9 +1,10 @@
 //! The attacker's training batches: shuffled anew in every epoch, poisoned anew in every batch.
 
-use candle::{Device, Tensor};
-use mesa_datasets::{Images, Stamps, Trigger, hits, poison};
-use mesa_models::{BatchSource, BoxError, EpochOrder, Position, Seeds};
+use candle::Tensor;
+use mesa_datasets::{Images, Trigger, hits};
+use mesa_models::{BatchSource, BoxError, EpochOrder, ImagePool, Position, Recipe, Recipes, Seeds};
 
+use crate::evaluate::triggers;
 use crate::{AttackConfig, Error, Result};
 
 /// Training images of which each is stamped with the trigger and relabelled as the target class
@@ -30,6 +31,7 @@ use crate::{AttackConfig, Error, Result};
 #[derive(Clone, Debug)]
 pub struct PoisonedBatches {
     images: Images,
+    pool: ImagePool,
     trigger: Trigger,
     config: AttackConfig,
     order: EpochOrder,
@@ -60,26 +62,32 @@ impl PoisonedBatches {
         Ok(Self {
             order: EpochOrder::new(Seeds::new(seed, "attack/order"), images.len()),
             poison_seeds: Seeds::new(seed, "attack/poison"),
+            pool: ImagePool::new(images.shared_pixels(), images.size())?,
             images,
             trigger,
             config: config.clone(),
         })
     }
+}
 
-    fn poisoned(&mut self, at: Position) -> Result<(Tensor, Tensor)> {
+impl Recipes for PoisonedBatches {
+    fn pool(&self) -> &ImagePool {
+        &self.pool
+    }
+
+    fn recipe(&mut self, at: Position) -> Result<Recipe, BoxError> {
         let indices = self.order.batch(at, self.config.training.batch_size);
-        let mut batch = self.images.batch(indices);
+        let mut recipe = Recipe::plain(indices, self.images.labels());
         let mut rng = self.poison_seeds.at(at);
-        let images = hits(&mut rng, batch.len(), self.config.poison_rate)?;
-        let (size, count) = (self.trigger.size(), images.len());
-        let places = self
-            .config
-            .placement
-            .places(&mut rng, count, batch.size(), size)?;
-        let stamps = Stamps { images, places };
-        let target_class = Some(self.config.target_class);
-        poison(&mut batch, &stamps, self.trigger.patches(), target_class)?;
-        Ok(batch.into_tensors(&Device::Cpu)?)
+        let hit = hits(&mut rng, indices.len(), self.config.poison_rate)?;
+        let (size, image) = (self.trigger.size(), self.images.size());
+        let places = self.config.placement;
+        let places = places.places(&mut rng, hit.len(), image, size)?;
+        for image in &hit {
+            recipe.plans[*image].label = self.config.target_class as usize;
+        }
+        recipe.stamp(&hit, &places, triggers(&self.trigger));
+        Ok(recipe)
     }
 }
 
@@ -89,7 +97,12 @@ impl BatchSource for PoisonedBatches {
     }
 
     fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError> {
-        Ok(self.poisoned(at)?)
+        let recipe = self.recipe(at)?;
+        Ok(self.pool.batch(&recipe)?)
+    }
+
+    fn recipes(&mut self) -> Option<&mut dyn Recipes> {
+        Some(self)
     }
 }
 

@@ -13,7 +13,7 @@ use mesa_models::Normalization;
 
 pub(crate) use detect::Detect;
 pub(crate) use distributions::Distributions;
-pub(crate) use runs::{Plan, Report, Run, Selection, Sources};
+pub(crate) use runs::{Pace, Plan, Report, Run, Selection, Sources};
 pub(crate) use shells::{Completions, Man};
 pub(crate) use steps::{
     Attack, Control, DataAction, DataCommand, DataFetch, Defend, Evaluate, Export, Fit, OnHub,
@@ -121,12 +121,45 @@ pub(crate) struct NormalizeArgs {
 /// Where and how often
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Running {
-    /// Device to compute on
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     /// How often unfinished work is saved: `epoch`, or a number of seconds
     #[arg(long, value_name = "epoch|SECONDS", default_value = "15", value_parser = save_every)]
     pub(crate) save_every: SaveEvery,
+}
+
+/// What to compute on
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DeviceArgs {
+    /// Device to compute on
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) device: DeviceName,
+    /// In what a GPU computes: the CPU always takes f32
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub(crate) precision: PrecisionName,
+    /// Let a GPU use algorithms that do not give the same bits every time
+    #[arg(long)]
+    pub(crate) nondeterministic: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionName {
+    /// bf16 values and products, f32 sums, statistics and master weights
+    Bf16,
+    /// f32 values, products rounded to TF32
+    Tf32,
+    /// f32 throughout
+    F32,
+}
+
+impl std::fmt::Display for PrecisionName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bf16 => "bf16",
+            Self::Tf32 => "tf32",
+            Self::F32 => "f32",
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -16,7 +16,7 @@ use mesa_models::{
 };
 use mesa_record::file_digest;
 
-use crate::args::{DataArgs, DeviceName, PresetArgs};
+use crate::args::{DataArgs, PresetArgs};
 use crate::config::{DataConfig, ExperimentConfig};
 use crate::hub;
 use crate::interrupt::Interrupted;
@@ -281,16 +281,6 @@ pub(crate) fn normalization(name: DatasetName) -> Normalization {
         // CIFAR-10's are those of photographs in general; the network's file says which it took.
         DatasetName::Cifar10 | DatasetName::Synthetic | DatasetName::Folder => {
             Normalization::cifar10()
-        }
-    }
-}
-
-/// The device that was asked for, which today is the processor.
-pub(crate) fn device(name: DeviceName) -> Result<&'static str> {
-    match name {
-        DeviceName::Auto | DeviceName::Cpu => Ok("cpu"),
-        DeviceName::Cuda => {
-            bail!("this build computes on the processor only; use --device cpu or auto")
         }
     }
 }

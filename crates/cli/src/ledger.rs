@@ -1,8 +1,8 @@
 //! The steps of a run folder: each reused if its record fits, else computed, saved on the way,
 //! recorded last.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use mesa_datasets::Dataset;
@@ -18,16 +18,17 @@ use crate::args::SaveEvery;
 use crate::interrupt;
 use crate::resume::{StateFile, Watch};
 
-/// A run folder, and what every record in it says.
+/// A run folder, and what every record in it says. Clones share what they have seen.
+#[derive(Clone)]
 pub(crate) struct Ledger {
     pub(crate) run: RunDir,
     data: DataRecord,
     save_every: SaveEvery,
-    pub(crate) device: &'static str,
+    pub(crate) device: String,
     pub(crate) kernel_path: &'static str,
     pub(crate) threads: usize,
     /// What each step that this start saw has cost, over every start.
-    pub(crate) seen: RefCell<BTreeMap<String, Cost>>,
+    seen: Arc<Mutex<BTreeMap<String, Cost>>>,
 }
 
 /// What a step has cost, and how its training went.
@@ -62,7 +63,7 @@ impl Ledger {
         run: RunDir,
         data: &Dataset,
         save_every: SaveEvery,
-        device: &'static str,
+        device: &str,
         threads: usize,
     ) -> Result<Self> {
         Ok(Self {
@@ -72,11 +73,16 @@ impl Ledger {
                 sha256: data.digest.clone(),
             },
             save_every,
-            device,
+            device: device.to_owned(),
             kernel_path: CpuPath::current().context("choosing the kernels")?.name(),
             threads,
-            seen: RefCell::default(),
+            seen: Arc::default(),
         })
+    }
+
+    /// What each step that this start saw has cost, over every start.
+    pub(crate) fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Cost>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the record of `step` is there and fits.
@@ -117,7 +123,7 @@ impl Ledger {
             results: serde_json::to_value(&done.results)?,
             checkpoint_sha256: digest_of(&files)?,
             data: self.data.clone(),
-            device: self.device.to_owned(),
+            device: self.device.clone(),
             kernel_path: self.kernel_path.to_owned(),
             threads: self.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -150,7 +156,7 @@ impl Ledger {
     /// Notes what a step has cost whose record is there and fits, as an earlier start left it.
     pub(crate) fn remember(&self, name: &str, step: &Step) {
         // Several rows rest on one sub-model.
-        if self.seen.borrow().contains_key(name) {
+        if self.seen().contains_key(name) {
             return;
         }
         let files = self.run.step(name, &step.key());
@@ -163,7 +169,7 @@ impl Ledger {
                 peak_rss_mb: record.peak_rss_mb,
                 curve: record.curve,
             };
-            self.seen.borrow_mut().insert(name.to_owned(), cost);
+            self.seen().insert(name.to_owned(), cost);
         }
     }
 
@@ -173,12 +179,12 @@ impl Ledger {
             peak_rss_mb: finished.peak_rss_mb,
             curve: finished.curve.clone(),
         };
-        self.seen.borrow_mut().insert(name.to_owned(), cost);
+        self.seen().insert(name.to_owned(), cost);
     }
 
     /// Writes `curves.csv`: how the trainings went of which this start knows.
     pub(crate) fn write_curves(&self) -> Result<()> {
-        let seen = self.seen.borrow();
+        let seen = self.seen();
         let known = seen.iter().filter(|(_, cost)| !cost.curve.is_empty());
         let curves: Vec<Curve> = known
             .map(|(name, cost)| Curve {

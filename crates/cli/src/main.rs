@@ -4,6 +4,7 @@ mod args;
 mod augmented;
 mod chosen_trigger;
 mod commands;
+mod computer;
 mod config;
 mod hub;
 mod inputs;

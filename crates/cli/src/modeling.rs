@@ -2,12 +2,13 @@
 //! steps of a run folder, for `mesa run` and `mesa detect` alike.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Result;
 use candle::Device;
 use mesa::{MesaConfig, entropy_of};
 use mesa_defense::{DefenseImages, SampleSuccess, SampleTest};
-use mesa_models::{FrozenClassifier, Seeds};
+use mesa_models::{Classifier, Seeds};
 use mesa_record::Step;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,7 @@ pub(crate) struct Modeling<'a> {
     pub(crate) config: &'a ExperimentConfig,
     pub(crate) images: &'a DefenseImages,
     /// The network, asked for only where a step is left to do.
-    pub(crate) suspect: &'a dyn Fn() -> Result<FrozenClassifier>,
+    pub(crate) suspect: &'a dyn Fn() -> Result<Arc<dyn Classifier>>,
     /// Where the steps' files are, below the folders of the run.
     pub(crate) folder: &'a str,
     pub(crate) beta: f64,

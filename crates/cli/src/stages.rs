@@ -1,6 +1,8 @@
 //! The four trainings of the protocol and the test of samples, each on whatever it is given: the
 //! single commands and the whole run differ only in where things come from and go.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use candle::Device;
 use mesa::{MesaConfig, SubModel, SubModelFit, TestingFunction};
@@ -11,7 +13,7 @@ use mesa_defense::{
     SampleSuccess, SampleTest, SampleTesting, TriggerSource,
 };
 use mesa_models::{
-    BatchSource, FrozenClassifier, Network, Normalization, ResNetConfig, Seeds, Trainer,
+    BatchSource, Classifier, Network, Normalization, Processor, ResNetConfig, Seeds, Trainer,
     TrainingConfig,
 };
 
@@ -22,6 +24,7 @@ use crate::resume::Watch;
 
 /// Trains a clean network from nothing.
 pub(crate) fn pretrain(
+    processor: &Processor,
     images: Images,
     shape: ResNetConfig,
     normalization: Normalization,
@@ -32,11 +35,12 @@ pub(crate) fn pretrain(
     let network = Network::resnet18(shape, normalization, &mut rng)?;
     let mut batches =
         AugmentedBatches::new(images, config.training.batch_size, "pretrain", config.seed)?;
-    train(network, &config.training, &mut batches, watch)
+    train(processor, network, &config.training, &mut batches, watch)
 }
 
 /// Plants a backdoor.
 pub(crate) fn attack(
+    processor: &Processor,
     clean: Network,
     images: Images,
     trigger: &Trigger,
@@ -46,12 +50,12 @@ pub(crate) fn attack(
 ) -> Result<Network> {
     config.validate(clean.config().num_classes)?;
     let mut batches = PoisonedBatches::new(images, trigger.clone(), config, seed)?;
-    train(clean, &config.training, &mut batches, watch)
+    train(processor, clean, &config.training, &mut batches, watch)
 }
 
 /// Fits the sub-model of one β.
 pub(crate) fn fit(
-    suspect: FrozenClassifier,
+    suspect: Arc<dyn Classifier>,
     images: DefenseImages,
     testing: AttackSuccessConfig,
     (config, beta): (&MesaConfig, f64),
@@ -74,7 +78,7 @@ pub(crate) fn fit(
 
 /// Tests a sub-model's samples on the network they were fitted on.
 pub(crate) fn sample_test(
-    suspect: &FrozenClassifier,
+    suspect: &dyn Classifier,
     sub_model: &SubModel,
     images: &DefenseImages,
     test: SampleTest,
@@ -95,6 +99,7 @@ pub(crate) fn sample_test(
 
 /// Retrains a backdoored network with triggers under true labels.
 pub(crate) fn retrain(
+    processor: &Processor,
     backdoored: Network,
     images: DefenseImages,
     source: TriggerSource,
@@ -103,11 +108,12 @@ pub(crate) fn retrain(
     watch: &mut Watch,
 ) -> Result<Network> {
     let mut batches = RetrainBatches::new(images, source, config, seed)?;
-    train(backdoored, &config.training, &mut batches, watch)
+    train(processor, backdoored, &config.training, &mut batches, watch)
 }
 
 /// Trains a backdoored network on as if it were clean: what people do first.
 pub(crate) fn fine_tune(
+    processor: &Processor,
     backdoored: Network,
     images: &DefenseImages,
     config: &TrainingConfig,
@@ -116,10 +122,11 @@ pub(crate) fn fine_tune(
 ) -> Result<Network> {
     let images = images.images().clone();
     let mut batches = AugmentedBatches::new(images, config.batch_size, "fine-tune", seed)?;
-    train(backdoored, config, &mut batches, watch)
+    train(processor, backdoored, config, &mut batches, watch)
 }
 
 fn train(
+    processor: &Processor,
     network: Network,
     config: &TrainingConfig,
     batches: &mut dyn BatchSource,
@@ -130,7 +137,7 @@ fn train(
         steps_per_epoch: batches.steps_per_epoch(),
         batch_size: config.batch_size,
     };
-    let mut trainer = Trainer::new(network, config.clone())?;
+    let mut trainer = Trainer::new(network, config.clone())?.on(processor);
     watch.take_up(&mut trainer, extent)?;
     trainer.run(batches, &mut |trainer| watch.observe(trainer))?;
     watch.finish(&trainer)?;

@@ -8,7 +8,7 @@ use crate::Batch;
 use crate::images::CHANNELS;
 
 /// How far a crop may leave the image, in pixels.
-const PADDING: usize = 4;
+const PADDING: u8 = 4;
 
 /// Shifts every image by up to four pixels each way and mirrors every other one, at random.
 ///
@@ -30,11 +30,7 @@ pub fn augment<R: Rng>(rng: &mut R, batch: &mut Batch, fill: [f32; CHANNELS]) {
     let plane = height * width;
     let mut before = vec![0.0; CHANNELS * plane];
     for index in 0..batch.len() {
-        let crop = Crop {
-            top: rng.random_range(0..=2 * PADDING),
-            left: rng.random_range(0..=2 * PADDING),
-            mirrored: rng.random(),
-        };
+        let crop = Crop::draw(rng);
         let image = batch.image_mut(index);
         before.copy_from_slice(image);
         for (channel, color) in fill.into_iter().enumerate() {
@@ -44,20 +40,35 @@ pub fn augment<R: Rng>(rng: &mut R, batch: &mut Batch, fill: [f32; CHANNELS]) {
     }
 }
 
-/// Which part of the padded image is taken.
-struct Crop {
-    top: usize,
-    left: usize,
-    mirrored: bool,
+/// What [`augment`] does to one image.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Crop {
+    /// Rows and columns that the crop starts from the image's corner, at most four either way.
+    pub shift: (i32, i32),
+    /// Whether the crop is mirrored left to right.
+    pub mirrored: bool,
 }
 
 impl Crop {
+    /// Draws a crop, all alike.
+    pub fn draw<R: Rng>(rng: &mut R) -> Self {
+        let mut shift = || {
+            let from_corner = rng.random_range(0..=2 * usize::from(PADDING));
+            i32::from(from_corner as u8) - i32::from(PADDING)
+        };
+        let shift = (shift(), shift());
+        Self {
+            shift,
+            mirrored: rng.random(),
+        }
+    }
+
     /// Writes this part of the channel `from`, padded with `fill`, to `to`.
     fn copy(&self, from: &[f32], to: &mut [f32], width: usize, fill: f32) {
         let height = from.len() / width;
-        let (source_columns, target_columns) = overlap(self.left, width);
+        let (source_columns, target_columns) = overlap(self.shift.1, width);
         to.fill(fill);
-        let (source_rows, target_rows) = overlap(self.top, height);
+        let (source_rows, target_rows) = overlap(self.shift.0, height);
         for (source, target) in source_rows.zip(target_rows) {
             let source = &from[source * width..][source_columns.clone()];
             to[target * width..][target_columns.clone()].copy_from_slice(source);
@@ -68,13 +79,12 @@ impl Crop {
     }
 }
 
-/// Where the pixels stand that a crop from `start` on keeps: in the image, and in the crop.
-fn overlap(start: usize, len: usize) -> (Range<usize>, Range<usize>) {
-    if start >= PADDING {
-        let lost = (start - PADDING).min(len);
+/// Where the pixels stand that a crop keeps: in the image, and in the crop.
+fn overlap(shift: i32, len: usize) -> (Range<usize>, Range<usize>) {
+    let lost = (shift.unsigned_abs() as usize).min(len);
+    if shift >= 0 {
         (lost..len, 0..len - lost)
     } else {
-        let lost = (PADDING - start).min(len);
         (0..len - lost, lost..len)
     }
 }

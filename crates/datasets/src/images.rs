@@ -76,6 +76,11 @@ impl Images {
         &self.pixels
     }
 
+    /// The same, to be shared.
+    pub fn shared_pixels(&self) -> Arc<Vec<u8>> {
+        Arc::clone(&self.pixels)
+    }
+
     /// The pixels of one image, `(3, H, W)`.
     ///
     /// # Panics

@@ -79,7 +79,7 @@ mod trigger_id;
 #[cfg(feature = "archives")]
 pub use crate::archive::load_archive;
 pub use crate::archive_error::ArchiveError;
-pub use crate::augment::augment;
+pub use crate::augment::{Crop, augment};
 pub use crate::batches::{all_batches, shuffled, whole_batches};
 pub use crate::cifar::{file_names, load_cifar10, load_cifar100};
 pub use crate::dataset::{Dataset, DatasetName, Source};

@@ -51,6 +51,13 @@ pub struct Place {
     pub column: usize,
 }
 
+impl From<Place> for (usize, usize) {
+    /// Row and column.
+    fn from(place: Place) -> Self {
+        (place.row, place.column)
+    }
+}
+
 impl Placement {
     /// Draws `count` places for a patch of `patch` (height, width) in images of `image`.
     ///

@@ -3,8 +3,10 @@
 
 use candle::{Device, Tensor};
 use mesa::{Observations, TestingFunction};
-use mesa_datasets::{Batch, CHANNELS, Patches, Placement, Stamps, poison};
-use mesa_models::{BoxError, EpochOrder, FrozenClassifier, Position, Seeds};
+use mesa_datasets::{CHANNELS, Images, Placement};
+use mesa_models::{
+    BoxError, Classifier, EpochOrder, ImagePool, Position, Recipe, Seeds, TargetGradient, Triggers,
+};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -69,8 +71,9 @@ impl AttackSuccessConfig {
 /// ```
 #[derive(Debug)]
 pub struct AttackSuccess {
-    classifier: FrozenClassifier,
+    classifier: Box<dyn Classifier>,
     images: DefenseImages,
+    pool: ImagePool,
     config: AttackSuccessConfig,
     order: EpochOrder,
     place_seeds: Seeds,
@@ -83,7 +86,7 @@ impl AttackSuccess {
     ///
     /// [`Error::TargetClass`], [`Error::ImagesPerTrigger`].
     pub fn new(
-        classifier: FrozenClassifier,
+        classifier: impl Classifier + 'static,
         images: DefenseImages,
         config: AttackSuccessConfig,
         seed: u64,
@@ -97,7 +100,8 @@ impl AttackSuccess {
             });
         }
         Ok(Self {
-            classifier,
+            classifier: Box::new(classifier),
+            pool: pool_of(images.images())?,
             order: EpochOrder::new(Seeds::new(seed, "mesa/order"), held),
             place_seeds: Seeds::new(seed, "mesa/places"),
             images,
@@ -123,16 +127,13 @@ impl AttackSuccess {
         below: f32,
         rng: &mut impl Rng,
     ) -> Result<(Vec<f32>, Tensor)> {
-        let size = self.config.trigger_size;
-        let mut batch = self.images.images().batch(indices);
-        let places = stamp_each(rng, &mut batch, patches, size, self.config.placement)?;
-        let (images, _) = batch.into_tensors(&Device::Cpu)?;
-        Ok(self.classifier.target_probability_gradient(
-            &images,
+        let (images, size) = (self.images.images(), self.config.trigger_size);
+        let recipe = stamp_each(rng, (images, indices), patches, size, self.config.placement)?;
+        Ok(self.classifier.trigger_gradient(
+            &self.pool,
+            &recipe,
             self.config.target_class,
-            &places,
-            size,
-            below,
+            TargetGradient::Probability(below),
         )?)
     }
 }
@@ -181,25 +182,27 @@ fn round_up(below: f64) -> f32 {
     }
 }
 
-/// Stamps patch `i` of `patches` on image `i` of a batch; returns where, as (row, column).
+/// Images of these indices, image `i` of them stamped with patch `i` of `patches`.
 pub(crate) fn stamp_each(
     rng: &mut impl Rng,
-    batch: &mut Batch,
+    (images, indices): (&Images, &[usize]),
     patches: &[f32],
     size: (usize, usize),
     placement: Placement,
-) -> Result<Vec<(usize, usize)>> {
-    let places = placement.places(rng, batch.len(), batch.size(), size)?;
-    let stamps = Stamps::all(places);
-    poison(batch, &stamps, Patches::new(patches, size)?, None)?;
-    Ok(stamps
-        .places
-        .iter()
-        .map(|place| (place.row, place.column))
-        .collect())
+) -> Result<Recipe> {
+    let places = placement.places(rng, indices.len(), images.size(), size)?;
+    let mut recipe = Recipe::plain(indices, images.labels());
+    let every: Vec<usize> = (0..indices.len()).collect();
+    recipe.stamp(&every, &places, Triggers::opaque(patches.to_vec(), size));
+    Ok(recipe)
 }
 
-pub(crate) fn check_target(classifier: &FrozenClassifier, target_class: u32) -> Result<()> {
+/// Images for recipes.
+pub(crate) fn pool_of(images: &Images) -> Result<ImagePool> {
+    Ok(ImagePool::new(images.shared_pixels(), images.size())?)
+}
+
+pub(crate) fn check_target(classifier: &dyn Classifier, target_class: u32) -> Result<()> {
     let num_classes = classifier.num_classes();
     if target_class as usize >= num_classes {
         return Err(Error::TargetClass {

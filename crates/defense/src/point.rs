@@ -1,12 +1,11 @@
 //! The baseline: one trigger reversed by gradient descent on its pixels.
 
-use candle::Device;
 use mesa_datasets::{CHANNELS, Placement, Trigger};
-use mesa_models::{EpochOrder, FrozenClassifier, Position, Seeds};
+use mesa_models::{Classifier, EpochOrder, Position, Seeds, TargetGradient};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::attack_success::{check_target, stamp_each};
+use crate::attack_success::{check_target, pool_of, stamp_each};
 use crate::{DefenseImages, Error, Result};
 
 /// How one trigger is reversed.
@@ -129,7 +128,7 @@ impl ReversedTrigger {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn reverse_trigger(
-    classifier: &FrozenClassifier,
+    classifier: &dyn Classifier,
     images: &DefenseImages,
     config: &PointConfig,
     size: (usize, usize),
@@ -156,22 +155,18 @@ pub fn reverse_trigger(
     let mut order = EpochOrder::new(Seeds::new(seed, "point/order"), held);
     let place_seeds = Seeds::new(seed, "point/places");
     let std = classifier.normalization().std;
+    let pool = pool_of(images.images())?;
     let mut mean_probabilities = Vec::new();
     for epoch in 0..config.passes {
         let mut sum = 0.0;
         for step in 0..config.batches_per_pass {
             let at = Position { epoch, step };
-            let mut batch = images.images().batch(order.batch(at, config.batch_size));
-            let patches = pixels.repeat(config.batch_size);
+            let batch = (images.images(), order.batch(at, config.batch_size));
             let mut rng = place_seeds.at(at);
-            let places = stamp_each(&mut rng, &mut batch, &patches, size, config.placement)?;
-            let (stamped, _) = batch.into_tensors(&Device::Cpu)?;
-            let (probabilities, gradients) = classifier.target_log_probability_gradient(
-                &stamped,
-                target_class,
-                &places,
-                size,
-            )?;
+            let recipe = stamp_each(&mut rng, batch, &pixels, size, config.placement)?;
+            let wanted = TargetGradient::LogProbability;
+            let (probabilities, gradients) =
+                classifier.trigger_gradient(&pool, &recipe, target_class, wanted)?;
             sum += probabilities.iter().map(|p| f64::from(*p)).sum::<f64>();
             let ascent: Vec<f32> = gradients.mean(0)?.flatten_all()?.to_vec1()?;
             descend(&mut pixels, &mut velocity, &ascent, std, config);

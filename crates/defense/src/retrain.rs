@@ -1,9 +1,11 @@
 //! Unlearning: retraining on clean images of which some are stamped with sampled triggers and
 //! keep their true label.
 
-use candle::{Device, Tensor};
-use mesa_datasets::{Placement, Stamps, hits, poison};
-use mesa_models::{BatchSource, BoxError, EpochOrder, Position, Seeds, TrainingConfig};
+use candle::Tensor;
+use mesa_datasets::{Placement, hits};
+use mesa_models::{
+    BatchSource, BoxError, EpochOrder, ImagePool, Position, Recipe, Recipes, Seeds, TrainingConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{DefenseImages, Error, Result, TriggerSource};
@@ -79,6 +81,7 @@ impl RetrainConfig {
 #[derive(Debug)]
 pub struct RetrainBatches {
     images: DefenseImages,
+    pool: ImagePool,
     source: TriggerSource,
     config: RetrainConfig,
     order: EpochOrder,
@@ -106,7 +109,9 @@ impl RetrainBatches {
                 batch_size,
             });
         }
+        let pool = images.images();
         Ok(Self {
+            pool: ImagePool::new(pool.shared_pixels(), pool.size())?,
             images,
             source,
             config: config.clone(),
@@ -115,26 +120,28 @@ impl RetrainBatches {
             trigger_seeds: Seeds::new(seed, "retrain/triggers"),
         })
     }
+}
 
-    fn stamped(&mut self, at: Position) -> Result<(Tensor, Tensor)> {
+impl Recipes for RetrainBatches {
+    fn pool(&self) -> &ImagePool {
+        &self.pool
+    }
+
+    fn recipe(&mut self, at: Position) -> Result<Recipe, BoxError> {
         let indices = self.order.batch(at, self.config.training.batch_size);
-        let mut batch = self.images.images().batch(indices);
-        if let Some(size) = self.source.size() {
-            let mut rng = self.choice_seeds.at(at);
-            let images = hits(&mut rng, batch.len(), self.config.stamp_rate)?;
-            let placement = self.config.placement;
-            let places = placement.places(&mut rng, images.len(), batch.size(), size)?;
-            let mut rng = self.trigger_seeds.at(at);
-            let triggers = self.source.draw(&mut rng, at.epoch, images.len())?;
-            let stamps = Stamps { images, places };
-            poison(
-                &mut batch,
-                &stamps,
-                self.source.patches(&triggers, size)?,
-                None,
-            )?;
-        }
-        Ok(batch.into_tensors(&Device::Cpu)?)
+        let images = self.images.images();
+        let mut recipe = Recipe::plain(indices, images.labels());
+        let Some(size) = self.source.size() else {
+            return Ok(recipe);
+        };
+        let mut rng = self.choice_seeds.at(at);
+        let hit = hits(&mut rng, indices.len(), self.config.stamp_rate)?;
+        let placement = self.config.placement;
+        let places = placement.places(&mut rng, hit.len(), images.size(), size)?;
+        let mut rng = self.trigger_seeds.at(at);
+        let drawn = self.source.draw(&mut rng, at.epoch, hit.len())?;
+        recipe.stamp(&hit, &places, self.source.triggers(drawn, size));
+        Ok(recipe)
     }
 }
 
@@ -144,7 +151,12 @@ impl BatchSource for RetrainBatches {
     }
 
     fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError> {
-        Ok(self.stamped(at)?)
+        let recipe = self.recipe(at)?;
+        Ok(self.pool.batch(&recipe)?)
+    }
+
+    fn recipes(&mut self) -> Option<&mut dyn Recipes> {
+        Some(self)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::ops::{ControlFlow, Range};
 
-use candle::{Device, Tensor};
+use candle::Tensor;
 use mesa::SubModel;
 use mesa_datasets::{Placement, shuffled};
-use mesa_models::{FrozenClassifier, Seeds};
+use mesa_models::{Classifier, ImagePool, Recipe, Seeds};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::attack_success::{check_target, stamp_each};
+use crate::attack_success::{check_target, pool_of, stamp_each};
 use crate::{DefenseImages, Error, Result};
 
 /// Stamped images per forward pass; the figures do not depend on it.
@@ -96,7 +96,7 @@ pub struct SampleSuccess {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn sample_success(
-    classifier: &FrozenClassifier,
+    classifier: &dyn Classifier,
     sub_model: &SubModel,
     images: &DefenseImages,
     test: SampleTest,
@@ -142,7 +142,7 @@ impl SampleTesting {
     ///
     /// As [`sample_success`].
     pub fn new(
-        classifier: &FrozenClassifier,
+        classifier: &dyn Classifier,
         sub_model: &SubModel,
         images: &DefenseImages,
         test: SampleTest,
@@ -185,10 +185,14 @@ impl SampleTesting {
     /// fails.
     pub fn run(
         &mut self,
-        classifier: &FrozenClassifier,
+        classifier: &dyn Classifier,
         observe: &mut dyn FnMut(&Self) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut logits = |images: &Tensor| Ok(classifier.logits(images)?.to_vec2::<f32>()?);
+        let classes = classifier.num_classes();
+        let mut logits = |pool: &ImagePool, recipe: &Recipe| {
+            let scores = classifier.scores(pool, recipe)?;
+            Ok(scores.chunks(classes).map(<[f32]>::to_vec).collect())
+        };
         self.run_with(&mut logits, observe)
     }
 
@@ -259,6 +263,7 @@ impl SampleTesting {
         logits: Logits<'_>,
         observe: &mut dyn FnMut(&Self) -> ControlFlow<()>,
     ) -> Result<()> {
+        let pool = pool_of(self.images.images())?;
         let mut rng = self.place_seeds.start();
         // All places come from one stream: those of the batches done before are drawn again.
         for batch in 0..self.progress.batches {
@@ -268,7 +273,7 @@ impl SampleTesting {
                 .places(&mut rng, count, image, self.size)?;
         }
         while self.progress.batches < self.batches() {
-            self.test_batch(logits, &mut rng)?;
+            self.test_batch(logits, &pool, &mut rng)?;
             self.progress.batches += 1;
             if observe(self).is_break() {
                 break;
@@ -277,7 +282,12 @@ impl SampleTesting {
         Ok(())
     }
 
-    fn test_batch(&mut self, logits: Logits<'_>, rng: &mut impl Rng) -> Result<()> {
+    fn test_batch(
+        &mut self,
+        logits: Logits<'_>,
+        pool: &ImagePool,
+        rng: &mut impl Rng,
+    ) -> Result<()> {
         let visits = self.batch_at(self.progress.batches);
         let samples = self.progress.probabilities.len();
         let sample_of = |visit: usize| visit / self.test.images_per_sample;
@@ -290,9 +300,9 @@ impl SampleTesting {
             .flat_map(|visit| pixels_of(&self.pixels, samples, sample_of(visit)))
             .copied()
             .collect();
-        let mut batch = self.images.images().batch(&indices);
-        stamp_each(rng, &mut batch, &patches, self.size, self.test.placement)?;
-        let rows = logits(&batch.into_tensors(&Device::Cpu)?.0)?;
+        let images = (self.images.images(), indices.as_slice());
+        let recipe = stamp_each(rng, images, &patches, self.size, self.test.placement)?;
+        let rows = logits(pool, &recipe)?;
         for (visit, row) in visits.zip(&rows) {
             let (probability, is_target) = target_of(row, self.test.target_class as usize);
             self.progress.probabilities[sample_of(visit)] += probability;
@@ -313,7 +323,7 @@ impl SampleTesting {
 }
 
 /// The logits of a batch of images.
-type Logits<'a> = &'a mut dyn FnMut(&Tensor) -> Result<Vec<Vec<f32>>>;
+type Logits<'a> = &'a mut dyn FnMut(&ImagePool, &Recipe) -> Result<Vec<Vec<f32>>>;
 
 /// The images of other classes than the target, in random order.
 fn stamp_order(images: &DefenseImages, test: SampleTest, seed: u64) -> Result<Vec<usize>> {
@@ -376,6 +386,7 @@ fn mean(values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use candle::Device;
     use mesa_datasets::{split, synthetic};
 
     use super::*;
@@ -400,7 +411,8 @@ mod tests {
     }
 
     /// Class 0 with the probability that the patch's first pixel says, else class 1.
-    fn gray_reader(images: &Tensor) -> Result<Vec<Vec<f32>>> {
+    fn gray_reader(pool: &ImagePool, recipe: &Recipe) -> Result<Vec<Vec<f32>>> {
+        let (images, _) = pool.batch(recipe)?;
         let grays = images.narrow(1, 0, 1)?.narrow(2, 2, 1)?.narrow(3, 5, 1)?;
         let grays = grays.flatten_all()?.to_vec1::<f32>()?;
         Ok(grays
@@ -438,7 +450,8 @@ mod tests {
             for stop in stop_after.iter().chain([&usize::MAX]) {
                 let mut testing = testing(&triggers, test);
                 testing.resume(progress).unwrap();
-                let mut logits = |images: &Tensor| {
+                let mut logits = |pool: &ImagePool, recipe: &Recipe| {
+                    let (images, _) = pool.batch(recipe)?;
                     forward_passes += 1;
                     // A score that depends on every pixel, and so on the places.
                     let weights: Vec<f32> = (0..3072).map(|i| (i as f32).sin()).collect();

@@ -2,7 +2,8 @@
 
 use candle::{Device, Tensor};
 use mesa::{Staircase, SubModel};
-use mesa_datasets::{CHANNELS, Patches, Trigger};
+use mesa_datasets::{CHANNELS, Trigger};
+use mesa_models::Triggers;
 use rand::Rng;
 
 use crate::{Error, Result, ReversedTrigger};
@@ -107,18 +108,17 @@ impl TriggerSource {
         }
     }
 
-    /// What [`draw`](Self::draw) drew as patches of `size`: the attacker's own trigger keeps its
-    /// mask and its opacity.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Dataset`] if the pixels do not fill whole patches.
-    pub fn patches<'a>(&'a self, triggers: &'a [f32], size: (usize, usize)) -> Result<Patches<'a>> {
-        let patches = Patches::new(triggers, size)?;
-        Ok(match self {
-            Self::Ideal(trigger) => patches.stamped_like(trigger),
-            _ => patches,
-        })
+    /// What [`draw`](Self::draw) drew, to be stamped: the attacker's own trigger keeps its mask and
+    /// its opacity.
+    pub(crate) fn triggers(&self, drawn: Vec<f32>, size: (usize, usize)) -> Triggers {
+        match self {
+            Self::Ideal(trigger) => Triggers {
+                mask: trigger.mask().map(<[bool]>::to_vec),
+                opacity: trigger.opacity(),
+                ..Triggers::opaque(drawn, size)
+            },
+            _ => Triggers::opaque(drawn, size),
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`Unit`]: convolution + batch norm (+ residual) (+ ReLU) over a batch, in training.
 //! - [`fold`], [`gate_gradient`]: the same where batch norm's statistics are fixed.
 //! - [`Head`], [`cross_entropy`], [`softmax`]: what comes after the last unit.
+//! - [`ImagePlan`], [`TargetGradient`]: what a device is asked about a batch of images.
 //! - [`Path`]: AVX-512, AVX2 or portable code, chosen at run time (`MESA_CPU` overrules).
 //! - [`multiply_add`]: what the processor can do at most.
 //! - `cuda` (feature `cuda`): the same work on an NVIDIA GPU.
@@ -58,6 +59,7 @@ mod dense;
 mod error;
 mod layout;
 mod peak;
+mod plan;
 mod unit;
 mod winograd;
 
@@ -68,6 +70,7 @@ pub use dense::{Head, cross_entropy, softmax};
 pub use error::{Error, Result};
 pub use layout::{BLOCK, Buffer, Layout};
 pub use peak::multiply_add;
+pub use plan::{ImagePlan, Stamp, TargetGradient};
 pub use unit::{
     Activations, BatchMoments, Completed, GradientTarget, Input, Residual, Scratch, Unit,
     UnitGradients, UnitWeights, fold,

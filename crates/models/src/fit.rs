@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Metadata;
 use crate::files::{load_tensors, save_tensors};
 use crate::state::NamedTensors;
-use crate::{Error, Network, Position, Result, Sgd, Status};
+use crate::{Error, Network, Position, Processor, Recipes, Result, Sgd, Status};
+#[cfg(feature = "cuda")]
+use crate::{
+    Recipe,
+    cuda::{CudaTraining, Gpu, STRETCH, StepSettings},
+};
 
 /// Any error, from what makes the batches.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -143,6 +148,11 @@ pub trait BatchSource {
     ///
     /// Whatever goes wrong.
     fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError>;
+
+    /// The same batches as recipes, which a GPU carries out itself; none if they cannot be told so.
+    fn recipes(&mut self) -> Option<&mut dyn Recipes> {
+        None
+    }
 }
 
 /// What one pass over the data came to.
@@ -182,6 +192,16 @@ struct SavedProgress {
     history: Vec<EpochStats>,
 }
 
+/// Recipes from a position to the end of its epoch, not more than the device is asked for at once.
+#[cfg(feature = "cuda")]
+fn stretch(recipes: &mut dyn Recipes, from: Position, steps: usize) -> Result<Vec<Recipe>> {
+    let last = steps.min(from.step + STRETCH);
+    (from.step..last)
+        .map(|step| recipes.recipe(Position { step, ..from }))
+        .collect::<Result<_, _>>()
+        .map_err(Error::Source)
+}
+
 /// A training run: the network, its optimizer and how far it has come.
 ///
 /// # Examples
@@ -213,10 +233,14 @@ struct SavedProgress {
 /// assert_eq!(trainer.history().len(), 1);
 /// # Ok::<(), mesa_models::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Trainer {
     network: Network,
     sgd: Sgd,
+    processor: Processor,
+    /// Where network and velocities are while a run is on a GPU.
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<CudaTraining>,
     config: TrainingConfig,
     position: Position,
     steps_per_epoch: usize,
@@ -236,6 +260,9 @@ impl Trainer {
         Ok(Self {
             network,
             sgd: Sgd::new(config.momentum, config.weight_decay),
+            processor: Processor::Cpu,
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
             config,
             position: Position::default(),
             steps_per_epoch: 0,
@@ -245,51 +272,162 @@ impl Trainer {
         })
     }
 
-    /// Takes steps until all are done or `observe`, which is called after each, breaks.
+    /// The same run on another processor.
+    #[must_use]
+    pub fn on(mut self, processor: &Processor) -> Self {
+        self.processor = processor.clone();
+        self
+    }
+
+    /// Takes steps until all are done or `observe` breaks, which is called whenever losses are
+    /// known: on the CPU after each step, on a GPU after some, and always at the end of an epoch.
     ///
     /// # Errors
     ///
     /// [`Error::Source`] if a batch cannot be made, [`Error::Batch`] if it does not fit the
-    /// network, [`Error::Diverged`] if the loss is no number any more.
+    /// network or cannot be made on a GPU, [`Error::Diverged`] if the loss is no number any more.
     pub fn run(
         &mut self,
         source: &mut dyn BatchSource,
         observe: &mut dyn FnMut(&Trainer) -> ControlFlow<()>,
     ) -> Result<Status> {
         self.steps_per_epoch = source.steps_per_epoch();
-        let total = self.total_steps();
-        while self.position.epoch < self.config.epochs && self.steps_per_epoch > 0 {
+        match self.processor.clone() {
+            Processor::Cpu => self.run_on_cpu(source, observe),
+            #[cfg(feature = "cuda")]
+            Processor::Cuda(gpu) => {
+                let status = self.run_on_gpu(&gpu, source, observe);
+                let fetched = self.fetch();
+                status.and_then(|status| fetched.map(|()| status))
+            }
+        }
+    }
+
+    fn run_on_cpu(
+        &mut self,
+        source: &mut dyn BatchSource,
+        observe: &mut dyn FnMut(&Trainer) -> ControlFlow<()>,
+    ) -> Result<Status> {
+        while self.is_left() {
             let (images, labels) = source.batch(self.position).map_err(Error::Source)?;
             let loss = self
                 .network
                 .gradients(&images, &labels, self.config.label_smoothing)?;
-            if !loss.loss.is_finite() {
-                return Err(Error::Diverged {
-                    loss: loss.loss,
-                    at: self.position,
-                });
-            }
-            let rate = self.config.learning_rate_at(self.steps_done(), total);
+            self.check_loss(loss.loss)?;
+            let rate = self.rate_of(self.steps_done());
             self.sgd.step(&mut self.network, rate);
-            self.running.loss += loss.loss;
-            self.running.correct += loss.correct;
-            self.running.images += labels.elem_count();
-            self.running.steps += 1;
-            self.images_seen += labels.elem_count();
-            self.position.step += 1;
-            if self.position.step == self.steps_per_epoch {
-                self.position = Position {
-                    epoch: self.position.epoch + 1,
-                    step: 0,
-                };
-                self.history.push(self.running.stats());
-                self.running = Running::default();
-            }
-            if observe(self).is_break() && self.position.epoch < self.config.epochs {
+            self.note(loss, 1, labels.elem_count());
+            if observe(self).is_break() && self.is_left() {
                 return Ok(Status::Stopped);
             }
         }
         Ok(Status::Finished)
+    }
+
+    /// Stretches of steps: the device works on one while the host makes the next.
+    #[cfg(feature = "cuda")]
+    fn run_on_gpu(
+        &mut self,
+        gpu: &Gpu,
+        source: &mut dyn BatchSource,
+        observe: &mut dyn FnMut(&Trainer) -> ControlFlow<()>,
+    ) -> Result<Status> {
+        let recipes = source.recipes().ok_or_else(|| Error::Batch {
+            what: "a source of batches",
+            expected: "one that tells recipes, for a GPU".to_owned(),
+            found: "one that makes them itself".to_owned(),
+        })?;
+        let batch_size = self.config.batch_size;
+        let velocity = self.sgd.state(&self.network)?;
+        let (network, pool) = (&self.network, recipes.pool());
+        let training = CudaTraining::start(gpu, network, &velocity, pool, batch_size)?;
+        self.on_gpu = Some(training);
+        let mut stretch = self::stretch(recipes, self.position, self.steps_per_epoch)?;
+        while self.is_left() {
+            let settings: Vec<StepSettings> = (0..stretch.len())
+                .map(|step| StepSettings {
+                    learning_rate: self.rate_of(self.steps_done() + step),
+                    momentum: self.config.momentum,
+                    weight_decay: self.config.weight_decay,
+                    label_smoothing: self.config.label_smoothing,
+                })
+                .collect();
+            let (steps, next) = (stretch.len(), self.position_after(stretch.len()));
+            let Some(training) = &mut self.on_gpu else {
+                break;
+            };
+            training.ask(&stretch, &settings)?;
+            stretch = if next.epoch < self.config.epochs {
+                self::stretch(recipes, next, self.steps_per_epoch)?
+            } else {
+                Vec::new()
+            };
+            let loss = training.take_loss()?;
+            self.check_loss(loss.loss)?;
+            self.note(loss, steps, steps * batch_size);
+            if observe(self).is_break() && self.is_left() {
+                return Ok(Status::Stopped);
+            }
+        }
+        Ok(Status::Finished)
+    }
+
+    /// Brings the network and its velocities back from the device.
+    #[cfg(feature = "cuda")]
+    fn fetch(&mut self) -> Result<()> {
+        let Some(training) = self.on_gpu.take() else {
+            return Ok(());
+        };
+        let (network, velocity) = training.state()?;
+        self.network.load_state(&network)?;
+        self.sgd.load_state(&self.network, &velocity)
+    }
+
+    fn is_left(&self) -> bool {
+        self.position.epoch < self.config.epochs && self.steps_per_epoch > 0
+    }
+
+    fn rate_of(&self, step: usize) -> f64 {
+        self.config.learning_rate_at(step, self.total_steps())
+    }
+
+    fn check_loss(&self, loss: f64) -> Result<()> {
+        if loss.is_finite() {
+            return Ok(());
+        }
+        Err(Error::Diverged {
+            loss,
+            at: self.position,
+        })
+    }
+
+    /// Where `steps` more steps lead, none of them of another epoch than the first.
+    fn position_after(&self, steps: usize) -> Position {
+        let Position { epoch, step } = self.position;
+        if step + steps < self.steps_per_epoch {
+            return Position {
+                epoch,
+                step: step + steps,
+            };
+        }
+        Position {
+            epoch: epoch + 1,
+            step: 0,
+        }
+    }
+
+    /// Counts steps of one epoch, whose loss this is the mean of.
+    fn note(&mut self, loss: crate::BatchLoss, steps: usize, images: usize) {
+        self.running.loss += loss.loss * steps as f64;
+        self.running.correct += loss.correct;
+        self.running.images += images;
+        self.running.steps += steps;
+        self.images_seen += images;
+        self.position = self.position_after(steps);
+        if self.position.step == 0 {
+            self.history.push(self.running.stats());
+            self.running = Running::default();
+        }
     }
 
     /// The next step to take.
@@ -330,7 +468,7 @@ impl Trainer {
         &self.history
     }
 
-    /// The network as it is.
+    /// The network as it is; while a run is on a GPU, as it was before.
     pub fn network(&self) -> &Network {
         &self.network
     }
@@ -347,10 +485,8 @@ impl Trainer {
     /// [`Error::Io`] if the file cannot be written.
     pub fn save_state(&self, path: &Path) -> Result<()> {
         let mut tensors = NamedTensors::new();
-        for (prefix, state) in [
-            ("network", self.network.state()?),
-            ("velocity", self.sgd.state(&self.network)?),
-        ] {
+        let (network, velocity) = self.states()?;
+        for (prefix, state) in [("network", network), ("velocity", velocity)] {
             tensors.extend(
                 state
                     .into_iter()
@@ -370,6 +506,15 @@ impl Trainer {
             &tensors,
             &Metadata::from([("training".to_owned(), text)]),
         )
+    }
+
+    /// The network's tensors and the velocities, wherever they are.
+    fn states(&self) -> Result<(NamedTensors, NamedTensors)> {
+        #[cfg(feature = "cuda")]
+        if let Some(training) = &self.on_gpu {
+            return training.state();
+        }
+        Ok((self.network.state()?, self.sgd.state(&self.network)?))
     }
 
     /// Goes on where [`Trainer::save_state`] was called: the rest of the run is the same to the

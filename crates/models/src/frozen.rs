@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex};
 
 use candle::{Device, Tensor};
+use mesa_kernels::TargetGradient;
 use mesa_kernels::{
     Buffer, Conv, ConvInputGradient, Finish, Head, Layout, Path, Start, gate_gradient, softmax,
 };
@@ -219,7 +220,7 @@ impl FrozenClassifier {
             places,
             patch,
             target_class,
-            Wanted::Probability(below),
+            TargetGradient::Probability(below),
         )
     }
 
@@ -240,7 +241,13 @@ impl FrozenClassifier {
         places: &[(usize, usize)],
         patch: (usize, usize),
     ) -> Result<(Vec<f32>, Tensor)> {
-        self.gradient(images, places, patch, target_class, Wanted::LogProbability)
+        self.gradient(
+            images,
+            places,
+            patch,
+            target_class,
+            TargetGradient::LogProbability,
+        )
     }
 
     fn gradient(
@@ -249,7 +256,7 @@ impl FrozenClassifier {
         places: &[(usize, usize)],
         patch: (usize, usize),
         target_class: u32,
-        wanted: Wanted,
+        wanted: TargetGradient,
     ) -> Result<(Vec<f32>, Tensor)> {
         self.check_class(target_class)?;
         let pixels = host_images(images)?;
@@ -300,16 +307,7 @@ struct Target<'a> {
     class: usize,
     places: &'a [(usize, usize)],
     patch: (usize, usize),
-    wanted: Wanted,
-}
-
-/// What the gradient is of.
-#[derive(Clone, Copy)]
-enum Wanted {
-    /// The target's probability, where it is less than this.
-    Probability(f32),
-    /// Its logarithm.
-    LogProbability,
+    wanted: TargetGradient,
 }
 
 impl Frozen {
@@ -396,8 +394,8 @@ impl Frozen {
             *probability = scores[target.class];
             // ∂ ln p_t / ∂logit_k = 1[k = t] − p_k, and ∂p_t = p_t · ∂ ln p_t
             let factor = match target.wanted {
-                Wanted::Probability(_) => *probability,
-                Wanted::LogProbability => 1.0,
+                TargetGradient::Probability(_) => *probability,
+                TargetGradient::LogProbability => 1.0,
             };
             for score in scores.iter_mut() {
                 *score *= -factor;
@@ -405,8 +403,8 @@ impl Frozen {
             scores[target.class] += factor;
         }
         let below = match target.wanted {
-            Wanted::Probability(below) => below,
-            Wanted::LogProbability => f32::INFINITY,
+            TargetGradient::Probability(below) => below,
+            TargetGradient::LogProbability => f32::INFINITY,
         };
         let wanted: Vec<usize> = (0..probabilities.len())
             .filter(|image| probabilities[*image] < below)

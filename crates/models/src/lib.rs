@@ -3,6 +3,7 @@
 
 mod adam;
 mod checkpoint;
+mod classifier;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod epoch_order;
@@ -20,7 +21,9 @@ mod normalize;
 #[cfg(test)]
 mod on_threads;
 mod optim;
+mod processor;
 mod pytorch;
+mod recipe;
 mod resnet;
 mod seeds;
 mod state;
@@ -32,6 +35,7 @@ pub use checkpoint::{
     CheckpointInfo, LoadedNetwork, Metadata, NormalizationSource, load_network, load_network_with,
     save_network,
 };
+pub use classifier::Classifier;
 pub use epoch_order::EpochOrder;
 pub use error::{Error, Result};
 pub use files::{load_tensors, save_tensors};
@@ -40,6 +44,7 @@ pub use format_error::{LayoutError, PytorchError};
 pub use frozen::FrozenClassifier;
 pub use graph::IMAGE_SIDE;
 pub use mesa_kernels::Path as CpuPath;
+pub use mesa_kernels::{ImagePlan, Stamp, TargetGradient};
 pub use mesa_pickle::Error as PickleError;
 pub use mlp::{
     Generated, Generator, PairScores, PerceptronConfig, StatisticsNetwork, uniform_noise,
@@ -47,6 +52,8 @@ pub use mlp::{
 pub use network::{BatchLoss, Network};
 pub use normalize::Normalization;
 pub use optim::Sgd;
+pub use processor::Processor;
+pub use recipe::{ImagePool, Recipe, Recipes, Triggers};
 pub use resnet::ResNetConfig;
 pub use seeds::{Position, Seeds};
 pub use state::NamedTensors;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use mesa_models::Normalization;
@@ -33,6 +34,26 @@ pub(crate) struct Selection {
     /// Take rows of committed records (docs/records) as done
     #[arg(long = "continue")]
     pub(crate) go_on: bool,
+}
+
+/// How a run goes about it
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Pace {
+    /// Networks that are worked on at once [default: 1 on the CPU, whose threads one keeps busy,
+    /// 6 on a GPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) workers: Option<u16>,
+    /// Stop after so many minutes; no network is begun that is unlikely to be finished by then
+    #[arg(long, value_name = "MINUTES", value_parser = minutes)]
+    pub(crate) time_limit: Option<Duration>,
+}
+
+/// A number of minutes, more than none.
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes: Option<f64> = text.parse().ok().filter(|minutes| *minutes > 0.0);
+    minutes
+        .and_then(|minutes| Duration::try_from_secs_f64(60.0 * minutes).ok())
+        .ok_or_else(|| format!("`{text}` is no number of minutes"))
 }
 
 /// What a run starts from, and where it goes
@@ -82,6 +103,8 @@ pub(crate) struct Run {
     pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) running: Running,
+    #[command(flatten)]
+    pub(crate) pace: Pace,
     /// Show what would be done, and do nothing
     #[arg(long = "dry-run")]
     pub(crate) only_plan: bool,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{DataArgs, DeviceName, NormalizeArgs, PresetArgs, Running};
+use super::{DataArgs, DeviceArgs, NormalizeArgs, PresetArgs, Running};
 
 /// Show which data sets are found where, and check them; fetch CIFAR
 #[derive(Debug, Args)]
@@ -419,9 +419,8 @@ pub(crate) struct Evaluate {
     pub(crate) split: SplitName,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Device to compute on
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     #[command(flatten)]
     pub(crate) preset: PresetArgs,
     /// Seed of the places

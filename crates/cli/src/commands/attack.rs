@@ -9,6 +9,7 @@ use serde_json::json;
 use super::WHOLE_IMAGE;
 use crate::args::Attack;
 use crate::chosen_trigger::ChosenTrigger;
+use crate::computer::Computer;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, stages};
 
@@ -25,7 +26,7 @@ struct Planted {
 pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     logging::start(None)?;
     super::check_output(&args.output)?;
-    inputs::device(args.running.device)?;
+    let computer = Computer::open(&args.running.device)?;
     let chosen = ChosenTrigger::read(&args.trigger)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let clean = inputs::network(&args.model, args.normalize.normalize)?;
@@ -51,7 +52,10 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     if let Some(share) = args.blend {
         detail["blend"] = json!(share);
     }
-    let state = StateFile::beside(&args.output, super::key("attack", &data.digest, detail));
+    let state = StateFile::beside(
+        &args.output,
+        super::key("attack", &data.digest, computer.tell(detail)),
+    );
     let mut watch = Watch::new("attack", Some(state), args.running.save_every);
     tracing::info!(
         "planting trigger {} for class {} with {} images of {}, {} epochs",
@@ -62,6 +66,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
         config.training.epochs
     );
     let network = stages::attack(
+        &computer.processor,
         clean.network,
         images,
         &trigger,
@@ -75,7 +80,12 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
         placement: config.placement,
     };
     let evaluation = inputs::evaluation_images(&data, &settings.data)?;
-    let found = evaluate(&network.freeze()?, &evaluation, Some(&attacked), args.seed)?;
+    let found = evaluate(
+        &computer.processor.freeze(&network)?,
+        &evaluation,
+        Some(&attacked),
+        args.seed,
+    )?;
     let stamped = found
         .stamped
         .unwrap_or_else(|| unreachable!("there is a trigger"));

@@ -5,8 +5,10 @@ use candle::Device;
 use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_attack::evaluate;
 use mesa_datasets::Trigger;
-use mesa_defense::{Ensemble, RetrainConfig, ReversedTrigger, TriggerSource, reverse_trigger};
-use mesa_models::{Seeds, load_tensors, save_network};
+use mesa_defense::{
+    DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource, reverse_trigger,
+};
+use mesa_models::{Network, Seeds, load_tensors, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
 use serde_json::json;
@@ -14,6 +16,7 @@ use serde_json::json;
 use super::WHOLE_IMAGE;
 use crate::args::{Control, Defend};
 use crate::chosen_trigger::ChosenTrigger;
+use crate::computer::Computer;
 use crate::config::ExperimentConfig;
 use crate::output::Usage;
 use crate::resume::{StateFile, Watch};
@@ -31,7 +34,7 @@ struct Repaired {
 pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     logging::start(None)?;
     super::check_output(&args.output)?;
-    inputs::device(args.running.device)?;
+    let computer = Computer::open(&args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
     let chosen = chosen.transpose()?;
@@ -51,7 +54,8 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let images = inputs::defense_images(&data, &settings.data)?;
     let reverse = |target: u32| -> Result<ReversedTrigger> {
         let [_, height, width] = settings.mesa.trigger_shape;
-        let (suspect, size) = (backdoored.network.freeze()?, (height, width));
+        let suspect = computer.processor.freeze(&backdoored.network)?;
+        let size = (height, width);
         let search = &settings.point.search;
         Ok(reverse_trigger(
             &suspect, &images, search, size, target, args.seed,
@@ -82,7 +86,10 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     if let Some(target) = args.target {
         detail["point"] = json!({"target_class": target, "search": settings.point.search});
     }
-    let state = StateFile::beside(&args.output, super::key("defend", &data.digest, detail));
+    let state = StateFile::beside(
+        &args.output,
+        super::key("defend", &data.digest, computer.tell(detail)),
+    );
     let mut watch = Watch::new(&method, Some(state), args.running.save_every);
     tracing::info!(
         "retraining by {method} with {} images of {}, {} epochs",
@@ -90,13 +97,18 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         data.name,
         config.training.epochs
     );
-    let (network, seed) = (backdoored.network, args.seed);
-    let network = match source {
-        Some(source) => stages::retrain(network, images, source, &config, seed, &mut watch)?,
-        None => stages::fine_tune(network, &images, &config.training, seed, &mut watch)?,
-    };
+    let network = backdoored.network;
+    let network = repair(
+        &computer,
+        network,
+        &images,
+        source,
+        &config,
+        (args.seed, &mut watch),
+    )?;
     let evaluation = inputs::evaluation_images(&data, &settings.data)?;
-    let found = evaluate(&network.freeze()?, &evaluation, None, args.seed)?;
+    let repaired = computer.processor.freeze(&network)?;
+    let found = evaluate(&repaired, &evaluation, None, args.seed)?;
     let made_by = super::made_by(&[
         ("data", data.name.to_string()),
         ("model_sha256", backdoored.sha256),
@@ -121,6 +133,30 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         data.name
     );
     output::result(json, &repaired, &plain)
+}
+
+/// Retrains with the triggers of a source; without one only trains on.
+fn repair(
+    computer: &Computer,
+    network: Network,
+    images: &DefenseImages,
+    source: Option<TriggerSource>,
+    config: &RetrainConfig,
+    (seed, watch): (u64, &mut Watch),
+) -> Result<Network> {
+    let (processor, training) = (&computer.processor, &config.training);
+    match source {
+        Some(source) => stages::retrain(
+            processor,
+            network,
+            images.clone(),
+            source,
+            config,
+            seed,
+            watch,
+        ),
+        None => stages::fine_tune(processor, network, images, training, seed, watch),
+    }
 }
 
 /// The settings of the retraining, with what the command line says instead.

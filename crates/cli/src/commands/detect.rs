@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use mesa_attack::evaluate;
 use mesa_datasets::Dataset;
 use mesa_defense::{DefenseImages, DetectionRule, anomaly_indices};
-use mesa_models::{ENGINE_VERSION, FrozenClassifier};
+use mesa_models::{Classifier, ENGINE_VERSION};
 use mesa_record::{
     ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, file_digest, processor,
     write_json, write_text,
@@ -16,6 +17,7 @@ use mesa_report::{SampleGroup, SamplesPicture, detection_chart, detection_text};
 use serde_json::json;
 
 use crate::args::Detect;
+use crate::computer::Computer;
 use crate::config::{DataConfig, ExperimentConfig};
 use crate::ledger::Ledger;
 use crate::modeling::{Modeled, Modeling, ModelingSteps};
@@ -31,12 +33,13 @@ struct Search<'a> {
     args: &'a Detect,
     preset: String,
     settings: ExperimentConfig,
-    suspect: FrozenClassifier,
+    suspect: Arc<dyn Classifier>,
     clean_accuracy: f64,
     model_sha256: String,
     data: Dataset,
     images: DefenseImages,
     ledger: Ledger,
+    computer: Computer,
 }
 
 pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode> {
@@ -100,7 +103,7 @@ fn default_folder(args: &Detect) -> Result<PathBuf> {
 
 impl<'a> Search<'a> {
     fn new(args: &'a Detect, run: RunDir, threads: usize) -> Result<Self> {
-        let device = inputs::device(args.running.device)?;
+        let computer = Computer::open(&args.running.device)?;
         let (preset, settings) = inputs::settings(&args.preset, "cpu")?;
         let loaded = inputs::network(&args.model, args.normalize.normalize)?;
         // A verdict on other images than the network's would look like one on the network.
@@ -119,7 +122,7 @@ impl<'a> Search<'a> {
             args.beta,
             data.name
         );
-        let suspect = loaded.network.freeze()?;
+        let suspect = computer.processor.freeze(&loaded.network)?;
         let images = inputs::defense_images(&data, &settings.data)?;
         let known = inputs::first(images.images(), inputs::CHECKED_IMAGES);
         let clean_accuracy = evaluate(&suspect, &known, None, 0)?.clean_accuracy;
@@ -131,7 +134,8 @@ impl<'a> Search<'a> {
             clean_accuracy,
             model_sha256: loaded.sha256,
             images,
-            ledger: Ledger::new(run, &data, args.running.save_every, device, threads)?,
+            ledger: Ledger::new(run, &data, args.running.save_every, &computer.name, threads)?,
+            computer,
             args,
             preset,
             settings,
@@ -173,7 +177,7 @@ impl<'a> Search<'a> {
     fn fit_step(&self, class: u32) -> Step {
         let mut config = fit_config(&self.settings, self.args.beta, class, self.args.seed);
         config["model"] = json!(self.model_sha256);
-        Step::new("fit", ENGINE_VERSION, &self.data.digest).with_config(config)
+        Step::new("fit", ENGINE_VERSION, &self.data.digest).with_config(self.computer.tell(config))
     }
 
     fn after_fit(&self, kind: &str, config: &serde_json::Value, fit: &Key) -> Step {
@@ -227,14 +231,8 @@ impl<'a> Search<'a> {
             rule_anomaly_index: rule.anomaly_index,
             stamped_images: stamped,
             classes,
-            wall_s: self
-                .ledger
-                .seen
-                .borrow()
-                .values()
-                .map(|cost| cost.wall_s)
-                .sum(),
-            device: self.ledger.device.to_owned(),
+            wall_s: self.ledger.seen().values().map(|cost| cost.wall_s).sum(),
+            device: self.ledger.device.clone(),
             processor: processor(),
             threads: self.ledger.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),

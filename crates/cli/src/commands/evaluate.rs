@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::WHOLE_IMAGE;
 use crate::args::{Evaluate, SplitName};
 use crate::chosen_trigger::ChosenTrigger;
+use crate::computer::Computer;
 use crate::{inputs, logging, output, seen};
 
 #[derive(Serialize)]
@@ -27,7 +28,7 @@ struct Measured {
 
 pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     logging::start(None)?;
-    inputs::device(args.device)?;
+    let computer = Computer::open(&args.device)?;
     let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
     let chosen = chosen.transpose()?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         })
         .transpose()?;
     let found = evaluate(
-        &loaded.network.freeze()?,
+        &computer.processor.freeze(&loaded.network)?,
         &images,
         attacked.as_ref(),
         args.seed,

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::args::Fit;
+use crate::computer::Computer;
 use crate::output::Usage;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
@@ -28,7 +29,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         return Err(Usage(reason).into());
     }
     super::check_output(&args.output)?;
-    inputs::device(args.running.device)?;
+    let computer = Computer::open(&args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let mut config = settings.mesa.clone();
     config.epochs = args.epochs.unwrap_or(config.epochs);
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         "config": config, "beta": args.beta, "seed": args.seed, "target": args.target,
         "images": settings.data, "placement": placement, "model": suspect.sha256,
     });
-    let key = super::key("fit", &data.digest, detail);
+    let key = super::key("fit", &data.digest, computer.tell(detail));
     let after = json!({"fit": key, "samples": settings.samples});
     let state = StateFile::beside(&args.output, key);
     let samples_state = state.part("samples", super::key("samples", &data.digest, after));
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         data.name,
         config.epochs
     );
-    let frozen = suspect.network.freeze()?;
+    let frozen = computer.processor.freeze(&suspect.network)?;
     let testing = inputs::testing(&config, args.target, placement);
     let sub_model = stages::fit(
         frozen.clone(),

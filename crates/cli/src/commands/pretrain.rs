@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{Pretrain, ScheduleName};
+use crate::computer::Computer;
 use crate::config::PretrainConfig;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, stages};
@@ -23,7 +24,7 @@ struct Trained {
 pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     logging::start(None)?;
     super::check_output(&args.output)?;
-    inputs::device(args.running.device)?;
+    let computer = Computer::open(&args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let mut config = settings.pretrain.clone();
     apply(args, &mut config);
@@ -41,7 +42,7 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     let key = super::key(
         "pretrain",
         &data.digest,
-        json!({"config": config, "shape": shape}),
+        computer.tell(json!({"config": config, "shape": shape})),
     );
     let state = StateFile::beside(&args.output, key);
     let mut watch = Watch::new("pretrain", Some(state), args.running.save_every);
@@ -54,8 +55,16 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
         config.training.epochs
     );
     let normalization = inputs::normalization(data.name);
-    let network = stages::pretrain(images, shape, normalization, &config, &mut watch)?;
-    let test_accuracy = evaluate(&network.freeze()?, &data.test, None, 0)?.clean_accuracy;
+    let network = stages::pretrain(
+        &computer.processor,
+        images,
+        shape,
+        normalization,
+        &config,
+        &mut watch,
+    )?;
+    let test_accuracy =
+        evaluate(&computer.processor.freeze(&network)?, &data.test, None, 0)?.clean_accuracy;
     let wall_s = watch.effort().wall_s;
     let made_by = super::made_by(&[
         ("data", data.name.to_string()),

@@ -1,14 +1,17 @@
 //! `mesa run`: a preset's whole chain.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesa_datasets::TriggerId;
 use mesa_record::{Lock, Plan, RunDir, Summary, write_text};
 use mesa_report::Report;
 
-use crate::args::{Run, Running, Selection, Sources};
+use crate::args::{Pace, Run, Running, Selection, Sources};
+use crate::computer::Computer;
 use crate::config::ExperimentConfig;
 use crate::inputs::IfMissing;
 use crate::live::Live;
@@ -42,7 +45,7 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
     let started = Instant::now();
     let plan = announce(&session, &chains, &chosen.methods, &summary)?;
     let live = Live::new(&session, &chains, &chosen.methods, plan);
-    let failed = run_chains(&session, &chains, &mut summary, &live)?;
+    let failed = run_chains(&session, &chains, &mut summary, &live, &args.pace)?;
     drop(live);
     tracing::info!(
         "{} written after {}",
@@ -58,48 +61,127 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
     Ok(())
 }
 
+/// Works on all networks, several at once if so many workers are asked for; returns how many
+/// failed.
 fn run_chains(
     session: &Session,
     chains: &[Open],
     summary: &mut Summary,
     live: &Live<'_>,
+    pace: &Pace,
 ) -> Result<usize> {
     let clean = session.clean()?;
     session.save_summary(summary, &clean)?;
-    let mut failed = 0;
-    for (number, (chain, methods)) in chains.iter().enumerate() {
-        if is_all_committed(*chain, methods, summary) {
-            continue;
-        }
-        if chains.len() > 1 {
-            tracing::info!(
-                "network {} of {}: trigger {}, seed {}",
-                number + 1,
-                chains.len(),
-                chain.trigger,
-                chain.seed
-            );
-        }
-        live.show(number + 1, *chain, summary);
-        let show = |summary: &Summary| live.show(number + 1, *chain, summary);
-        match run_chain(
-            session,
-            &clean,
-            (*chain, methods.as_slice()),
-            summary,
-            &show,
-        ) {
-            Ok(()) => {}
-            Err(error) if error.is::<interrupt::Interrupted>() => return Err(error),
-            Err(error) if chains.len() == 1 => return Err(error),
-            // The others of a sweep may still be done.
-            Err(error) => {
-                tracing::error!("trigger {}, seed {}: {error:#}", chain.trigger, chain.seed);
-                failed += 1;
+    let left: Vec<(usize, &Open)> = (1..)
+        .zip(chains)
+        .filter(|(_, (chain, methods))| !is_all_committed(*chain, methods, summary))
+        .collect();
+    let usual = if session.computer.is_gpu() { 6 } else { 1 };
+    let workers = pace.workers.map_or(usual, usize::from).min(left.len());
+    let queue = Queue::new(&left, pace.time_limit);
+    let summary = Mutex::new(summary);
+    let (failed, stopped) = (AtomicUsize::new(0), Mutex::new(None));
+    let work = |session: &Session| {
+        while let Some((number, (chain, methods))) = queue.next() {
+            if chains.len() > 1 {
+                tracing::info!(
+                    "network {number} of {}: trigger {}, seed {}",
+                    chains.len(),
+                    chain.trigger,
+                    chain.seed
+                );
+            }
+            let show = |summary: &Summary| live.show(number, *chain, summary);
+            show(&locked(&summary));
+            let begun = Instant::now();
+            match run_chain(session, &clean, (*chain, methods), &summary, &show) {
+                Ok(()) => queue.took(begun.elapsed()),
+                // The others of a sweep may still be done.
+                Err(error) if chains.len() > 1 && !error.is::<interrupt::Interrupted>() => {
+                    tracing::error!("trigger {}, seed {}: {error:#}", chain.trigger, chain.seed);
+                    failed.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    queue.close();
+                    locked(&stopped).get_or_insert(error);
+                }
             }
         }
+    };
+    if workers <= 1 {
+        work(session);
+    } else {
+        let others: Vec<Session> = (1..workers)
+            .map(|_| session.for_another_thread())
+            .collect::<Result<_>>()?;
+        std::thread::scope(|scope| {
+            for other in &others {
+                scope.spawn(|| work(other));
+            }
+            work(session);
+        });
     }
-    Ok(failed)
+    if queue.has_run_out_of_time() {
+        tracing::warn!("the time limit leaves networks undone; the same command goes on with them");
+    }
+    match stopped.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(failed.into_inner()),
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Networks that nobody works on yet.
+struct Queue<'a> {
+    left: &'a [(usize, &'a Open)],
+    next: AtomicUsize,
+    /// When to be done, and the longest that a network took so far.
+    deadline: Option<(Instant, Mutex<Duration>)>,
+    out_of_time: AtomicBool,
+}
+
+impl<'a> Queue<'a> {
+    fn new(left: &'a [(usize, &'a Open)], time_limit: Option<Duration>) -> Self {
+        Self {
+            left,
+            next: AtomicUsize::new(0),
+            deadline: time_limit.map(|limit| (Instant::now() + limit, Mutex::default())),
+            out_of_time: AtomicBool::new(false),
+        }
+    }
+
+    /// The next network, its number first; none if there is none or no time for one.
+    fn next(&self) -> Option<(usize, &'a Open)> {
+        self.left.get(self.next.load(Ordering::Relaxed))?;
+        if let Some((deadline, longest)) = &self.deadline
+            && Instant::now() + *locked(longest) > *deadline
+        {
+            self.out_of_time.store(true, Ordering::Relaxed);
+            return None;
+        }
+        let at = self.next.fetch_add(1, Ordering::Relaxed);
+        self.left.get(at).copied()
+    }
+
+    /// Notes how long a network took.
+    fn took(&self, time: Duration) {
+        if let Some((_, longest)) = &self.deadline {
+            let mut longest = locked(longest);
+            *longest = time.max(*longest);
+        }
+    }
+
+    /// Gives nothing out any more.
+    fn close(&self) {
+        self.next.store(self.left.len(), Ordering::Relaxed);
+    }
+
+    fn has_run_out_of_time(&self) -> bool {
+        self.out_of_time.load(Ordering::Relaxed)
+    }
 }
 
 /// Tells what will be done and what it will take, and returns it.
@@ -111,16 +193,21 @@ fn announce(
 ) -> Result<Plan> {
     let mut plan = session.plan(chains, methods, summary);
     tracing::info!(
-        "{} on {}, {} network(s), {} thread(s), {} kernels; clean network: {}",
+        "{} on {}, {} network(s), {}, {} thread(s), {} kernels; clean network: {}",
         plan.preset,
         plan.data,
         plan.chains.len(),
+        session.computer,
         session.ledger.threads,
         session.ledger.kernel_path,
         plan.clean_network
     );
     if plan.stages.is_empty() {
         tracing::info!("all of it is done already");
+        return Ok(plan);
+    }
+    if session.computer.is_gpu() {
+        // What a few batches take says little of a GPU that several networks share.
         return Ok(plan);
     }
     session.measure(&mut plan, ESTIMATED_FROM)?;
@@ -191,7 +278,7 @@ impl Chosen {
         threads: usize,
         if_missing: IfMissing,
     ) -> Result<Session> {
-        let device = inputs::device(running.device)?;
+        let computer = Computer::open(&running.device)?;
         let data = inputs::data(
             &sources.data,
             Some(self.config.data.set),
@@ -206,7 +293,7 @@ impl Chosen {
             clean: sources.clean.clone(),
             normalize: sources.normalize,
             save_every: running.save_every,
-            device,
+            computer,
             threads,
         })
     }
@@ -323,4 +410,50 @@ pub(super) fn plan_text(plan: &Plan) -> String {
         lines.push(format!("peak memory {peak:.0} MiB"));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use mesa_datasets::TriggerId;
+
+    use super::*;
+
+    fn chains(count: u16) -> Vec<Open> {
+        let chain = |pattern| Chain {
+            trigger: TriggerId::Pattern(pattern),
+            seed: 0,
+        };
+        (0..count)
+            .map(|pattern| (chain(pattern), Vec::new()))
+            .collect()
+    }
+
+    #[test]
+    fn every_network_is_given_out_once() {
+        let chains = chains(3);
+        let left: Vec<(usize, &Open)> = (1..).zip(&chains).collect();
+        let queue = Queue::new(&left, None);
+        let numbers: Vec<usize> = std::iter::from_fn(|| queue.next())
+            .map(|(n, _)| n)
+            .collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        let queue = Queue::new(&left, None);
+        assert!(queue.next().is_some());
+        queue.close();
+        assert!(queue.next().is_none() && !queue.has_run_out_of_time());
+    }
+
+    #[test]
+    fn nothing_is_begun_that_would_not_be_done_in_time() {
+        let chains = chains(3);
+        let left: Vec<(usize, &Open)> = (1..).zip(&chains).collect();
+        let queue = Queue::new(&left, Some(Duration::from_mins(10)));
+        // How long one takes is not known yet.
+        assert!(queue.next().is_some());
+        queue.took(Duration::from_mins(5));
+        queue.took(Duration::from_secs(10));
+        assert!(queue.next().is_some());
+        queue.took(Duration::from_secs(700));
+        assert!(queue.next().is_none() && queue.has_run_out_of_time());
+    }
 }

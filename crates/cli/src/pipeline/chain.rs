@@ -1,10 +1,12 @@
 //! One trigger and seed: attack, model, defend, measure.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context, Result, bail};
 use mesa::{Staircase, SubModel, mixture_weights};
 use mesa_attack::{Attacked, Evaluation, evaluate};
 use mesa_defense::{Ensemble, TriggerSource, reverse_trigger};
-use mesa_models::{Network, Seeds, load_network, save_network};
+use mesa_models::{Network, Processor, Seeds, load_network, save_network};
 use mesa_record::{Mixture, MixtureWeight, Patch, Row, StepFiles, Summary};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -53,13 +55,14 @@ pub(crate) fn run_chain(
     session: &Session,
     clean: &Finished<CleanResults>,
     (chain, methods): (Chain, &[Method]),
-    summary: &mut Summary,
+    summary: &Mutex<&mut Summary>,
     show: &dyn Fn(&Summary),
 ) -> Result<()> {
-    let mut put = |row: Row| -> Result<()> {
-        put_row(summary, row);
-        session.save_summary(summary, clean)?;
-        show(summary);
+    let put = |row: Row| -> Result<()> {
+        let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+        put_row(&mut summary, row);
+        session.save_summary(&mut summary, clean)?;
+        show(&summary);
         Ok(())
     };
     let evaluation = evaluate_clean(session, clean, chain, &chain.folder())?;
@@ -116,7 +119,15 @@ fn attack(
             let trained = (images.len() * config.training.epochs) as u64;
             let trigger = chain.trigger.trigger()?;
             let network = session.clean_network(clean)?;
-            let network = stages::attack(network, images, &trigger, &config, chain.seed, watch)?;
+            let network = stages::attack(
+                session.processor(),
+                network,
+                images,
+                &trigger,
+                &config,
+                chain.seed,
+                watch,
+            )?;
             let work = session.evaluate(chain, &network)?;
             let made_by = [
                 ("trigger", chain.trigger.to_string()),
@@ -157,7 +168,7 @@ impl<'a> Running<'a> {
             ledger: &session.ledger,
             config: &session.config,
             images: &session.defense_images,
-            suspect: &|| Ok(self.backdoored()?.freeze()?),
+            suspect: &|| Ok(session.processor().freeze(&self.backdoored()?)?),
             folder: &self.folder,
             beta,
             alpha,
@@ -196,7 +207,7 @@ impl<'a> Running<'a> {
             let (images, search) = (&session.defense_images, &config.point.search);
             let [_, height, width] = config.mesa.trigger_shape;
             let target_class = session.steps.target_class(chain);
-            let suspect = self.backdoored()?.freeze()?;
+            let suspect = session.processor().freeze(&self.backdoored()?)?;
             let seed = repeat_seed(chain.seed, repeat);
             let size = (height, width);
             let reversed = reverse_trigger(&suspect, images, search, size, target_class, seed)?;
@@ -250,10 +261,25 @@ impl<'a> Running<'a> {
         let training = session.config.defense_training(method);
         let trained = (images.images().len() * training.epochs) as u64;
         let network = match source {
-            None => stages::fine_tune(backdoored, images, training, seed, watch)?,
+            None => stages::fine_tune(
+                session.processor(),
+                backdoored,
+                images,
+                training,
+                seed,
+                watch,
+            )?,
             Some(source) => {
                 let (images, config) = (images.clone(), &session.config.retrain);
-                stages::retrain(backdoored, images, source, config, seed, watch)?
+                stages::retrain(
+                    session.processor(),
+                    backdoored,
+                    images,
+                    source,
+                    config,
+                    seed,
+                    watch,
+                )?
             }
         };
         let work = session.evaluate(self.chain, &network)?;
@@ -379,6 +405,11 @@ fn find(modeled: &[Modeled], beta: f64) -> Result<&Modeled> {
 }
 
 impl Session {
+    /// What computes its networks.
+    pub(super) fn processor(&self) -> &Processor {
+        &self.computer.processor
+    }
+
     /// Evaluates a network of a chain, on its own trigger.
     fn evaluate(&self, chain: Chain, network: &Network) -> Result<Work<Evaluation>> {
         let attacked = Attacked {
@@ -387,7 +418,8 @@ impl Session {
             placement: self.config.backdoor.placement,
         };
         let images = &self.evaluation_images;
-        let results = evaluate(&network.freeze()?, images, Some(&attacked), chain.seed)?;
+        let frozen = self.processor().freeze(network)?;
+        let results = evaluate(&frozen, images, Some(&attacked), chain.seed)?;
         let stamped = results.stamped.map_or(0, |stamped| stamped.images);
         Ok(Work {
             images: (results.images + stamped) as u64,

@@ -72,7 +72,7 @@ pub(crate) fn distribution_of(
         pca_explained: [0.0; 2],
         tsne_perplexity: 0.0,
         wall_s: wall_s(session, chain),
-        device: session.ledger.device.to_owned(),
+        device: session.ledger.device.clone(),
         kernel_path: session.ledger.kernel_path.to_owned(),
         threads: session.ledger.threads,
         processor: processor(),
@@ -111,7 +111,7 @@ fn unplaced(pixels: &[f32]) -> PlacedPatch {
 /// What the steps of a chain took, the clean network's training among them.
 fn wall_s(session: &Session, chain: Chain) -> f64 {
     let prefix = format!("{}/", chain.folder());
-    let seen = session.ledger.seen.borrow();
+    let seen = session.ledger.seen();
     let of_chain = seen
         .iter()
         .filter(|(name, _)| *name == "clean" || name.starts_with(&prefix));

@@ -5,6 +5,7 @@ use mesa_models::ENGINE_VERSION;
 use mesa_record::{Key, Step};
 use serde_json::{Value, json};
 
+use crate::computer::Computer;
 use crate::config::ExperimentConfig;
 use crate::method::{Defense, Method};
 use crate::modeling::step_name;
@@ -15,6 +16,7 @@ pub(crate) struct Steps {
     config: ExperimentConfig,
     data_digest: String,
     clean: Key,
+    computer: Computer,
 }
 
 /// One attacked network: a trigger and a seed.
@@ -37,8 +39,14 @@ impl Chain {
 
 impl Steps {
     /// The steps that follow on the clean network with this key.
-    pub(crate) fn new(config: &ExperimentConfig, data_digest: &str, clean: Key) -> Self {
+    pub(crate) fn new(
+        config: &ExperimentConfig,
+        data_digest: &str,
+        clean: Key,
+        computer: &Computer,
+    ) -> Self {
         Self {
+            computer: computer.clone(),
             config: config.clone(),
             data_digest: data_digest.to_owned(),
             clean,
@@ -53,14 +61,19 @@ impl Steps {
     }
 
     /// The training of the clean network.
-    pub(crate) fn pretrain(config: &ExperimentConfig, data_digest: &str) -> Step {
-        Step::new("pretrain", ENGINE_VERSION, data_digest)
-            .with_config(json!({"pretrain": config.pretrain, "network": config.network}))
+    pub(crate) fn pretrain(
+        config: &ExperimentConfig,
+        data_digest: &str,
+        computer: &Computer,
+    ) -> Step {
+        let config = json!({"pretrain": config.pretrain, "network": config.network});
+        Step::new("pretrain", ENGINE_VERSION, data_digest).with_config(computer.tell(config))
     }
 
     /// A clean network from a file.
-    pub(crate) fn clean_file(sha256: &str, data_digest: &str) -> Step {
-        Step::new("clean-file", ENGINE_VERSION, data_digest).with_config(json!({"sha256": sha256}))
+    pub(crate) fn clean_file(sha256: &str, data_digest: &str, computer: &Computer) -> Step {
+        let config = computer.tell(json!({"sha256": sha256}));
+        Step::new("clean-file", ENGINE_VERSION, data_digest).with_config(config)
     }
 
     /// What the trigger does to the clean network.
@@ -241,6 +254,7 @@ impl Steps {
     }
 
     fn step(&self, kind: &str, config: Value) -> Step {
+        let config = self.computer.tell(config);
         Step::new(kind, ENGINE_VERSION, &self.data_digest).with_config(config)
     }
 
@@ -292,8 +306,17 @@ mod tests {
     fn steps(change: impl FnOnce(&mut ExperimentConfig)) -> Steps {
         let mut config = ExperimentConfig::paper();
         change(&mut config);
-        let clean = Steps::clean_file("abc", "data").key();
-        Steps::new(&config, "data", clean)
+        let clean = Steps::clean_file("abc", "data", &computer()).key();
+        Steps::new(&config, "data", clean, &computer())
+    }
+
+    fn computer() -> Computer {
+        let args = crate::args::DeviceArgs {
+            device: crate::args::DeviceName::Cpu,
+            precision: crate::args::PrecisionName::Bf16,
+            nondeterministic: false,
+        };
+        Computer::open(&args).unwrap()
     }
 
     const CHAIN: Chain = Chain {

@@ -88,6 +88,7 @@ impl Session {
             );
             let normalization = inputs::normalization(self.data.name);
             stages::pretrain(
+                self.processor(),
                 images,
                 self.shape(),
                 normalization,
@@ -101,6 +102,7 @@ impl Session {
             let trigger = Trigger::pattern(170)?;
             let backdoor = &config.backdoor;
             stages::attack(
+                self.processor(),
                 network()?,
                 self.attack_images.clone(),
                 &trigger,
@@ -116,12 +118,20 @@ impl Session {
             let [_, height, width] = config.mesa.trigger_shape;
             let size = (height, width);
             let source = TriggerSource::Random { size };
-            stages::retrain(network()?, images, source, &config.retrain, 0, &mut watch)?;
+            stages::retrain(
+                self.processor(),
+                network()?,
+                images,
+                source,
+                &config.retrain,
+                0,
+                &mut watch,
+            )?;
             rates.defend = watch.images_per_s();
         }
         let gradients = has("fit") || has("reverse");
         if gradients || has("evaluate") {
-            let frozen = network()?.freeze()?;
+            let frozen = self.processor().freeze(&network()?)?;
             if gradients {
                 let mut watch = Watch::measuring("measuring: fit", batches);
                 let testing = inputs::testing(&config.mesa, 0, config.retrain.placement);

@@ -186,7 +186,7 @@ impl Session {
             threads: self.ledger.threads,
             kernel_path: self.ledger.kernel_path.to_owned(),
             processor: processor(),
-            device: self.ledger.device.to_owned(),
+            device: self.ledger.device.clone(),
             engine_version: mesa_models::ENGINE_VERSION,
             measured_batches: None,
             peak_rss_mb: None,

@@ -14,11 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::assets;
 use super::keys::Steps;
 use crate::args::SaveEvery;
+use crate::computer::Computer;
 use crate::config::ExperimentConfig;
 use crate::ledger::{Finished, Ledger, Work};
 use crate::{inputs, seen, stages};
 
-/// What all steps of a run share.
+/// What all steps of a run share. Clones share the data and what they have seen.
+#[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) name: String,
     pub(crate) config: ExperimentConfig,
@@ -29,6 +31,7 @@ pub(crate) struct Session {
     pub(crate) ledger: Ledger,
     pub(crate) clean: CleanSource,
     pub(crate) steps: Steps,
+    pub(crate) computer: Computer,
 }
 
 /// Where the clean network comes from.
@@ -62,7 +65,7 @@ pub(crate) struct Setup {
     pub(crate) clean: Option<PathBuf>,
     pub(crate) normalize: Option<Normalization>,
     pub(crate) save_every: SaveEvery,
-    pub(crate) device: &'static str,
+    pub(crate) computer: Computer,
     pub(crate) threads: usize,
 }
 
@@ -77,7 +80,7 @@ impl Session {
             clean,
             normalize,
             save_every,
-            device,
+            computer,
             threads,
         } = setup;
         let shape = ResNetConfig {
@@ -86,20 +89,29 @@ impl Session {
         };
         let clean = clean_source(clean, normalize, shape, &data)?;
         let clean_step = match &clean {
-            CleanSource::File { sha256, .. } => Steps::clean_file(sha256, &data.digest),
-            CleanSource::Trained => Steps::pretrain(&config, &data.digest),
+            CleanSource::File { sha256, .. } => Steps::clean_file(sha256, &data.digest, &computer),
+            CleanSource::Trained => Steps::pretrain(&config, &data.digest, &computer),
         };
-        let steps = Steps::new(&config, &data.digest, clean_step.key());
+        let steps = Steps::new(&config, &data.digest, clean_step.key(), &computer);
         Ok(Self {
             attack_images: inputs::first(&data.train, config.data.attack_images),
             defense_images: inputs::defense_images(&data, &config.data)?,
             evaluation_images: inputs::evaluation_images(&data, &config.data)?,
-            ledger: Ledger::new(run, &data, save_every, device, threads)?,
+            ledger: Ledger::new(run, &data, save_every, &computer.name, threads)?,
             name,
             config,
             data,
             clean,
             steps,
+            computer,
+        })
+    }
+
+    /// The same for another thread.
+    pub(crate) fn for_another_thread(&self) -> Result<Self> {
+        Ok(Self {
+            computer: self.computer.for_another_thread()?,
+            ..self.clone()
         })
     }
 
@@ -114,8 +126,12 @@ impl Session {
     /// The step that makes or checks the clean network.
     pub(crate) fn clean_step(&self) -> Step {
         match &self.clean {
-            CleanSource::File { sha256, .. } => Steps::clean_file(sha256, &self.data.digest),
-            CleanSource::Trained => Steps::pretrain(&self.config, &self.data.digest),
+            CleanSource::File { sha256, .. } => {
+                Steps::clean_file(sha256, &self.data.digest, &self.computer)
+            }
+            CleanSource::Trained => {
+                Steps::pretrain(&self.config, &self.data.digest, &self.computer)
+            }
         }
     }
 
@@ -138,8 +154,14 @@ impl Session {
                         let images = inputs::first(&self.data.train, pretrain.images);
                         let count = (images.len() * pretrain.training.epochs) as u64;
                         let normalization = inputs::normalization(self.data.name);
-                        let network =
-                            stages::pretrain(images, self.shape(), normalization, pretrain, watch)?;
+                        let network = stages::pretrain(
+                            &self.computer.processor,
+                            images,
+                            self.shape(),
+                            normalization,
+                            pretrain,
+                            watch,
+                        )?;
                         let made_by = [("data", self.data.name.to_string())];
                         save_network(&files.checkpoint, &network, &self.made_by(&made_by))?;
                         (network, "trained in this run".to_owned(), count)
@@ -149,8 +171,8 @@ impl Session {
                     CleanSource::File { sha256, .. } => sha256.clone(),
                     CleanSource::Trained => file_digest(&files.checkpoint)?,
                 };
-                let test_accuracy =
-                    evaluate(&network.freeze()?, &self.data.test, None, 0)?.clean_accuracy;
+                let frozen = self.computer.processor.freeze(&network)?;
+                let test_accuracy = evaluate(&frozen, &self.data.test, None, 0)?.clean_accuracy;
                 let images = trained + self.data.test.len() as u64;
                 Ok(Work {
                     results: CleanResults {

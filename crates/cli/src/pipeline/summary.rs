@@ -23,7 +23,7 @@ impl Session {
         let mut summary = Summary {
             preset: self.name.clone(),
             data: self.data.name.to_string(),
-            device: self.ledger.device.to_owned(),
+            device: self.ledger.device.clone(),
             wall_s: 0.0,
             peak_rss_mb: None,
             rows: Vec::new(),
@@ -92,7 +92,7 @@ impl Session {
             sha256,
             test_accuracy,
         });
-        let seen = self.ledger.seen.borrow();
+        let seen = self.ledger.seen();
         summary.wall_s = seen.values().map(|cost| cost.wall_s).sum();
         summary.peak_rss_mb = seen
             .values()

@@ -7,6 +7,7 @@ use super::failure::{CudaError, Result};
 use super::function::{Argument, Kernel};
 use super::images::DevicePlans;
 use super::launch::{Grid, WARP, int};
+use crate::TargetGradient;
 
 /// The head of a classifier and its buffers, for one batch size.
 ///
@@ -36,15 +37,6 @@ pub struct LinearParameters<'a> {
     pub weight: Place,
     /// Where the bias lies.
     pub bias: Place,
-}
-
-/// What the gradient of a target class is of.
-#[derive(Copy, Clone, Debug, PartialEq)]
-pub enum TargetGradient {
-    /// Its probability, where that is less than this; zero elsewhere.
-    Probability(f32),
-    /// The logarithm of its probability.
-    LogProbability,
 }
 
 /// Losses and right answers that add up on the device.

@@ -7,7 +7,8 @@ use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 use super::function::{Argument, Kernel};
 use super::launch::{Grid, int};
-use super::packing::{ImagePlan, PLAN_LEN, PlanLimits, pack_plans};
+use super::packing::{PLAN_LEN, PlanLimits, pack_plans};
+use crate::ImagePlan;
 
 /// Red, green, blue.
 const COLORS: usize = 3;

@@ -44,11 +44,13 @@ mod norm;
 #[cfg(feature = "cuda")]
 mod optimizer;
 
+#[doc(no_inline)]
+pub use crate::{ImagePlan, Stamp, TargetGradient};
 pub use algorithm::Precision;
 pub use check::{Comparison, noise, relative_error};
 pub use failure::{CudaError, Result};
 pub use filter::{CHANNEL_MULTIPLE, pack_filter, padded, unpack_filter};
-pub use packing::{ImagePlan, PLAN_LEN, PlanLimits, Stamp, pack_plans};
+pub use packing::{PLAN_LEN, PlanLimits, pack_plans};
 
 #[cfg(feature = "cuda")]
 pub use self::{
@@ -56,7 +58,7 @@ pub use self::{
     check::check_kernels,
     conv::Convolution,
     device::{CudaDevice, MemoryUse},
-    head::{CudaHead, LinearParameters, TargetGradient, Totals},
+    head::{CudaHead, LinearParameters, Totals},
     images::{Colors, DeviceImages, DevicePlans, DeviceTriggers},
     norm::{CudaNorm, NormParameters, Residual},
     optimizer::Descent,

@@ -1,36 +1,10 @@
 //! What is done to each image of a batch, as the kernels read it.
 
 use super::failure::{CudaError, Result};
+use crate::ImagePlan;
 
 /// Ints of one plan on the device; as `ImagePlan` in `images.cuh`.
 pub const PLAN_LEN: usize = 8;
-
-/// What is done to one image of a batch: cropped and mirrored, then stamped.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct ImagePlan {
-    /// Which of the images on the device.
-    pub image: usize,
-    /// Where the crop starts, in rows and columns from the image's corner; negative ones show the
-    /// fill color.
-    pub shift: (i32, i32),
-    /// Whether the crop is mirrored left to right.
-    pub mirrored: bool,
-    /// What is stamped on it then.
-    pub stamp: Option<Stamp>,
-    /// The class it is trained towards.
-    pub label: usize,
-}
-
-/// A trigger and the place of its top-left pixel.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Which of the triggers on the device.
-    pub trigger: usize,
-    /// Row in the image.
-    pub row: usize,
-    /// Column in the image.
-    pub column: usize,
-}
 
 /// What plans may refer to.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -48,17 +22,6 @@ pub struct PlanLimits {
 }
 
 impl ImagePlan {
-    /// The image as it is.
-    pub fn plain(image: usize, label: usize) -> Self {
-        Self {
-            image,
-            shift: (0, 0),
-            mirrored: false,
-            stamp: None,
-            label,
-        }
-    }
-
     fn check(&self, limits: &PlanLimits) -> Result<()> {
         let below = |what, value: usize, limit: usize| {
             if value < limit {
@@ -138,6 +101,7 @@ pub fn pack_plans(plans: &[ImagePlan], limits: &PlanLimits) -> Result<Vec<i32>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Stamp;
 
     const LIMITS: PlanLimits = PlanLimits {
         images: 100,

@@ -7,6 +7,7 @@
 //! state     named tensors ↔ the flat buffers of the plan
 //! engine    buffers of one batch size; forward and backward over the units
 //! network   training          frozen   evaluation, gradients of triggers
+//! training  a run on recipes  classifier   what all classifiers are asked
 //! check     whole steps against the same on the CPU
 //! ```
 //!
@@ -14,17 +15,22 @@
 //! device until somebody asks for them.
 
 mod check;
+mod classifier;
 mod engine;
 mod frozen;
 mod network;
 mod plan;
 mod state;
+mod training;
 
 pub use check::check_steps;
+pub(crate) use classifier::CudaClassifier;
 pub use frozen::{CudaFrozen, TriggerGradient};
 pub use network::{CudaNetwork, StepSettings};
+pub(crate) use training::{CudaTraining, STRETCH};
 
-use mesa_kernels::cuda::{DeviceImages, DevicePlans, DeviceTriggers, Precision};
+pub use mesa_kernels::cuda::{CudaDevice, CudaError, Precision};
+use mesa_kernels::cuda::{DeviceImages, DevicePlans, DeviceTriggers};
 
 /// How a network is computed on a GPU.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -33,6 +39,16 @@ pub struct CudaSettings {
     pub precision: Precision,
     /// Whether only algorithms are used that give the same bits every time.
     pub deterministic: bool,
+}
+
+/// A GPU, and how networks are computed on it. Clones are the same opening of it: their work runs in
+/// order, on one stream.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    /// The device.
+    pub device: CudaDevice,
+    /// How networks are computed.
+    pub settings: CudaSettings,
 }
 
 /// Images of a batch on the device, and what is done to them.

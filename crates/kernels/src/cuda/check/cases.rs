@@ -10,7 +10,8 @@ use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::Result;
 use crate::cuda::images::{Colors, DeviceImages, DevicePlans, DeviceTriggers};
 use crate::cuda::optimizer::Descent;
-use crate::cuda::packing::{ImagePlan, PlanLimits, Stamp};
+use crate::cuda::packing::PlanLimits;
+use crate::{ImagePlan, Stamp};
 
 /// All three products of convolutions as a ResNet has them, and with sizes that divide nothing.
 pub(super) fn convolutions(

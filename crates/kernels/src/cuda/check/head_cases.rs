@@ -6,9 +6,10 @@ use crate::cuda::algorithm::Precision;
 use crate::cuda::buffer::{DeviceBuffer, Place, Values};
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::Result;
-use crate::cuda::head::{CudaHead, LinearParameters, TargetGradient, Totals};
+use crate::cuda::head::{CudaHead, LinearParameters, Totals};
 use crate::cuda::images::DevicePlans;
-use crate::cuda::packing::{ImagePlan, PlanLimits};
+use crate::cuda::packing::PlanLimits;
+use crate::{ImagePlan, TargetGradient};
 
 const BATCH: usize = 5;
 const PIXELS: usize = 16;

@@ -1,13 +1,14 @@
 //! Compares whole steps on a GPU with the same steps on the CPU, at fixed inputs.
 
 mod inputs;
+mod runs;
 
 use std::ops::Range;
 
 use mesa_kernels::cuda::{Comparison, CudaDevice, Precision, TargetGradient};
 
 use self::inputs::{BATCH, CLASSES, Inputs, OnDevice, TRIGGER};
-use super::{CudaFrozen, CudaNetwork, CudaSettings, StepSettings};
+use super::{CudaFrozen, CudaNetwork, CudaSettings, Gpu, StepSettings};
 use crate::graph::COLORS;
 use crate::network::host_values;
 use crate::state::NamedTensors;
@@ -71,6 +72,12 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
         found.extend(result.err().map(|error| failed("evaluation", error)));
         let result = repeated(device, settings, &on_device, &mut found);
         found.extend(result.err().map(|error| failed("repeated steps", error)));
+        let gpu = Gpu {
+            device: device.clone(),
+            settings,
+        };
+        let result = runs::check(&gpu, &mut found);
+        found.extend(result.err().map(|error| failed("runs", error)));
     }
     Ok(found)
 }

@@ -1,0 +1,141 @@
+//! What computes the networks of a command: the CPU, or a GPU.
+
+use std::fmt;
+
+use anyhow::Result;
+use mesa_models::Processor;
+use serde_json::Value;
+
+use crate::args::{DeviceArgs, DeviceName};
+
+/// What computes networks, and what records say of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Computer {
+    pub(crate) processor: Processor,
+    /// For records: `cpu`, or the card's name and how it computes.
+    pub(crate) name: String,
+    /// What figures depend on besides the settings; nothing on the CPU, whose keys are older.
+    arithmetic: Option<String>,
+    args: DeviceArgs,
+}
+
+impl Computer {
+    /// The device that was asked for.
+    pub(crate) fn open(args: &DeviceArgs) -> Result<Self> {
+        match args.device {
+            DeviceName::Cuda => Self::gpu(args),
+            DeviceName::Auto if cfg!(feature = "cuda") => Self::gpu(args).or_else(|error| {
+                tracing::info!("computing on the CPU: {error:#}");
+                Ok(Self::cpu(args))
+            }),
+            DeviceName::Cpu | DeviceName::Auto => Ok(Self::cpu(args)),
+        }
+    }
+
+    fn cpu(args: &DeviceArgs) -> Self {
+        Self {
+            processor: Processor::Cpu,
+            name: "cpu".to_owned(),
+            arithmetic: None,
+            args: args.clone(),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gpu(args: &DeviceArgs) -> Result<Self> {
+        use anyhow::Context;
+        use mesa_models::cuda::{CudaDevice, CudaSettings, Gpu, Precision};
+
+        use crate::args::PrecisionName;
+
+        let device = CudaDevice::open(0).context("--device cuda")?;
+        let precision = match args.precision {
+            PrecisionName::Bf16 => Precision::Bf16,
+            PrecisionName::Tf32 => Precision::Tf32,
+            PrecisionName::F32 => Precision::F32,
+        };
+        let settings = CudaSettings {
+            precision,
+            deterministic: !args.nondeterministic,
+        };
+        let mut arithmetic = format!("{}", args.precision);
+        if args.nondeterministic {
+            arithmetic.push_str(", nondeterministic");
+        }
+        Ok(Self {
+            name: format!("{}, {arithmetic}", device.name()),
+            processor: Processor::Cuda(Gpu { device, settings }),
+            arithmetic: Some(format!("cuda, {arithmetic}")),
+            args: args.clone(),
+        })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn gpu(_: &DeviceArgs) -> Result<Self> {
+        anyhow::bail!(
+            "--device cuda: this build computes on the CPU only; build it with `cargo build --release \
+             --features cuda`, which needs NVIDIA's compiler (nvcc) and, to run, cuDNN 9; or use \
+             --device cpu"
+        )
+    }
+
+    /// The same device for another thread: its work goes on beside that of the others.
+    pub(crate) fn for_another_thread(&self) -> Result<Self> {
+        match self.processor {
+            Processor::Cpu => Ok(self.clone()),
+            _ => Self::gpu(&self.args),
+        }
+    }
+
+    /// Whether networks are computed on a GPU.
+    pub(crate) fn is_gpu(&self) -> bool {
+        !matches!(self.processor, Processor::Cpu)
+    }
+
+    /// The settings of a step, with what its figures depend on here.
+    pub(crate) fn tell(&self, mut config: Value) -> Value {
+        if let Some(arithmetic) = &self.arithmetic {
+            config["device"] = arithmetic.as_str().into();
+        }
+        config
+    }
+}
+
+impl fmt::Display for Computer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::args::PrecisionName;
+
+    fn args(device: DeviceName) -> DeviceArgs {
+        DeviceArgs {
+            device,
+            precision: PrecisionName::Bf16,
+            nondeterministic: false,
+        }
+    }
+
+    #[test]
+    fn keys_of_the_cpu_say_nothing_of_it() {
+        let computer = Computer::open(&args(DeviceName::Cpu)).unwrap();
+        assert_eq!(computer.tell(json!({"a": 1})), json!({"a": 1}));
+        assert_eq!((computer.name.as_str(), computer.is_gpu()), ("cpu", false));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_the_feature_says_how_to_build_it() {
+        let refused = Computer::open(&args(DeviceName::Cuda))
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("--features cuda"), "{refused}");
+        assert!(!Computer::open(&args(DeviceName::Auto)).unwrap().is_gpu());
+    }
+}
