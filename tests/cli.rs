@@ -140,7 +140,7 @@ fn failures_end_with_1_and_name_file_and_field() {
         (&["data"], &["no data found", "--data synthetic"]),
         (
             &["plan", "--device", "cuda", "--data", "synthetic"],
-            &["--device cpu or auto"],
+            &["--features cuda", "--device cpu"],
         ),
     ] {
         let Said {
