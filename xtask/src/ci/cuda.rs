@@ -81,6 +81,7 @@ fn emulate(shell: &Shell, path: &OsString) -> Result<()> {
         "-fPIC",
         "-shared",
         "-Wall",
+        "-Wno-unknown-pragmas",
         "-fno-strict-aliasing",
     ];
     for (name, file, more) in LIBRARIES {

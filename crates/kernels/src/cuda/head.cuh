@@ -1,8 +1,6 @@
 // Average pooling, the linear layer, softmax and its losses; the equations are those of
 // src/dense.rs. A thousandth of the work, so plain loops.
 
-#define WARP 32
-
 // One thread for each channel of each image: the mean over its pixels.
 extern "C" __global__ void pool(
     const value* features, int images, int pixels, int channels, float* pooled)
