@@ -4,6 +4,9 @@
 
 #include "cuda_bf16.h"
 
+#include <cstdlib>
+#include <dlfcn.h>
+#include <functional>
 #include <vector>
 
 namespace {
@@ -58,12 +61,33 @@ std::vector<float> read(const void* at, const Tensor& tensor)
 }
 
 // target = sum + beta * target
-int finish(const std::vector<float>& sums, float beta, void* target, const Tensor& tensor)
+void finish(const std::vector<float>& sums, float beta, void* target, const Tensor& tensor)
 {
     for (size_t i = 0; i < sums.size(); ++i) {
         float old = beta == 0.0f ? 0.0f : beta * load(target, i, tensor.type);
         keep(target, i, tensor.type, sums[i] + old);
     }
+}
+
+struct Handle {
+    void* stream;
+};
+
+// Does it on the handle's stream: now, or whenever a graph that is captured there is launched. As
+// cuDNN may, it writes to its workspace.
+int start(void* handle, void* room, size_t bytes, std::function<void()> work)
+{
+    using Start = void (*)(void*, const std::function<void()>*);
+    static Start driver =
+        (Start)dlsym(dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD), "emulated_start");
+    if (!driver) {
+        abort();
+    }
+    std::function<void()> all = [=] {
+        memset(room, 0xff, bytes);
+        work();
+    };
+    driver(((Handle*)handle)->stream, &all);
     return SUCCESS;
 }
 
@@ -113,15 +137,18 @@ int heuristics(const Convolution& c, int most, int* count, Answer* answers)
     return SUCCESS;
 }
 
-int workspace(int algorithm, size_t* bytes)
+// Larger batches want more.
+size_t needed(const Tensor& x) { return 4096 + 64 * x.dims[0]; }
+
+int workspace(const Tensor& x, int algorithm, size_t* bytes)
 {
-    *bytes = algorithm == 1 ? 4096 : 0;
+    *bytes = algorithm == 1 ? needed(x) : 0;
     return algorithm == 1 ? SUCCESS : NOT_SUPPORTED;
 }
 
-bool ready(int algorithm, const void* room, size_t bytes)
+bool ready(const Tensor& x, int algorithm, const void* room, size_t bytes)
 {
-    return algorithm == 1 && room != nullptr && bytes >= 4096;
+    return algorithm == 1 && room != nullptr && bytes >= needed(x);
 }
 
 }  // namespace
@@ -129,9 +156,9 @@ bool ready(int algorithm, const void* room, size_t bytes)
 extern "C" {
 
 size_t cudnnGetVersion() { return 92100; }
-int cudnnCreate(void** handle) { return *handle = new int, SUCCESS; }
-int cudnnDestroy(void* handle) { return delete (int*)handle, SUCCESS; }
-int cudnnSetStream(void*, void*) { return SUCCESS; }
+int cudnnCreate(void** handle) { return *handle = new Handle{}, SUCCESS; }
+int cudnnDestroy(void* handle) { return delete (Handle*)handle, SUCCESS; }
+int cudnnSetStream(void* handle, void* stream) { return ((Handle*)handle)->stream = stream, SUCCESS; }
 int cudnnCreateTensorDescriptor(Tensor** made) { return *made = new Tensor{}, SUCCESS; }
 int cudnnDestroyTensorDescriptor(Tensor* tensor) { return delete tensor, SUCCESS; }
 int cudnnCreateFilterDescriptor(Tensor** made) { return *made = new Tensor{}, SUCCESS; }
@@ -187,80 +214,86 @@ int cudnnGetConvolutionBackwardFilterAlgorithm_v7(
 int cudnnGetConvolutionForwardWorkspaceSize(
     void*, Tensor* x, Tensor* w, Convolution* c, Tensor* y, int algorithm, size_t* bytes)
 {
-    return fits(*x, *w, *c, *y) ? workspace(algorithm, bytes) : BAD_PARAM;
+    return fits(*x, *w, *c, *y) ? workspace(*x, algorithm, bytes) : BAD_PARAM;
 }
 
 int cudnnGetConvolutionBackwardDataWorkspaceSize(
     void*, Tensor* w, Tensor* y, Convolution* c, Tensor* x, int algorithm, size_t* bytes)
 {
-    return fits(*x, *w, *c, *y) ? workspace(algorithm, bytes) : BAD_PARAM;
+    return fits(*x, *w, *c, *y) ? workspace(*x, algorithm, bytes) : BAD_PARAM;
 }
 
 int cudnnGetConvolutionBackwardFilterWorkspaceSize(
     void*, Tensor* x, Tensor* y, Convolution* c, Tensor* w, int algorithm, size_t* bytes)
 {
-    return fits(*x, *w, *c, *y) ? workspace(algorithm, bytes) : BAD_PARAM;
+    return fits(*x, *w, *c, *y) ? workspace(*x, algorithm, bytes) : BAD_PARAM;
 }
 
 int cudnnConvolutionForward(
-    void*, const float* alpha, Tensor* x, const void* x_at, Tensor* w, const void* w_at,
+    void* handle, const float* alpha, Tensor* x, const void* x_at, Tensor* w, const void* w_at,
     Convolution* c, int algorithm, void* room, size_t bytes, const float* beta, Tensor* y, void* y_at)
 {
-    if (!fits(*x, *w, *c, *y) || !ready(algorithm, room, bytes) || *alpha != 1.0f) {
+    if (!fits(*x, *w, *c, *y) || !ready(*x, algorithm, room, bytes) || *alpha != 1.0f) {
         return BAD_PARAM;
     }
-    std::vector<float> image = read(x_at, *x), weights = read(w_at, *w), sums(size(*y));
-    for_each_tap(*x, *w, *c, *y, [&](size_t at_x, size_t at_w, size_t at_y) {
-        for (int o = 0; o < w->dims[0]; ++o) {
-            const float* row = &weights[o * filter_stride(*w) + at_w];
-            float sum = 0.0f;
-            for (int i = 0; i < w->dims[1]; ++i) {
-                sum += image[at_x + i] * row[i];
+    return start(handle, room, bytes, [=, scale = *beta, x = *x, w = *w, c = *c, y = *y] {
+        std::vector<float> image = read(x_at, x), weights = read(w_at, w), sums(size(y));
+        for_each_tap(x, w, c, y, [&](size_t at_x, size_t at_w, size_t at_y) {
+            for (int o = 0; o < w.dims[0]; ++o) {
+                const float* row = &weights[o * filter_stride(w) + at_w];
+                float sum = 0.0f;
+                for (int i = 0; i < w.dims[1]; ++i) {
+                    sum += image[at_x + i] * row[i];
+                }
+                sums[at_y + o] += sum;
             }
-            sums[at_y + o] += sum;
-        }
+        });
+        finish(sums, scale, y_at, y);
     });
-    return finish(sums, *beta, y_at, *y);
 }
 
 int cudnnConvolutionBackwardData(
-    void*, const float* alpha, Tensor* w, const void* w_at, Tensor* y, const void* y_at,
+    void* handle, const float* alpha, Tensor* w, const void* w_at, Tensor* y, const void* y_at,
     Convolution* c, int algorithm, void* room, size_t bytes, const float* beta, Tensor* x, void* x_at)
 {
-    if (!fits(*x, *w, *c, *y) || !ready(algorithm, room, bytes) || *alpha != 1.0f) {
+    if (!fits(*x, *w, *c, *y) || !ready(*x, algorithm, room, bytes) || *alpha != 1.0f) {
         return BAD_PARAM;
     }
-    std::vector<float> gradient = read(y_at, *y), weights = read(w_at, *w), sums(size(*x));
-    for_each_tap(*x, *w, *c, *y, [&](size_t at_x, size_t at_w, size_t at_y) {
-        for (int o = 0; o < w->dims[0]; ++o) {
-            const float* row = &weights[o * filter_stride(*w) + at_w];
-            float g = gradient[at_y + o];
-            for (int i = 0; i < w->dims[1]; ++i) {
-                sums[at_x + i] += g * row[i];
+    return start(handle, room, bytes, [=, scale = *beta, x = *x, w = *w, c = *c, y = *y] {
+        std::vector<float> gradient = read(y_at, y), weights = read(w_at, w), sums(size(x));
+        for_each_tap(x, w, c, y, [&](size_t at_x, size_t at_w, size_t at_y) {
+            for (int o = 0; o < w.dims[0]; ++o) {
+                const float* row = &weights[o * filter_stride(w) + at_w];
+                float g = gradient[at_y + o];
+                for (int i = 0; i < w.dims[1]; ++i) {
+                    sums[at_x + i] += g * row[i];
+                }
             }
-        }
+        });
+        finish(sums, scale, x_at, x);
     });
-    return finish(sums, *beta, x_at, *x);
 }
 
 int cudnnConvolutionBackwardFilter(
-    void*, const float* alpha, Tensor* x, const void* x_at, Tensor* y, const void* y_at,
+    void* handle, const float* alpha, Tensor* x, const void* x_at, Tensor* y, const void* y_at,
     Convolution* c, int algorithm, void* room, size_t bytes, const float* beta, Tensor* w, void* w_at)
 {
-    if (!fits(*x, *w, *c, *y) || !ready(algorithm, room, bytes) || *alpha != 1.0f) {
+    if (!fits(*x, *w, *c, *y) || !ready(*x, algorithm, room, bytes) || *alpha != 1.0f) {
         return BAD_PARAM;
     }
-    std::vector<float> image = read(x_at, *x), gradient = read(y_at, *y), sums(size(*w));
-    for_each_tap(*x, *w, *c, *y, [&](size_t at_x, size_t at_w, size_t at_y) {
-        for (int o = 0; o < w->dims[0]; ++o) {
-            float* row = &sums[o * filter_stride(*w) + at_w];
-            float g = gradient[at_y + o];
-            for (int i = 0; i < w->dims[1]; ++i) {
-                row[i] += g * image[at_x + i];
+    return start(handle, room, bytes, [=, scale = *beta, x = *x, w = *w, c = *c, y = *y] {
+        std::vector<float> image = read(x_at, x), gradient = read(y_at, y), sums(size(w));
+        for_each_tap(x, w, c, y, [&](size_t at_x, size_t at_w, size_t at_y) {
+            for (int o = 0; o < w.dims[0]; ++o) {
+                float* row = &sums[o * filter_stride(w) + at_w];
+                float g = gradient[at_y + o];
+                for (int i = 0; i < w.dims[1]; ++i) {
+                    row[i] += g * image[at_x + i];
+                }
             }
-        }
+        });
+        finish(sums, scale, w_at, w);
     });
-    return finish(sums, *beta, w_at, *w);
 }
 
 }  // extern "C"

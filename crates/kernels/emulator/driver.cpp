@@ -2,14 +2,21 @@
 // everything is done at once. It knows the functions that this project calls, no more.
 //
 // Memory is surrounded by a pattern that is checked when it is freed, so that a kernel that writes
-// outside of its buffers is found out.
+// outside of its buffers is found out. Addresses that were freed are never given out again, and
+// touching what lies there ends the program: so does a recorded graph that outlives its buffers.
+//
+// While a stream is captured, launches and copies on the device are kept for its graph, with the
+// values that their arguments have now; what may not be captured is refused.
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
+#include <functional>
 #include <string>
+#include <sys/mman.h>
+#include <vector>
 
 namespace {
 
@@ -18,6 +25,9 @@ const int INVALID = 1;
 const int OUT_OF_MEMORY = 2;
 const int NO_DEVICE = 101;
 const int NOT_FOUND = 500;
+const int NOT_SUPPORTED = 801;
+const int CAPTURE_UNSUPPORTED = 900;
+const int CAPTURE_INVALIDATED = 901;
 
 const size_t GUARD = 256;
 const unsigned char PATTERN = 0xa5;
@@ -32,7 +42,41 @@ struct Module {
 struct Function {
     const void* found;
     void (*run)(const void*, const unsigned*, const unsigned*, void**);
+    std::vector<size_t> sizes;  // of the arguments, in bytes
 };
+
+using Work = std::function<void()>;
+
+struct Graph {
+    std::vector<Work> work;
+};
+
+struct Stream {
+    Graph* captured = nullptr;
+    bool spoilt = false;
+};
+
+int captures = 0;
+
+// Does it now, or keeps it.
+int start(void* stream, Work work)
+{
+    Stream* known = (Stream*)stream;
+    if (known->captured) {
+        known->captured->work.push_back(std::move(work));
+    } else {
+        work();
+    }
+    return SUCCESS;
+}
+
+// Whether a stream is captured, which this call is no part of.
+bool refuse(void* stream)
+{
+    Stream* known = (Stream*)stream;
+    known->spoilt = known->spoilt || known->captured;
+    return known->captured;
+}
 
 // The file of the kernels lies beside this one.
 std::string beside(const char* name)
@@ -42,6 +86,9 @@ std::string beside(const char* name)
     std::string path = info.dli_fname;
     return path.substr(0, path.rfind('/') + 1) + name;
 }
+
+// Whole pages for so many bytes between their guards.
+size_t pages(size_t bytes) { return (bytes + 2 * GUARD + 4095) / 4096 * 4096; }
 
 unsigned char* guards(uint64_t address) { return (unsigned char*)address - GUARD; }
 
@@ -90,12 +137,62 @@ int cuDevicePrimaryCtxRetain(void** made, int) { return *made = &dummy, SUCCESS;
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxGetCurrent(void** now) { return *now = context, SUCCESS; }
 int cuCtxSetCurrent(void* now) { return context = now, SUCCESS; }
-int cuCtxSynchronize() { return SUCCESS; }
+int cuCtxSynchronize() { return captures ? CAPTURE_UNSUPPORTED : SUCCESS; }
 int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &dummy, SUCCESS; }
 int cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
-int cuStreamCreate(void** stream, unsigned) { return *stream = &dummy, SUCCESS; }
-int cuStreamDestroy_v2(void*) { return SUCCESS; }
-int cuStreamSynchronize(void*) { return SUCCESS; }
+int cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, SUCCESS; }
+int cuStreamDestroy_v2(void* stream) { return delete (Stream*)stream, SUCCESS; }
+int cuStreamSynchronize(void* stream) { return refuse(stream) ? CAPTURE_UNSUPPORTED : SUCCESS; }
+
+int cuStreamBeginCapture_v2(void* stream, int)
+{
+    if (getenv("EMULATED_CAPTURE")) {
+        return NOT_SUPPORTED;
+    }
+    if (refuse(stream)) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    *(Stream*)stream = {new Graph, false};
+    ++captures;
+    return SUCCESS;
+}
+
+int cuStreamEndCapture(void* stream, void** graph)
+{
+    Stream* known = (Stream*)stream;
+    if (!known->captured) {
+        return INVALID;
+    }
+    *graph = known->spoilt ? nullptr : known->captured;
+    int result = known->spoilt ? CAPTURE_INVALIDATED : SUCCESS;
+    *known = {};
+    --captures;
+    return result;
+}
+
+int cuGraphInstantiateWithFlags(void** made, void* graph, unsigned long long)
+{
+    *made = new Graph(*(Graph*)graph);
+    return SUCCESS;
+}
+
+int cuGraphLaunch(void* graph, void* stream)
+{
+    if (refuse(stream)) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    for (const Work& work : ((Graph*)graph)->work) {
+        work();
+    }
+    return SUCCESS;
+}
+
+int cuGraphExecDestroy(void* graph) { return delete (Graph*)graph, SUCCESS; }
+int cuGraphDestroy(void* graph) { return delete (Graph*)graph, SUCCESS; }
+
+// For the emulated cuDNN.
+void emulated_start(void* stream, const Work* work) { start(stream, *work); }
+
 int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = 1ul << 34, SUCCESS; }
 
 int cuGetErrorString(int, const char** text) { return *text = "an emulated error", SUCCESS; }
@@ -121,30 +218,46 @@ int cuModuleGetFunction(void** function, void* module, const char* name)
     void* library = ((Module*)module)->library;
     auto find = (const void* (*)(const char*))dlsym(library, "find_kernel");
     auto run = (decltype(Function::run))dlsym(library, "run_kernel");
+    auto sizes = (size_t (*)(const void*, size_t*))dlsym(library, "argument_sizes");
     const void* found = find ? find(name) : nullptr;
-    if (!found || !run) {
+    if (!found || !run || !sizes) {
         return NOT_FOUND;
     }
-    *function = new Function{found, run};
+    size_t bytes[32];
+    size_t count = sizes(found, bytes);
+    *function = new Function{found, run, {bytes, bytes + count}};
     return SUCCESS;
 }
 
 int cuLaunchKernel(
     void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-    unsigned block_y, unsigned block_z, unsigned, void*, void** arguments, void**)
+    unsigned block_y, unsigned block_z, unsigned, void* stream, void** arguments, void**)
 {
-    const unsigned grid[] = {grid_x, grid_y, grid_z};
-    const unsigned block[] = {block_x, block_y, block_z};
     if (!grid_x || !grid_y || grid_z != 1 || block_z != 1 || !block_x || block_x * block_y > 1024) {
         return INVALID;
     }
     Function* known = (Function*)function;
-    known->run(known->found, grid, block, arguments);
-    return SUCCESS;
+    std::vector<std::vector<char>> values;
+    for (size_t bytes : known->sizes) {
+        const char* from = (const char*)arguments[values.size()];
+        values.emplace_back(from, from + bytes);
+    }
+    return start(stream, [=]() mutable {
+        const unsigned grid[] = {grid_x, grid_y, grid_z};
+        const unsigned block[] = {block_x, block_y, block_z};
+        std::vector<void*> at;
+        for (std::vector<char>& value : values) {
+            at.push_back(value.data());
+        }
+        known->run(known->found, grid, block, at.data());
+    });
 }
 
-int cuMemAllocAsync(uint64_t* address, size_t bytes, void*)
+int cuMemAllocAsync(uint64_t* address, size_t bytes, void* stream)
 {
+    if (refuse(stream)) {
+        return CAPTURE_UNSUPPORTED;
+    }
     if (bytes == 0) {
         return INVALID;
     }
@@ -152,38 +265,57 @@ int cuMemAllocAsync(uint64_t* address, size_t bytes, void*)
     if (limit && bytes > strtoull(limit, nullptr, 10)) {
         return OUT_OF_MEMORY;
     }
-    size_t all = (bytes + 2 * GUARD + 255) / 256 * 256;
-    unsigned char* memory = (unsigned char*)aligned_alloc(256, all);
-    if (!memory) {
+    size_t all = pages(bytes);
+    void* mapped = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) {
         return OUT_OF_MEMORY;
     }
+    unsigned char* memory = (unsigned char*)mapped;
     memset(memory, PATTERN, all);
     memcpy(memory, &bytes, sizeof bytes);
     *address = (uint64_t)(memory + GUARD);
     return SUCCESS;
 }
 
-int cuMemFreeAsync(uint64_t address, void*)
+int cuMemFreeAsync(uint64_t address, void* stream)
 {
+    if (refuse(stream)) {
+        return CAPTURE_UNSUPPORTED;
+    }
     check(address);
-    free(guards(address));
-    return SUCCESS;
+    size_t bytes;
+    memcpy(&bytes, guards(address), sizeof bytes);
+    // The addresses stay taken, their memory goes back.
+    void* kept = mmap(
+        guards(address), pages(bytes), PROT_NONE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    return kept == MAP_FAILED ? INVALID : SUCCESS;
 }
 
-int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void*)
+int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void* stream)
 {
-    memset((void*)address, value, bytes);
-    return SUCCESS;
+    return start(stream, [=] { memset((void*)address, value, bytes); });
 }
 
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*)
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream)
 {
+    return start(stream, [=] { memcpy((void*)to, (const void*)from, bytes); });
+}
+
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream)
+{
+    if (refuse(stream)) {
+        return CAPTURE_UNSUPPORTED;
+    }
     memcpy((void*)to, from, bytes);
     return SUCCESS;
 }
 
-int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*)
+int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream)
 {
+    if (refuse(stream)) {
+        return CAPTURE_UNSUPPORTED;
+    }
     memcpy(to, (const void*)from, bytes);
     return SUCCESS;
 }

@@ -88,31 +88,38 @@ void invoke(void** at)
     call(kernel, at);
 }
 
+template <class... A>
+std::vector<size_t> sizes(void (*)(A...))
+{
+    return {sizeof(A)...};
+}
+
 struct Entry {
     const char* name;
+    std::vector<size_t> sizes;
     void (*invoke)(void**);
     bool waits;  // whether threads of a block wait for each other
 };
 
 const Entry entries[] = {
-    {"load_images", invoke<load_images>, false},
-    {"trigger_gradient", invoke<trigger_gradient>, false},
-    {"moment_parts", invoke<moment_parts>, true},
-    {"moments", invoke<moments>, false},
-    {"fixed_moments", invoke<fixed_moments>, false},
-    {"normalize", invoke<normalize>, false},
-    {"gradient_parts", invoke<gradient_parts>, true},
-    {"gradient_factors", invoke<gradient_factors>, false},
-    {"apply_gradient", invoke<apply_gradient>, false},
-    {"pool", invoke<pool>, false},
-    {"linear", invoke<linear>, true},
-    {"cross_entropy", invoke<cross_entropy>, false},
-    {"add_to_totals", invoke<add_to_totals>, true},
-    {"linear_gradient", invoke<linear_gradient>, false},
-    {"feature_gradient", invoke<feature_gradient>, false},
-    {"target_gradient", invoke<target_gradient>, false},
-    {"descend", invoke<descend>, false},
-    {"copy_weights", invoke<copy_weights>, false},
+    {"load_images", sizes(load_images), invoke<load_images>, false},
+    {"trigger_gradient", sizes(trigger_gradient), invoke<trigger_gradient>, false},
+    {"moment_parts", sizes(moment_parts), invoke<moment_parts>, true},
+    {"moments", sizes(moments), invoke<moments>, true},
+    {"fixed_moments", sizes(fixed_moments), invoke<fixed_moments>, false},
+    {"normalize", sizes(normalize), invoke<normalize>, false},
+    {"gradient_parts", sizes(gradient_parts), invoke<gradient_parts>, true},
+    {"gradient_factors", sizes(gradient_factors), invoke<gradient_factors>, true},
+    {"apply_gradient", sizes(apply_gradient), invoke<apply_gradient>, false},
+    {"pool", sizes(pool), invoke<pool>, false},
+    {"linear", sizes(linear), invoke<linear>, true},
+    {"cross_entropy", sizes(cross_entropy), invoke<cross_entropy>, false},
+    {"add_to_totals", sizes(add_to_totals), invoke<add_to_totals>, true},
+    {"linear_gradient", sizes(linear_gradient), invoke<linear_gradient>, false},
+    {"feature_gradient", sizes(feature_gradient), invoke<feature_gradient>, false},
+    {"target_gradient", sizes(target_gradient), invoke<target_gradient>, false},
+    {"descend", sizes(descend), invoke<descend>, false},
+    {"copy_weights", sizes(copy_weights), invoke<copy_weights>, false},
 };
 
 }  // namespace
@@ -142,6 +149,13 @@ extern "C" const void* find_kernel(const char* name)
         }
     }
     return nullptr;
+}
+
+extern "C" size_t argument_sizes(const void* found, size_t* bytes)
+{
+    const std::vector<size_t>& sizes = ((const Entry*)found)->sizes;
+    std::copy(sizes.begin(), sizes.end(), bytes);
+    return sizes.size();
 }
 
 extern "C" void run_kernel(const void* found, const unsigned* grid, const unsigned* block, void** at)

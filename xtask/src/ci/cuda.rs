@@ -52,7 +52,7 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
 /// The emulator's libraries: name, source, and what else the compiler is told.
 const LIBRARIES: [(&str, &str, &[&str]); 4] = [
     ("libcuda.so.1", "driver.cpp", &["-ldl"]),
-    ("libcudnn.so.9", "dnn.cpp", &[]),
+    ("libcudnn.so.9", "dnn.cpp", &["-ldl"]),
     ("kernels_f32.so", "kernels.cpp", &["-DMESA_VALUE=float"]),
     (
         "kernels_bf16.so",
@@ -77,10 +77,11 @@ fn emulate(shell: &Shell, path: &OsString) -> Result<()> {
     shell.create_dir(&emulator)?;
     let common = [
         "-std=c++17",
-        "-O2",
+        "-O3",
         "-fPIC",
         "-shared",
         "-Wall",
+        "-Wno-unknown-pragmas",
         "-fno-strict-aliasing",
     ];
     for (name, file, more) in LIBRARIES {
@@ -91,9 +92,10 @@ fn emulate(shell: &Shell, path: &OsString) -> Result<()> {
         )
         .run()?;
     }
-    // The driver is looked for under this name first.
+    // The driver is looked for under this name first. One file, so that it is loaded once.
     let (driver, plain) = (emulator.join("libcuda.so.1"), emulator.join("libcuda.so"));
-    shell.copy_file(driver, plain)?;
+    shell.remove_path(&plain)?;
+    fs_err::hard_link(driver, plain)?;
     let cargo = workspace::cargo();
     let check = || {
         let features = ["--features", "mesa-models/cuda"];

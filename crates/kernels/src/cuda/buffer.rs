@@ -1,14 +1,17 @@
 //! Memory on the device.
 
-use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, ValidAsZeroBits};
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, ValidAsZeroBits, result};
 
 use super::algorithm::Precision;
 use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
+use super::turns::Turn;
 use super::{bf16, launch};
 
 /// What a buffer on the device can hold.
-pub trait Element: DeviceRepr + ValidAsZeroBits + Copy {}
+pub trait Element: DeviceRepr + ValidAsZeroBits + Copy + Send + Sync + 'static {}
 
 impl Element for u8 {}
 impl Element for i32 {}
@@ -27,10 +30,33 @@ pub struct Place {
 /// Numbers on the device.
 #[derive(Debug)]
 pub struct DeviceBuffer<T> {
-    slice: CudaSlice<T>,
+    memory: Arc<Memory<T>>,
     address: u64,
     len: usize,
     device: CudaDevice,
+}
+
+/// An allocation. Recordings that refer to it share it with its buffer.
+#[derive(Debug)]
+struct Memory<T> {
+    slice: Option<CudaSlice<T>>,
+    device: CudaDevice,
+}
+
+impl<T> Memory<T> {
+    fn slice(&self) -> &CudaSlice<T> {
+        let slice = self.slice.as_ref();
+        slice.expect("it is given up by `drop` alone")
+    }
+}
+
+impl<T> Drop for Memory<T> {
+    fn drop(&mut self) {
+        let _turn = self.device.turn();
+        // A thread that has only been handed the buffer frees it as well as any other.
+        self.device.bind();
+        self.slice = None;
+    }
 }
 
 impl<T: Element> DeviceBuffer<T> {
@@ -42,13 +68,19 @@ impl<T: Element> DeviceBuffer<T> {
     /// count.
     pub fn zeros(device: &CudaDevice, len: usize) -> Result<Self> {
         launch::index(len)?;
+        let _turn = device.turn();
+        device.check_not_recording("allocating memory")?;
         // The driver refuses to allocate nothing.
         let allocated = device.stream().alloc_zeros(len.max(1));
         let slice = device.driver(allocated, "allocating memory")?;
         // Nothing waits for an address: there is one stream, and no event is tracked.
         let address = slice.device_ptr(device.stream()).0;
+        let memory = Memory {
+            slice: Some(slice),
+            device: device.clone(),
+        };
         Ok(Self {
-            slice,
+            memory: Arc::new(memory),
             address,
             len,
             device: device.clone(),
@@ -81,12 +113,17 @@ impl<T: Element> DeviceBuffer<T> {
     /// # Errors
     ///
     /// [`CudaError::Argument`] for another number of them; [`CudaError::Driver`].
+    #[allow(unsafe_code)]
     pub fn write(&mut self, values: &[T]) -> Result<()> {
         same_len("the number of values to write", values.len(), self.len)?;
         if values.is_empty() {
             return Ok(());
         }
-        let copied = self.device.stream().memcpy_htod(values, &mut self.slice);
+        let _turn = self.begin("copying to the GPU")?;
+        let stream = self.device.stream().cu_stream();
+        // SAFETY: the context is current, there is room for as many values (checked above), and
+        // the driver has read values in ordinary memory when the call returns.
+        let copied = unsafe { result::memcpy_htod_async(self.address, values, stream) };
         self.device.driver(copied, "copying to the GPU")
     }
 
@@ -96,7 +133,8 @@ impl<T: Element> DeviceBuffer<T> {
     ///
     /// [`CudaError`] for whatever went wrong on the device up to here.
     pub fn read(&self) -> Result<Vec<T>> {
-        let copied = self.device.stream().clone_dtoh(&self.slice);
+        let _turn = self.begin("copying from the GPU")?;
+        let copied = self.device.stream().clone_dtoh(self.memory.slice());
         let mut values = self.device.driver(copied, "copying from the GPU")?;
         self.device.synchronize()?;
         values.truncate(self.len);
@@ -108,9 +146,42 @@ impl<T: Element> DeviceBuffer<T> {
     /// # Errors
     ///
     /// [`CudaError::Driver`] if the device has failed.
+    #[allow(unsafe_code)]
     pub fn clear(&mut self) -> Result<()> {
-        let cleared = self.device.stream().memset_zeros(&mut self.slice);
+        if self.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.begin("clearing memory")?;
+        let stream = self.device.stream().cu_stream();
+        let bytes = self.len * size_of::<T>();
+        // SAFETY: the context is current, and the buffer has as many bytes.
+        let cleared = unsafe { result::memset_d8_async(self.address, 0, bytes, stream) };
         self.device.driver(cleared, "clearing memory")
+    }
+
+    /// Copies a part of another buffer of the same device that is as long as this one.
+    #[allow(unsafe_code)]
+    pub(crate) fn copy(&mut self, from: &Self, place: Place) -> Result<()> {
+        let source = from.at(&self.device, place, self.len)?;
+        let _turn = self.begin("copying on the GPU")?;
+        let (bytes, stream) = (self.len * size_of::<T>(), self.device.stream().cu_stream());
+        // SAFETY: the context is current, and both have as many bytes. Two buffers do not overlap.
+        let copied = unsafe { result::memcpy_dtod_async(self.address, source, bytes, stream) };
+        self.device.driver(copied, "copying on the GPU")
+    }
+
+    /// What tells this buffer from any other that is alive, or that a recording keeps alive.
+    pub(crate) fn identity(&self) -> u64 {
+        self.address
+    }
+
+    /// The turn to do something that is not a launch, with the device's context current.
+    fn begin(&self, doing: &'static str) -> Result<Turn<'_>> {
+        let turn = self.device.turn();
+        self.device.check_not_recording(doing)?;
+        let bound = self.device.stream().context().bind_to_thread();
+        self.device.driver(bound, doing)?;
+        Ok(turn)
     }
 
     /// The device it lies on.
@@ -122,6 +193,7 @@ impl<T: Element> DeviceBuffer<T> {
     pub(crate) fn at(&self, device: &CudaDevice, place: Place, len: usize) -> Result<u64> {
         device.check_same(&self.device)?;
         check_place(place, len, self.len)?;
+        device.keep(&self.memory);
         Ok(self.address + (place.offset * size_of::<T>()) as u64)
     }
 
@@ -129,6 +201,7 @@ impl<T: Element> DeviceBuffer<T> {
     pub(crate) fn whole(&self, device: &CudaDevice, what: &'static str, len: usize) -> Result<u64> {
         device.check_same(&self.device)?;
         same_len(what, self.len, len)?;
+        device.keep(&self.memory);
         Ok(self.address)
     }
 }

@@ -179,9 +179,17 @@ impl Convolution {
 
     #[allow(unsafe_code)]
     fn run(&self, direction: Direction, at: Addresses, accumulate: bool) -> Result<()> {
+        let (mut dnn, key) = (self.device.dnn()?, self.key(direction));
+        if !dnn.knows(&key) {
+            self.device.check_not_recording("preparing a convolution")?;
+        }
         // SAFETY: the three lengths were checked above, and a buffer that is dropped is freed in
         // the stream's order. Whoever calls has borrowed what is written mutably.
-        unsafe { self.device.dnn()?.run(&self.key(direction), at, accumulate) }
+        unsafe { dnn.run(&key, at, accumulate) }?;
+        if let Some(workspace) = dnn.workspace() {
+            self.device.keep(workspace);
+        }
+        Ok(())
     }
 
     fn key(&self, direction: Direction) -> ConvKey {

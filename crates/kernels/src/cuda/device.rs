@@ -1,5 +1,7 @@
 //! A GPU that was opened: its stream, its kernels, its cuDNN handle.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::cudnn::CudnnError;
@@ -9,8 +11,10 @@ use super::algorithm::Precision;
 use super::dnn::Dnn;
 use super::failure::{CudaError, Result, TOOLKIT, check_driver};
 use super::function::{Argument, Functions, Kernel};
+use super::graph::{Kept, RECORDING};
 use super::launch::Grid;
 use super::library;
+use super::turns::{Turn, Turns};
 
 /// A GPU. Clones are the same one; whatever is asked of it runs in order, on one stream.
 #[derive(Clone, Debug)]
@@ -24,8 +28,40 @@ struct Inner {
     dnn: Mutex<Dnn>,
     functions: Functions,
     stream: Arc<CudaStream>,
+    turns: Turns,
+    recording: Recorder,
     ordinal: usize,
     name: String,
+}
+
+/// What there is to say of recordings.
+#[derive(Debug)]
+struct Recorder {
+    wanted: AtomicBool,
+    /// What the work that is recorded now refers to; nothing if none is.
+    kept: Mutex<Option<Vec<Kept>>>,
+    refused: Mutex<Option<String>>,
+}
+
+/// cuDNN, for one caller.
+pub(crate) struct DnnTurn<'a> {
+    // Dropped in this order.
+    dnn: MutexGuard<'a, Dnn>,
+    _turn: Turn<'a>,
+}
+
+impl Deref for DnnTurn<'_> {
+    type Target = Dnn;
+
+    fn deref(&self) -> &Dnn {
+        &self.dnn
+    }
+}
+
+impl DerefMut for DnnTurn<'_> {
+    fn deref_mut(&mut self) -> &mut Dnn {
+        &mut self.dnn
+    }
 }
 
 /// The device's memory, in bytes.
@@ -44,6 +80,7 @@ impl CudaDevice {
     ///
     /// [`CudaError`] says what is missing: driver, device, cuDNN, a newer driver or card.
     pub fn open(ordinal: usize) -> Result<Self> {
+        let _alone = RECORDING.lock().unwrap_or_else(PoisonError::into_inner);
         library::find()?;
         map_driver(result::init(), "starting the driver", ordinal)?;
         check_driver(driver_version(ordinal)?, TOOLKIT)?;
@@ -66,6 +103,12 @@ impl CudaDevice {
                 dnn: Mutex::new(dnn),
                 functions,
                 stream,
+                turns: Turns::default(),
+                recording: Recorder {
+                    wanted: AtomicBool::new(true),
+                    kept: Mutex::new(None),
+                    refused: Mutex::new(None),
+                },
                 ordinal,
                 name,
             }),
@@ -75,6 +118,11 @@ impl CudaDevice {
     /// The card's name.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// Its number, from 0 on.
+    pub(crate) fn ordinal(&self) -> usize {
+        self.inner.ordinal
     }
 
     /// How much memory there is.
@@ -94,7 +142,68 @@ impl CudaDevice {
     ///
     /// [`CudaError`] for whatever went wrong on the way: the device reports it late.
     pub fn synchronize(&self) -> Result<()> {
+        let _turn = self.turn();
         self.driver(self.inner.stream.synchronize(), "waiting for the GPU")
+    }
+
+    /// Whether work that repeats is recorded ([`super::Replays`]), as it is from the start, or
+    /// started launch by launch.
+    pub fn set_recording(&self, wanted: bool) {
+        self.inner.recording.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Why the first work that could not be recorded was not, if there was any: it is slower to
+    /// start, not wrong.
+    pub fn recording_refused(&self) -> Option<String> {
+        lock(&self.inner.recording.refused).clone()
+    }
+
+    pub(crate) fn records(&self) -> bool {
+        self.inner.recording.wanted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_refusal(&self, reason: String) {
+        lock(&self.inner.recording.refused).get_or_insert(reason);
+    }
+
+    /// Keeps what [`CudaDevice::keep`] is given, until [`CudaDevice::keep_no_more`] hands it out.
+    pub(crate) fn keep_from_now(&self) {
+        *lock(&self.inner.recording.kept) = Some(Vec::new());
+    }
+
+    pub(crate) fn keep_no_more(&self) -> Vec<Kept> {
+        lock(&self.inner.recording.kept).take().unwrap_or_default()
+    }
+
+    /// Memory whose address is about to be used: a recording has to keep it.
+    pub(crate) fn keep<T: Send + Sync + 'static>(&self, memory: &Arc<T>) {
+        if let Some(kept) = &mut *lock(&self.inner.recording.kept) {
+            kept.push(memory.clone());
+        }
+    }
+
+    /// Refuses, while this device records, what is not a launch.
+    pub(crate) fn check_not_recording(&self, doing: &'static str) -> Result<()> {
+        if lock(&self.inner.recording.kept).is_none() {
+            return Ok(());
+        }
+        let expected = "launches alone";
+        Err(CudaError::argument(
+            "part of recorded work",
+            doing,
+            expected,
+        ))
+    }
+
+    /// Makes the device's context current, to free what lies in it. A context that is gone has
+    /// nothing left to free.
+    pub(crate) fn bind(&self) {
+        let _ = self.inner.stream.context().bind_to_thread();
+    }
+
+    /// Lets no other thread ask anything of the device's stream.
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        self.inner.turns.take()
     }
 
     /// Refuses memory that was allocated through another opening of a GPU: it belongs to another
@@ -115,14 +224,15 @@ impl CudaDevice {
     }
 
     /// cuDNN, for one caller at a time, with the device's context current.
-    pub(crate) fn dnn(&self) -> Result<MutexGuard<'_, Dnn>> {
+    pub(crate) fn dnn(&self) -> Result<DnnTurn<'_>> {
+        // Taken first, always: whoever records has the turn, and comes for cuDNN later.
+        let turn = self.turn();
         let bound = self.inner.stream.context().bind_to_thread();
         self.driver(bound, "binding the GPU to a thread")?;
-        Ok(self
-            .inner
-            .dnn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner))
+        Ok(DnnTurn {
+            dnn: lock(&self.inner.dnn),
+            _turn: turn,
+        })
     }
 
     /// The driver's answer, as this crate's.
@@ -148,11 +258,16 @@ impl CudaDevice {
         arguments: &[Argument],
     ) -> Result<()> {
         let functions = &self.inner.functions;
+        let _turn = self.turn();
         // SAFETY: the caller's promise.
         let result =
             unsafe { functions.launch(&self.inner.stream, precision, kernel, grid, arguments) };
         self.driver(result, "starting a kernel")
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The driver's answer, as this crate's.

@@ -24,7 +24,8 @@ pub(crate) struct Dnn {
     // Dropped in this order.
     plans: HashMap<ConvKey, Plan>,
     handle: Handle,
-    workspace: Option<CudaSlice<u8>>,
+    /// Shared with the recordings that refer to it.
+    workspace: Option<Arc<CudaSlice<u8>>>,
     stream: Arc<CudaStream>,
 }
 
@@ -86,17 +87,31 @@ impl Dnn {
             return Ok(());
         }
         let plan = Plan::new(&self.handle, key)?;
-        let room = self.workspace.as_ref().map_or(0, CudaSlice::num_bytes);
+        let room = self
+            .workspace
+            .as_ref()
+            .map_or(0, |workspace| workspace.num_bytes());
         if plan.workspace > room {
-            // Freed first, in the stream's order: what runs still may use it until then.
+            // Freed first, in the stream's order: what runs still may use it until then. What is
+            // recorded keeps the one it knows.
             self.workspace = None;
             let allocated = self.stream.alloc_zeros(plan.workspace);
             let doing = "allocating cuDNN's workspace";
             let ordinal = self.stream.context().ordinal();
-            self.workspace = Some(map_driver(allocated, doing, ordinal)?);
+            self.workspace = Some(Arc::new(map_driver(allocated, doing, ordinal)?));
         }
         self.plans.insert(*key, plan);
         Ok(())
+    }
+
+    /// Whether this convolution was prepared.
+    pub(crate) fn knows(&self, key: &ConvKey) -> bool {
+        self.plans.contains_key(key)
+    }
+
+    /// The workspace of the last convolution.
+    pub(crate) fn workspace(&self) -> Option<&Arc<CudaSlice<u8>>> {
+        self.workspace.as_ref()
     }
 
     /// Convolves: what is computed is written, or added to what is there.

@@ -1,7 +1,11 @@
 // Average pooling, the linear layer, softmax and its losses; the equations are those of
 // src/dense.rs. A thousandth of the work, so plain loops.
 
-#define WARP 32
+// Settings of the losses, which recorded work reads where the host writes them.
+#define SMOOTHING 0
+#define TARGET 1
+#define LOGARITHM 2
+#define BELOW 3
 
 // One thread for each channel of each image: the mean over its pixels.
 extern "C" __global__ void pool(
@@ -55,13 +59,14 @@ __device__ float log_sum(const float* logits, int count)
 // One thread for each image: its loss, whether it was classified right, and the gradient of
 // share * loss with respect to its logits.
 extern "C" __global__ void cross_entropy(
-    const float* logits, const ImagePlan* plans, int images, int classes, float smoothing,
+    const float* logits, const ImagePlan* plans, int images, int classes, const float* settings,
     float share, float* losses, float* correct, float* gradient)
 {
     int image = thread_index();
     if (image >= images) {
         return;
     }
+    float smoothing = settings[SMOOTHING];
     const float* own = logits + image * classes;
     int label = plans[image].label;
     float log_total = log_sum(own, classes);
@@ -144,16 +149,19 @@ extern "C" __global__ void feature_gradient(
     }
 }
 
-// One thread for each image: the probability p of class `target`, and with respect to the logits
-// the gradient of ln p (`logarithm`), or of p where it is less than `below` (zero elsewhere).
+// One thread for each image: the probability p of the class TARGET, and with respect to the logits
+// the gradient of ln p (LOGARITHM), or of p where it is less than BELOW (zero elsewhere).
 extern "C" __global__ void target_gradient(
-    const float* logits, int images, int classes, int target, int logarithm, float below,
-    float* probabilities, float* gradient)
+    const float* logits, int images, int classes, const float* settings, float* probabilities,
+    float* gradient)
 {
     int image = thread_index();
     if (image >= images) {
         return;
     }
+    int target = (int)settings[TARGET];
+    bool logarithm = settings[LOGARITHM] != 0.0f;
+    float below = settings[BELOW];
     const float* own = logits + image * classes;
     float log_total = log_sum(own, classes);
     float wanted = expf(own[target] - log_total);

@@ -5,7 +5,7 @@ use super::buffer::{DeviceBuffer, Place, Values};
 use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
 use super::function::{Argument, Kernel};
-use super::images::DevicePlans;
+use super::images::BatchPlans;
 use super::launch::{Grid, WARP, int};
 use crate::TargetGradient;
 
@@ -26,7 +26,20 @@ pub struct CudaHead {
     losses: DeviceBuffer<f32>,
     correct: DeviceBuffer<f32>,
     probabilities: DeviceBuffer<f32>,
+    settings: DeviceBuffer<f32>,
+    /// What `settings` holds.
+    set: [f32; SETTINGS],
 }
+
+/// What losses read on the device, where recorded work finds it; as in `head.cuh`.
+const SETTINGS: usize = 4;
+const SMOOTHING: usize = 0;
+const TARGET: usize = 1;
+const LOGARITHM: usize = 2;
+const BELOW: usize = 3;
+
+/// Classes that an f32 tells apart.
+const MOST_CLASSES: usize = 1 << 24;
 
 /// The linear layer's weights (class, channel) and bias in a flat buffer of parameters.
 #[derive(Copy, Clone, Debug)]
@@ -85,9 +98,9 @@ impl CudaHead {
         precision: Precision,
     ) -> Result<Self> {
         let sizes = [batch, pixels, channels, classes];
-        if sizes.contains(&0) {
-            let found = format!("{sizes:?}");
-            return Err(CudaError::argument("a size of the head", found, "above 0"));
+        if sizes.contains(&0) || classes > MOST_CLASSES {
+            let (found, expected) = (format!("{sizes:?}"), "above 0, and few classes");
+            return Err(CudaError::argument("a size of the head", found, expected));
         }
         Ok(Self {
             device: device.clone(),
@@ -102,6 +115,8 @@ impl CudaHead {
             losses: DeviceBuffer::zeros(device, batch)?,
             correct: DeviceBuffer::zeros(device, batch)?,
             probabilities: DeviceBuffer::zeros(device, batch)?,
+            settings: DeviceBuffer::zeros(device, SETTINGS)?,
+            set: [0.0; SETTINGS],
         })
     }
 
@@ -158,21 +173,54 @@ impl CudaHead {
         }
     }
 
-    /// Cross-entropy against the labels of the plans from number `first` on, smoothed by
-    /// `smoothing`: added to the totals, and its mean's gradient kept for
+    /// The share of the label that [`CudaHead::loss`] spreads over all classes from now on; none
+    /// at first.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Driver`] if the device has failed.
+    pub fn set_smoothing(&mut self, smoothing: f32) -> Result<()> {
+        let mut settings = self.set;
+        settings[SMOOTHING] = smoothing;
+        self.set(settings)
+    }
+
+    /// What [`CudaHead::target`] computes from now on: the probability of class `target`, and the
+    /// gradient of what is `wanted`.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for a class that does not exist.
+    pub fn set_target(&mut self, target: usize, wanted: TargetGradient) -> Result<()> {
+        if target >= self.classes {
+            let expected = format!("below {}", self.classes);
+            return Err(CudaError::argument("the target class", target, expected));
+        }
+        let mut settings = self.set;
+        settings[TARGET] = target as f32;
+        (settings[LOGARITHM], settings[BELOW]) = match wanted {
+            TargetGradient::Probability(below) => (0.0, below),
+            TargetGradient::LogProbability => (1.0, f32::INFINITY),
+        };
+        self.set(settings)
+    }
+
+    fn set(&mut self, settings: [f32; SETTINGS]) -> Result<()> {
+        if settings != self.set {
+            self.settings.write(&settings)?;
+            self.set = settings;
+        }
+        Ok(())
+    }
+
+    /// Cross-entropy against the labels of the plans, smoothed: added to the totals, and its mean's gradient kept for
     /// [`CudaHead::weight_gradients`] and [`CudaHead::feature_gradient`].
     ///
     /// # Errors
     ///
     /// [`CudaError::Argument`] for buffers of another shape, or plans for more classes.
     #[allow(unsafe_code)]
-    pub fn loss(
-        &mut self,
-        plans: &DevicePlans,
-        first: usize,
-        smoothing: f32,
-        totals: &mut Totals,
-    ) -> Result<()> {
+    pub fn loss(&mut self, plans: &BatchPlans, totals: &mut Totals) -> Result<()> {
         let labels = plans.limits().classes;
         if labels > self.classes {
             let expected = format!("at most {}", self.classes);
@@ -183,10 +231,10 @@ impl CudaHead {
         let correct = self.of_images(&self.correct)?;
         let arguments = [
             self.of_logits(&self.logits)?,
-            Argument::Pointer(plans.at(&self.device, first, self.batch)?),
+            Argument::Pointer(plans.address(&self.device, self.batch)?),
             batch,
             classes,
-            Argument::Float(smoothing),
+            self.settings()?,
             Argument::Float(1.0 / self.batch as f32),
             losses,
             correct,
@@ -209,35 +257,26 @@ impl CudaHead {
         }
     }
 
-    /// The probability of class `target` for every image, and the gradient of what is `wanted` with
-    /// respect to the logits, kept for [`CudaHead::feature_gradient`].
+    /// The probability of the class of [`CudaHead::set_target`] for every image, and the gradient
+    /// of what is wanted with respect to the logits, kept for [`CudaHead::feature_gradient`].
     ///
     /// # Errors
     ///
-    /// [`CudaError::Argument`] for a class that does not exist.
+    /// [`CudaError::Driver`] if the device has failed.
     #[allow(unsafe_code)]
-    pub fn target(&mut self, target: usize, wanted: TargetGradient) -> Result<()> {
-        if target >= self.classes {
-            let expected = format!("below {}", self.classes);
-            return Err(CudaError::argument("the target class", target, expected));
-        }
+    pub fn target(&mut self) -> Result<()> {
         let [batch, _, classes] = self.sizes()?;
-        let (logarithm, below) = match wanted {
-            TargetGradient::Probability(below) => (0, below),
-            TargetGradient::LogProbability => (1, f32::INFINITY),
-        };
         let arguments = [
             self.of_logits(&self.logits)?,
             batch,
             classes,
-            Argument::Int(int(target)?),
-            Argument::Int(logarithm),
-            Argument::Float(below),
+            self.settings()?,
             self.of_images(&self.probabilities)?,
             self.of_logits(&self.gradient)?,
         ];
         let grid = Grid::list(self.batch)?;
-        // SAFETY: the arguments of `target_gradient`; lengths and the class were checked.
+        // SAFETY: the arguments of `target_gradient`; lengths were checked, the class
+        // when it was set.
         unsafe {
             self.device
                 .launch(self.precision, Kernel::TargetGradient, grid, &arguments)
@@ -308,6 +347,11 @@ impl CudaHead {
             Argument::Int(int(self.channels)?),
             Argument::Int(int(self.classes)?),
         ])
+    }
+
+    fn settings(&self) -> Result<Argument> {
+        let address = self.settings.whole(&self.device, "settings", SETTINGS)?;
+        Ok(Argument::Pointer(address))
     }
 
     fn features(&self, values: &Values) -> Result<Argument> {

@@ -1,7 +1,8 @@
 // Images from bytes, and the gradient of what was stamped on them.
 
-// What is done to one image of a batch; packed by cuda/packing.rs.
-struct ImagePlan {
+// What is done to one image of a batch; packed by cuda/packing.rs. Aligned, so that it is read in
+// two loads.
+struct alignas(16) ImagePlan {
     int image;         // which of the images on the device
     int shift_row;     // the crop: output row r shows input row r + shift_row
     int shift_column;  // the same for columns, before mirroring

@@ -53,6 +53,11 @@ impl DeviceImages {
     pub fn size(&self) -> (usize, usize) {
         self.size
     }
+
+    /// What tells them from others.
+    pub fn identity(&self) -> u64 {
+        self.pixels.identity()
+    }
 }
 
 /// Triggers to stamp, `(T, 3, height, width)`, values as in images: 0 is black, 1 is white.
@@ -106,6 +111,11 @@ impl DeviceTriggers {
             count: pixels.len() / each,
             size,
         })
+    }
+
+    /// What tells them from others.
+    pub fn identity(&self) -> u64 {
+        self.pixels.identity()
     }
 
     /// Other values for as many triggers of the same size.
@@ -207,15 +217,66 @@ impl DevicePlans {
     pub fn limits(&self) -> &PlanLimits {
         &self.limits
     }
+}
 
-    /// The address of `batch` plans from number `first` on.
-    pub(crate) fn at(&self, device: &CudaDevice, first: usize, batch: usize) -> Result<u64> {
-        let len = batch * PLAN_LEN;
+/// The plans of one batch, at a place of their own: work that is recorded knows their address, so
+/// the plans of each batch are copied there.
+#[derive(Debug)]
+pub struct BatchPlans {
+    buffer: DeviceBuffer<i32>,
+    count: usize,
+    limits: PlanLimits,
+}
+
+impl BatchPlans {
+    /// Room for `count` plans that refer to nothing beyond `limits`.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::OutOfMemory`].
+    pub fn new(device: &CudaDevice, count: usize, limits: PlanLimits) -> Result<Self> {
+        let empty = pack_plans(&vec![ImagePlan::plain(0, 0); count], &limits)?;
+        Ok(Self {
+            buffer: DeviceBuffer::from_slice(device, &empty)?,
+            count,
+            limits,
+        })
+    }
+
+    /// Takes the plans from number `first` on.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] if there are not as many, or if they were made for other limits:
+    /// what is recorded has been checked against these.
+    pub fn take(&mut self, plans: &DevicePlans, first: usize) -> Result<()> {
+        if plans.limits != self.limits {
+            return Err(CudaError::argument(
+                "what plans were made for",
+                format!("{:?}", plans.limits),
+                format!("{:?}", self.limits),
+            ));
+        }
         let place = Place {
             offset: first * PLAN_LEN,
-            len,
+            len: self.count * PLAN_LEN,
         };
-        self.buffer.at(device, place, len)
+        self.buffer.copy(&plans.buffer, place)
+    }
+
+    /// How many plans there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// What they may refer to.
+    pub fn limits(&self) -> &PlanLimits {
+        &self.limits
+    }
+
+    /// Their address.
+    pub(crate) fn address(&self, device: &CudaDevice, batch: usize) -> Result<u64> {
+        self.buffer.whole(device, "plans", batch * PLAN_LEN)
     }
 
     /// Refuses images and triggers that plans may refer to more of than there are.
@@ -247,25 +308,23 @@ impl DevicePlans {
 }
 
 impl CudaDevice {
-    /// Makes a batch: `batch` images as the packed plans from number `first` on say, normalized,
-    /// `(batch, height, width, 8)`, channels beyond the third zero.
+    /// Makes a batch: an image for each plan, normalized, `(batch, height, width, 8)`, channels
+    /// beyond the third zero.
     ///
     /// # Errors
     ///
     /// [`CudaError::Argument`] for buffers of another shape.
-    #[expect(clippy::too_many_arguments, reason = "each is one input of the kernel")]
     #[allow(unsafe_code)]
     pub fn load_images(
         &self,
         images: &DeviceImages,
         triggers: &DeviceTriggers,
         colors: &Colors,
-        plans: &DevicePlans,
-        first: usize,
-        batch: usize,
+        plans: &BatchPlans,
         output: &mut Values,
     ) -> Result<()> {
         plans.check(Some(images), images.size, triggers)?;
+        let batch = plans.count;
         let (height, width) = images.size;
         let (rows, columns) = triggers.size;
         let pixels = batch * height * width;
@@ -276,7 +335,7 @@ impl CudaDevice {
                 "images",
                 images.count * COLORS * height * width,
             )?),
-            Argument::Pointer(plans.at(self, first, batch)?),
+            Argument::Pointer(plans.address(self, batch)?),
             Argument::Pointer(triggers.pixels.whole(
                 self,
                 "triggers",
@@ -320,7 +379,6 @@ impl CudaDevice {
     /// # Errors
     ///
     /// [`CudaError::Argument`] for buffers of another shape.
-    #[expect(clippy::too_many_arguments, reason = "each is one input of the kernel")]
     #[allow(unsafe_code)]
     pub fn trigger_gradient(
         &self,
@@ -328,12 +386,11 @@ impl CudaDevice {
         size: (usize, usize),
         triggers: &DeviceTriggers,
         colors: &Colors,
-        plans: &DevicePlans,
-        first: usize,
-        batch: usize,
+        plans: &BatchPlans,
         output: &mut DeviceBuffer<f32>,
     ) -> Result<()> {
         plans.check(None, size, triggers)?;
+        let batch = plans.count;
         let (rows, columns) = triggers.size;
         let precision: Precision = gradient.precision();
         let pixels = batch * size.0 * size.1;
@@ -345,7 +402,7 @@ impl CudaDevice {
                 pixels * CHANNEL_MULTIPLE,
                 precision,
             )?),
-            Argument::Pointer(plans.at(self, first, batch)?),
+            Argument::Pointer(plans.address(self, batch)?),
             Argument::Pointer(
                 triggers
                     .cover

@@ -21,6 +21,9 @@ struct alignas(16) Lanes {
     value lane[LANES];
 };
 
+// Threads of a warp.
+#define WARP 32
+
 __device__ __forceinline__ int thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
 #include "images.cuh"

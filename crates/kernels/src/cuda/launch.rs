@@ -1,20 +1,24 @@
 //! How work is spread over threads, blocks and parts.
 
 use super::failure::{CudaError, Result};
+use super::filter::CHANNEL_MULTIPLE;
 
 /// Threads of a block that goes over a list.
 pub(crate) const BLOCK: u32 = 256;
 
-/// Columns and rows of a block that sums; as in `norm.cuh`.
-pub(crate) const SUM_COLUMNS: u32 = 32;
-pub(crate) const SUM_ROWS: u32 = 8;
+/// Threads of a block that sums over rows, at most; as in `norm.cuh`.
+pub(crate) const SUM_THREADS: usize = 256;
 
-/// Threads of a warp; as in `head.cuh`.
+/// Groups of [`CHANNEL_MULTIPLE`] channels that one block sums, at most.
+const MOST_COLUMNS: usize = 64;
+
+/// Threads of a warp; as in `kernels.cu`.
 pub(crate) const WARP: u32 = 32;
 
-/// The most parts that sums over rows are taken in, and the fewest rows of a part.
-const MOST_PARTS: usize = 256;
-const FEWEST_ROWS: usize = 64;
+/// The most parts that sums over rows are taken in, two for each of an H100's 132 multiprocessors,
+/// and the fewest rows that a thread of one sums: the pixels that it has on their way at once.
+const MOST_PARTS: usize = 264;
+const FEWEST_ROWS: usize = 4;
 
 /// Blocks and threads of a launch.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -43,15 +47,23 @@ impl Grid {
 
     /// Blocks that sum over the rows of each part, for all channels.
     pub(crate) fn sums(channels: usize, parts: &Parts) -> Result<Self> {
+        let (columns, rows) = sum_block(channels);
+        let blocks = channels.div_ceil(columns * CHANNEL_MULTIPLE);
         Ok(Self {
-            blocks: (index(channels)?.div_ceil(SUM_COLUMNS), index(parts.count)?),
-            threads: (SUM_COLUMNS, SUM_ROWS),
+            blocks: (index(blocks)?, index(parts.count)?),
+            threads: (index(columns)?, index(rows)?),
         })
     }
 }
 
-/// How a sum over rows is taken apart. It depends on nothing but their number, so that the same
-/// sum is rounded alike on every card.
+/// Columns of [`CHANNEL_MULTIPLE`] channels, and rows, of a block that sums.
+fn sum_block(channels: usize) -> (usize, usize) {
+    let columns = (channels / CHANNEL_MULTIPLE).clamp(1, MOST_COLUMNS);
+    (columns, SUM_THREADS / columns)
+}
+
+/// How a sum over rows is taken apart. It depends on nothing but the numbers of rows and channels,
+/// so that the same sum is rounded alike on every card.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parts {
     pub(crate) count: usize,
@@ -59,9 +71,11 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    pub(crate) fn of(rows: usize) -> Self {
-        let wanted = rows.div_ceil(FEWEST_ROWS).clamp(1, MOST_PARTS);
-        let in_part = rows.div_ceil(wanted).max(1);
+    pub(crate) fn of(rows: usize, channels: usize) -> Self {
+        let at_once = sum_block(channels).1;
+        let wanted = rows.div_ceil(FEWEST_ROWS * at_once).clamp(1, MOST_PARTS);
+        // Whole rows of blocks: none has threads without work but the last.
+        let in_part = rows.div_ceil(wanted).next_multiple_of(at_once);
         Self {
             count: rows.div_ceil(in_part).max(1),
             rows: in_part,
@@ -104,20 +118,27 @@ mod tests {
     #[test]
     fn parts_cover_every_row_once_and_none_is_empty() {
         for rows in [1, 2, 63, 64, 65, 1000, 2048, 128 * 1024, 512 * 1024 + 3] {
-            let parts = Parts::of(rows);
-            assert!(parts.count <= MOST_PARTS);
-            assert!(parts.count * parts.rows >= rows, "{rows}: {parts:?}");
-            assert!((parts.count - 1) * parts.rows < rows, "{rows}: {parts:?}");
+            for channels in [8, 24, 64, 96, 512, 1032] {
+                let parts = Parts::of(rows, channels);
+                assert!(parts.count <= MOST_PARTS);
+                assert!(parts.count * parts.rows >= rows, "{rows}: {parts:?}");
+                assert!((parts.count - 1) * parts.rows < rows, "{rows}: {parts:?}");
+            }
         }
     }
 
     #[test]
-    fn all_channels_have_a_column() {
-        let parts = Parts::of(2048);
-        for (channels, blocks) in [(8, 1), (32, 1), (40, 2), (512, 16)] {
-            let grid = Grid::sums(channels, &parts).unwrap();
-            assert_eq!(grid.blocks, (blocks, 32));
-            assert_eq!(grid.threads, (32, 8));
+    fn all_channels_have_a_column_and_blocks_fill_the_card() {
+        for (channels, rows, blocks, threads) in [
+            (8, 2048, (1, 2), (1, 256)),
+            (40, 2048, (1, 11), (5, 51)),
+            (64, 128 * 1024, (1, 256), (8, 32)),
+            (512, 2048, (1, 128), (64, 4)),
+            (1032, 2048, (3, 128), (64, 4)),
+        ] {
+            let grid = Grid::sums(channels, &Parts::of(rows, channels)).unwrap();
+            assert_eq!((grid.blocks, grid.threads), (blocks, threads), "{channels}");
+            assert!((threads.0 * threads.1) as usize <= SUM_THREADS);
         }
     }
 

@@ -7,8 +7,8 @@
 //! anything is started; what the device refuses comes back as a [`CudaError`].
 //!
 //! ```text
-//! algorithm  bf16  failure  filter  launch  library  packing    logic of the host, tested without a GPU
-//! device  buffer  function                                      the device, its memory, its kernels
+//! algorithm  bf16  failure  filter  launch  library  packing  turns    logic of the host, tested without a GPU
+//! device  buffer  function  graph                               the device, its memory, its kernels, recordings
 //! descriptor  dnn  conv  images  norm  head  optimizer          what is computed
 //! check                                                         all of it against plain computations in f64
 //! kernels.cu  *.cuh                                             the kernels, compiled by build.rs
@@ -22,6 +22,8 @@ mod filter;
 mod launch;
 mod library;
 mod packing;
+#[cfg(any(feature = "cuda", test))]
+mod turns;
 
 #[cfg(feature = "cuda")]
 mod buffer;
@@ -35,6 +37,8 @@ mod device;
 mod dnn;
 #[cfg(feature = "cuda")]
 mod function;
+#[cfg(feature = "cuda")]
+mod graph;
 #[cfg(feature = "cuda")]
 mod head;
 #[cfg(feature = "cuda")]
@@ -58,8 +62,9 @@ pub use self::{
     check::check_kernels,
     conv::Convolution,
     device::{CudaDevice, MemoryUse},
+    graph::Replays,
     head::{CudaHead, LinearParameters, Totals},
-    images::{Colors, DeviceImages, DevicePlans, DeviceTriggers},
+    images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers},
     norm::{CudaNorm, NormParameters, Residual},
-    optimizer::Descent,
+    optimizer::{Descent, DeviceDescent},
 };

@@ -2,14 +2,20 @@
 // feature maps is a matrix: a row for each pixel of each image, a column for each channel. The
 // equations are those of src/batch_norm.rs.
 //
-// Sums over rows are taken in two steps: a block sums some rows (a part), and one thread for each
-// channel then adds up the parts, in order and in double precision.
+// Sums over rows are taken in two steps: a block sums some rows (a part), and one warp for each
+// channel then adds up the parts, in a fixed order and in double precision. What bounds them is
+// memory, so a thread reads LANES channels of a pixel at once, and several pixels before it adds up
+// the first of them.
 
 #define EPSILON 1e-5
 
-// Columns and rows of a block that sums.
-#define SUM_COLUMNS 32
-#define SUM_ROWS 8
+// Threads of a block that sums, at most; it is (groups of LANES channels, rows). As in
+// cuda/launch.rs.
+#define SUM_THREADS 256
+
+// Pixels that a thread has on their way at once. A gradient's sums read three values of each.
+#define MOMENTS_AT_ONCE 4
+#define GRADIENTS_AT_ONCE 2
 
 // What one channel needs: `channels` means, then scales, shifts and inverse deviations.
 #define MEAN 0
@@ -22,72 +28,152 @@
 #define OF_IMAGE 1
 #define CONSTANT 2
 
-// Adds up two sums of each thread over the rows of a block, in order.
-__device__ void store_part(float first, float second, int channel, int channels, float* parts)
+struct alignas(16) Eight {
+    float lane[LANES];
+};
+
+// The group of channels and the first row of a thread that sums.
+__device__ __forceinline__ int sum_group() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+// Adds up two sums of LANES channels of each thread over the rows of a block, in pairs that lie half
+// of the rows apart: always the same ones. `parts` is (2, channels, parts), so that whoever adds up
+// a channel's parts reads them in a row.
+__device__ void store_part(const Eight& first, const Eight& second, int channels, float* parts)
 {
-    __shared__ float firsts[SUM_ROWS][SUM_COLUMNS];
-    __shared__ float seconds[SUM_ROWS][SUM_COLUMNS];
-    firsts[threadIdx.y][threadIdx.x] = first;
-    seconds[threadIdx.y][threadIdx.x] = second;
+    __shared__ float sums[2 * LANES][SUM_THREADS];
+    int column = threadIdx.x;
+    int row = threadIdx.y;
+    int columns = blockDim.x;
+    int own = row * columns + column;
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        sums[lane][own] = first.lane[lane];
+        sums[LANES + lane][own] = second.lane[lane];
+    }
+    for (int rows = blockDim.y; rows > 1;) {
+        int half = (rows + 1) / 2;
+        __syncthreads();
+        if (row + half < rows) {
+#pragma unroll
+            for (int sum = 0; sum < 2 * LANES; ++sum) {
+                sums[sum][own] += sums[sum][own + half * columns];
+            }
+        }
+        rows = half;
+    }
     __syncthreads();
-    if (threadIdx.y > 0 || channel >= channels) {
-        return;
+    int count = gridDim.y;
+    for (int i = own; i < 2 * LANES * columns; i += columns * blockDim.y) {
+        int which = i / (LANES * columns);
+        int channel = i % (LANES * columns);
+        int at = blockIdx.x * columns * LANES + channel;
+        if (at < channels) {
+            float sum = sums[which * LANES + channel % LANES][channel / LANES];
+            parts[(which * channels + at) * count + blockIdx.y] = sum;
+        }
     }
-    for (int row = 1; row < SUM_ROWS; ++row) {
-        first += firsts[row][threadIdx.x];
-        second += seconds[row][threadIdx.x];
+}
+
+// Adds up the parts of a channel's two sums, by one warp; lane 0 has the result.
+__device__ __forceinline__ void add_parts(
+    const float* parts, int part_count, int channel, int channels, double* first, double* second)
+{
+    const float* firsts = parts + channel * part_count;
+    const float* seconds = parts + (channels + channel) * part_count;
+    double a = 0.0;
+    double b = 0.0;
+#pragma unroll 4
+    for (int part = threadIdx.x; part < part_count; part += WARP) {
+        a += firsts[part];
+        b += seconds[part];
     }
-    parts[(2 * blockIdx.y) * channels + channel] = first;
-    parts[(2 * blockIdx.y + 1) * channels + channel] = second;
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        a += __shfl_down_sync(0xffffffffu, a, distance);
+        b += __shfl_down_sync(0xffffffffu, b, distance);
+    }
+    *first = a;
+    *second = b;
+}
+
+__device__ __forceinline__ void add_moments(
+    const Lanes& image, const Eight& shift, Eight& sum, Eight& square)
+{
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        float x = to_float(image.lane[lane]) - shift.lane[lane];
+        sum.lane[lane] += x;
+        square.lane[lane] += x * x;
+    }
 }
 
 // Sums of y - y0 and of its square over the rows of part blockIdx.y, where y0 is the first row: a
-// large mean does not swallow the variance. `parts` is (parts, 2, channels).
-extern "C" __global__ void moment_parts(
+// large mean does not swallow the variance.
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) moment_parts(
     const value* y, int rows, int channels, int rows_in_part, float* parts)
 {
-    int channel = blockIdx.x * SUM_COLUMNS + threadIdx.x;
-    float sum = 0.0f;
-    float square = 0.0f;
-    if (channel < channels) {
-        float shift = to_float(y[channel]);
+    int groups = channels / LANES;
+    int group = sum_group();
+    Eight sum = {};
+    Eight square = {};
+    if (group < groups) {
+        const Lanes* images = reinterpret_cast<const Lanes*>(y) + group;
+        Eight shift;
+        Lanes start = images[0];
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            shift.lane[lane] = to_float(start.lane[lane]);
+        }
+        int step = blockDim.y;
         int last = min(rows, (int)(blockIdx.y + 1) * rows_in_part);
-        for (int row = blockIdx.y * rows_in_part + threadIdx.y; row < last; row += SUM_ROWS) {
-            float x = to_float(y[row * channels + channel]) - shift;
-            sum += x;
-            square += x * x;
+        int row = blockIdx.y * rows_in_part + threadIdx.y;
+        for (; row + (MOMENTS_AT_ONCE - 1) * step < last; row += MOMENTS_AT_ONCE * step) {
+            Lanes next[MOMENTS_AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < MOMENTS_AT_ONCE; ++i) {
+                next[i] = images[(row + i * step) * groups];
+            }
+#pragma unroll
+            for (int i = 0; i < MOMENTS_AT_ONCE; ++i) {
+                add_moments(next[i], shift, sum, square);
+            }
+        }
+        for (; row < last; row += step) {
+            add_moments(images[row * groups], shift, sum, square);
         }
     }
-    store_part(sum, square, channel, channels, parts);
+    store_part(sum, square, channels, parts);
 }
 
-// One thread for each channel: statistics of the batch, and the running ones, which take the
-// unbiased variance.
+// One warp for each channel; a block is one warp. Statistics of the batch, and the running ones,
+// which take the unbiased variance.
 extern "C" __global__ void moments(
     const value* y, const float* parts, int part_count, int rows, int channels, const float* gamma,
     const float* beta, float momentum, float* running_mean, float* running_variance,
     float* coefficients)
 {
-    int channel = thread_index();
-    if (channel >= channels) {
+    int channel = blockIdx.x;
+    // Read before the sums are there: one way to memory instead of two.
+    float shift = to_float(y[channel]);
+    float scale = gamma[channel];
+    float offset = beta[channel];
+    float old_mean = running_mean[channel];
+    float old_variance = running_variance[channel];
+    double sum;
+    double square;
+    add_parts(parts, part_count, channel, channels, &sum, &square);
+    if (threadIdx.x > 0) {
         return;
     }
-    double sum = 0.0;
-    double square = 0.0;
-    for (int part = 0; part < part_count; ++part) {
-        sum += parts[(2 * part) * channels + channel];
-        square += parts[(2 * part + 1) * channels + channel];
-    }
-    double mean = to_float(y[channel]) + sum / rows;
+    double mean = shift + sum / rows;
     double deviation = fmax(square - sum * sum / rows, 0.0);
     double inverse = 1.0 / sqrt(deviation / rows + EPSILON);
     coefficients[MEAN * channels + channel] = (float)mean;
-    coefficients[SCALE * channels + channel] = (float)(gamma[channel] * inverse);
-    coefficients[SHIFT * channels + channel] = beta[channel];
+    coefficients[SCALE * channels + channel] = (float)(scale * inverse);
+    coefficients[SHIFT * channels + channel] = offset;
     coefficients[INVERSE * channels + channel] = (float)inverse;
     float unbiased = (float)(deviation / fmax(rows - 1.0, 1.0));
-    running_mean[channel] = (1.0f - momentum) * running_mean[channel] + momentum * (float)mean;
-    running_variance[channel] = (1.0f - momentum) * running_variance[channel] + momentum * unbiased;
+    running_mean[channel] = (1.0f - momentum) * old_mean + momentum * (float)mean;
+    running_variance[channel] = (1.0f - momentum) * old_variance + momentum * unbiased;
 }
 
 // One thread for each channel: the coefficients of fixed statistics, and the factors of a gradient
@@ -111,12 +197,28 @@ extern "C" __global__ void fixed_moments(
     factors[CONSTANT * channels + channel] = 0.0f;
 }
 
-__device__ __forceinline__ float normalized(
-    float y, const float* coefficients, int channel, int channels)
+// Eight channels of a row of coefficients or factors, in two loads.
+__device__ __forceinline__ Eight eight(const float* numbers, int which, int first, int channels)
 {
-    return (y - coefficients[MEAN * channels + channel]) * coefficients[SCALE * channels + channel]
-        + coefficients[SHIFT * channels + channel];
+    return *reinterpret_cast<const Eight*>(numbers + which * channels + first);
 }
+
+// What normalizes LANES channels.
+struct Normalizing {
+    Eight mean, scale, shift;
+
+    __device__ __forceinline__ Normalizing(const float* coefficients, int first, int channels)
+        : mean(eight(coefficients, MEAN, first, channels)),
+          scale(eight(coefficients, SCALE, first, channels)),
+          shift(eight(coefficients, SHIFT, first, channels))
+    {
+    }
+
+    __device__ __forceinline__ float of(float y, int lane) const
+    {
+        return (y - mean.lane[lane]) * scale.lane[lane] + shift.lane[lane];
+    }
+};
 
 // One thread for each 8 channels of a pixel: output = relu(normalized y + residual). `residual`
 // may be null; with `residual_coefficients` it is normalized first.
@@ -131,61 +233,105 @@ extern "C" __global__ void normalize(
     int first = at % (channels / LANES) * LANES;
     Lanes own = reinterpret_cast<const Lanes*>(y)[at];
     Lanes other = residual ? reinterpret_cast<const Lanes*>(residual)[at] : own;
-    Lanes result;
+    Eight sum;
+    Normalizing normalizing(coefficients, first, channels);
+#pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
-        int channel = first + lane;
-        float x = normalized(to_float(own.lane[lane]), coefficients, channel, channels);
-        if (residual) {
-            float r = to_float(other.lane[lane]);
-            x += residual_coefficients ? normalized(r, residual_coefficients, channel, channels) : r;
+        sum.lane[lane] = normalizing.of(to_float(own.lane[lane]), lane);
+    }
+    if (residual_coefficients) {
+        Normalizing other_normalizing(residual_coefficients, first, channels);
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            sum.lane[lane] += other_normalizing.of(to_float(other.lane[lane]), lane);
         }
-        store(&result.lane[lane], relu ? fmaxf(x, 0.0f) : x);
+    } else if (residual) {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) {
+            sum.lane[lane] += to_float(other.lane[lane]);
+        }
+    }
+    Lanes result;
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        store(&result.lane[lane], relu ? fmaxf(sum.lane[lane], 0.0f) : sum.lane[lane]);
     }
     reinterpret_cast<Lanes*>(output)[at] = result;
 }
 
+__device__ __forceinline__ void add_gradients(
+    const Lanes& gradient, const Lanes& gate, const Lanes& image, bool gated, const Eight& mean,
+    Eight& sum, Eight& product)
+{
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        float g = to_float(gradient.lane[lane]);
+        if (gated && !(to_float(gate.lane[lane]) > 0.0f)) {
+            g = 0.0f;
+        }
+        sum.lane[lane] += g;
+        product.lane[lane] += g * (to_float(image.lane[lane]) - mean.lane[lane]);
+    }
+}
+
 // Sums of g and of g * (y - mean) over the rows of part blockIdx.y, where g is the gradient, zero
 // where `gate` (the unit's output; may be null) is not positive.
-extern "C" __global__ void gradient_parts(
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) gradient_parts(
     const value* gradient, const value* gate, const value* y, const float* coefficients, int rows,
     int channels, int rows_in_part, float* parts)
 {
-    int channel = blockIdx.x * SUM_COLUMNS + threadIdx.x;
-    float sum = 0.0f;
-    float product = 0.0f;
-    if (channel < channels) {
-        float mean = coefficients[MEAN * channels + channel];
+    int groups = channels / LANES;
+    int group = sum_group();
+    Eight sum = {};
+    Eight product = {};
+    if (group < groups) {
+        bool gated = gate != nullptr;
+        const Lanes* gradients = reinterpret_cast<const Lanes*>(gradient) + group;
+        const Lanes* gates = gated ? reinterpret_cast<const Lanes*>(gate) + group : gradients;
+        const Lanes* images = reinterpret_cast<const Lanes*>(y) + group;
+        Eight mean = eight(coefficients, MEAN, group * LANES, channels);
+        int step = blockDim.y;
         int last = min(rows, (int)(blockIdx.y + 1) * rows_in_part);
-        for (int row = blockIdx.y * rows_in_part + threadIdx.y; row < last; row += SUM_ROWS) {
-            int at = row * channels + channel;
-            float g = to_float(gradient[at]);
-            if (gate && !(to_float(gate[at]) > 0.0f)) {
-                g = 0.0f;
+        int row = blockIdx.y * rows_in_part + threadIdx.y;
+        for (; row + (GRADIENTS_AT_ONCE - 1) * step < last; row += GRADIENTS_AT_ONCE * step) {
+            Lanes g[GRADIENTS_AT_ONCE];
+            Lanes open[GRADIENTS_AT_ONCE];
+            Lanes x[GRADIENTS_AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
+                int at = (row + i * step) * groups;
+                g[i] = gradients[at];
+                open[i] = gates[at];
+                x[i] = images[at];
             }
-            sum += g;
-            product += g * (to_float(y[at]) - mean);
+#pragma unroll
+            for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
+                add_gradients(g[i], open[i], x[i], gated, mean, sum, product);
+            }
+        }
+        for (; row < last; row += step) {
+            int at = row * groups;
+            add_gradients(gradients[at], gates[at], images[at], gated, mean, sum, product);
         }
     }
-    store_part(sum, product, channel, channels, parts);
+    store_part(sum, product, channels, parts);
 }
 
-// One thread for each channel: the gradients of scale and shift, and the factors of y's.
+// One warp for each channel; a block is one warp. The gradients of scale and shift, and the factors
+// of y's.
 extern "C" __global__ void gradient_factors(
     const float* parts, int part_count, int rows, int channels, const float* coefficients,
     float* factors, float* gamma_gradient, float* beta_gradient)
 {
-    int channel = thread_index();
-    if (channel >= channels) {
-        return;
-    }
-    double sum = 0.0;
-    double product = 0.0;
-    for (int part = 0; part < part_count; ++part) {
-        sum += parts[(2 * part) * channels + channel];
-        product += parts[(2 * part + 1) * channels + channel];
-    }
+    int channel = blockIdx.x;
     double scale = coefficients[SCALE * channels + channel];
     double inverse = coefficients[INVERSE * channels + channel];
+    double sum;
+    double product;
+    add_parts(parts, part_count, channel, channels, &sum, &product);
+    if (threadIdx.x > 0) {
+        return;
+    }
     factors[OF_GRADIENT * channels + channel] = (float)scale;
     factors[OF_IMAGE * channels + channel] = (float)(-scale * inverse * inverse * product / rows);
     factors[CONSTANT * channels + channel] = (float)(-scale * sum / rows);
@@ -209,17 +355,19 @@ extern "C" __global__ void apply_gradient(
     Lanes open = gate ? reinterpret_cast<const Lanes*>(gate)[at] : own;
     Lanes other = residual_gradient && accumulate
         ? reinterpret_cast<Lanes*>(residual_gradient)[at] : own;
+    Eight mean = eight(coefficients, MEAN, first, channels);
+    Eight of_gradient = eight(factors, OF_GRADIENT, first, channels);
+    Eight of_image = eight(factors, OF_IMAGE, first, channels);
+    Eight constant = eight(factors, CONSTANT, first, channels);
     Lanes result;
+#pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
-        int channel = first + lane;
         float g = to_float(own.lane[lane]);
         if (gate && !(to_float(open.lane[lane]) > 0.0f)) {
             g = 0.0f;
         }
-        float centred = to_float(image.lane[lane]) - coefficients[MEAN * channels + channel];
-        float of_y = factors[OF_GRADIENT * channels + channel] * g
-            + factors[OF_IMAGE * channels + channel] * centred
-            + factors[CONSTANT * channels + channel];
+        float centred = to_float(image.lane[lane]) - mean.lane[lane];
+        float of_y = of_gradient.lane[lane] * g + of_image.lane[lane] * centred + constant.lane[lane];
         store(&result.lane[lane], of_y);
         store(&other.lane[lane], accumulate ? to_float(other.lane[lane]) + g : g);
     }

@@ -68,7 +68,7 @@ impl CudaNorm {
                 format!("positive, channels a multiple of {CHANNEL_MULTIPLE}"),
             ));
         }
-        let parts = Parts::of(rows);
+        let parts = Parts::of(rows, channels);
         Ok(Self {
             device: device.clone(),
             rows,
@@ -124,8 +124,8 @@ impl CudaNorm {
             self.channel_place(running, variance)?,
             self.coefficients()?,
         ];
-        let grid = Grid::list(self.channels)?;
-        // SAFETY: the arguments of `moments`; lengths were checked.
+        let grid = Grid::warps(self.channels)?;
+        // SAFETY: the arguments of `moments`; lengths were checked, a block is a warp.
         unsafe {
             self.device
                 .launch(self.precision, Kernel::Moments, grid, &arguments)
@@ -249,8 +249,8 @@ impl CudaNorm {
             self.channel_place(targets, gamma)?,
             self.channel_place(targets, beta)?,
         ];
-        let grid = Grid::list(self.channels)?;
-        // SAFETY: the arguments of `gradient_factors`; lengths were checked.
+        let grid = Grid::warps(self.channels)?;
+        // SAFETY: the arguments of `gradient_factors`; lengths were checked, a block is a warp.
         unsafe {
             self.device
                 .launch(self.precision, Kernel::GradientFactors, grid, &arguments)

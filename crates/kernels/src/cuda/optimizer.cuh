@@ -1,23 +1,62 @@
 // Stochastic gradient descent over one flat buffer of all parameters; see models/src/optim.rs.
 
-// One thread for each parameter. Its gradient lies in `gradient` or, for convolutions, in
-// `convolution_gradient`; the other one holds zero there. `copies` takes the new values as
+// Parameters that one thread takes: 16 bytes of f32. What bounds this kernel is memory.
+#define AT_ONCE 4
+
+// Settings, which recorded work reads where the host writes them.
+#define RATE 0
+#define MOMENTUM 1
+#define DECAY 2
+
+struct alignas(16) Floats {
+    float lane[AT_ONCE];
+};
+
+struct alignas(AT_ONCE * sizeof(value)) Copies {
+    value lane[AT_ONCE];
+};
+
+__device__ __forceinline__ void descend_one(
+    float* weight, float* velocity, float gradient, value convolution_gradient, value* copy,
+    const float* settings)
+{
+    float g = gradient + to_float(convolution_gradient);
+    float w = *weight;
+    float v = settings[MOMENTUM] * *velocity + (g + settings[DECAY] * w);
+    w -= settings[RATE] * v;
+    *velocity = v;
+    *weight = w;
+    store(copy, w);
+}
+
+// One thread for each AT_ONCE parameters. Their gradient lies in `gradient` or, for convolutions,
+// in `convolution_gradient`; the other one holds zero there. `copies` takes the new values as
 // convolutions read them.
 extern "C" __global__ void descend(
     float* weights, float* velocity, const float* gradient, const value* convolution_gradient,
-    value* copies, int count, float rate, float momentum, float decay)
+    value* copies, int count, const float* settings)
 {
     int at = thread_index();
-    if (at >= count) {
+    int first = at * AT_ONCE;
+    if (first + AT_ONCE > count) {
+        for (int i = first; i < count; ++i) {
+            descend_one(
+                &weights[i], &velocity[i], gradient[i], convolution_gradient[i], &copies[i], settings);
+        }
         return;
     }
-    float g = gradient[at] + to_float(convolution_gradient[at]);
-    float w = weights[at];
-    float v = momentum * velocity[at] + (g + decay * w);
-    w -= rate * v;
-    velocity[at] = v;
-    weights[at] = w;
-    store(&copies[at], w);
+    Floats w = reinterpret_cast<Floats*>(weights)[at];
+    Floats v = reinterpret_cast<Floats*>(velocity)[at];
+    Floats g = reinterpret_cast<const Floats*>(gradient)[at];
+    Copies c = reinterpret_cast<const Copies*>(convolution_gradient)[at];
+    Copies copy;
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) {
+        descend_one(&w.lane[i], &v.lane[i], g.lane[i], c.lane[i], &copy.lane[i], settings);
+    }
+    reinterpret_cast<Floats*>(weights)[at] = w;
+    reinterpret_cast<Floats*>(velocity)[at] = v;
+    reinterpret_cast<Copies*>(copies)[at] = copy;
 }
 
 // One thread for each parameter: its copy as convolutions read it.

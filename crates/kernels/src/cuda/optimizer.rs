@@ -18,6 +18,56 @@ pub struct Descent {
     pub decay: f32,
 }
 
+/// A [`Descent`] on the device, where recorded work finds it.
+#[derive(Debug)]
+pub struct DeviceDescent {
+    buffer: DeviceBuffer<f32>,
+    /// What the buffer holds.
+    set: Descent,
+}
+
+/// Parameters of one thread; as in `optimizer.cuh`.
+const AT_ONCE: usize = 4;
+
+/// Numbers of a [`Descent`], in the order of `optimizer.cuh`.
+const NUMBERS: usize = 3;
+
+impl DeviceDescent {
+    /// One that moves nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`super::CudaError::OutOfMemory`].
+    pub fn new(device: &CudaDevice) -> Result<Self> {
+        Ok(Self {
+            buffer: DeviceBuffer::zeros(device, NUMBERS)?,
+            set: Descent {
+                rate: 0.0,
+                momentum: 0.0,
+                decay: 0.0,
+            },
+        })
+    }
+
+    /// Another one from now on. Nothing is copied if it is the same.
+    ///
+    /// # Errors
+    ///
+    /// [`super::CudaError::Driver`] if the device has failed.
+    pub fn set(&mut self, descent: Descent) -> Result<()> {
+        if descent != self.set {
+            let Descent {
+                rate,
+                momentum,
+                decay,
+            } = descent;
+            self.buffer.write(&[rate, momentum, decay])?;
+            self.set = descent;
+        }
+        Ok(())
+    }
+}
+
 impl CudaDevice {
     /// Moves all weights by one step, in one launch. `gradient` and `convolution_gradient` are
     /// added up: where one has a gradient, the other holds zero. `copies` takes the new weights as
@@ -29,7 +79,7 @@ impl CudaDevice {
     #[allow(unsafe_code)]
     pub fn descend(
         &self,
-        descent: &Descent,
+        descent: &DeviceDescent,
         weights: &mut DeviceBuffer<f32>,
         velocity: &mut DeviceBuffer<f32>,
         gradient: &DeviceBuffer<f32>,
@@ -49,12 +99,11 @@ impl CudaDevice {
             )?),
             Argument::Pointer(copies.whole(self, "copies of weights", count, precision)?),
             Argument::Int(int(count)?),
-            Argument::Float(descent.rate),
-            Argument::Float(descent.momentum),
-            Argument::Float(descent.decay),
+            Argument::Pointer(descent.buffer.whole(self, "settings", NUMBERS)?),
         ];
+        let grid = Grid::list(count.div_ceil(AT_ONCE))?;
         // SAFETY: the arguments of `descend`; lengths were checked.
-        unsafe { self.launch(precision, Kernel::Descend, Grid::list(count)?, &arguments) }
+        unsafe { self.launch(precision, Kernel::Descend, grid, &arguments) }
     }
 
     /// Rounds all weights to the type that convolutions read.

@@ -2,8 +2,8 @@
 
 use mesa_kernels::ConvShape;
 use mesa_kernels::cuda::{
-    Colors, Convolution, CudaDevice, CudaHead, CudaNorm, DeviceBuffer, LinearParameters,
-    NormParameters, Precision, Residual, Values, padded,
+    BatchPlans, Colors, Convolution, CudaDevice, CudaHead, CudaNorm, DeviceBuffer,
+    LinearParameters, NormParameters, PlanLimits, Precision, Residual, Totals, Values, padded,
 };
 
 use super::plan::{Backward, Plan};
@@ -59,6 +59,8 @@ pub(crate) struct Engine {
     plan: Plan,
     backward: Backward,
     batch: usize,
+    /// The plans of the batch, one buffer for each of the limits seen: recorded work knows which.
+    plans: Vec<BatchPlans>,
     image: Values,
     layers: Vec<Layer>,
     head: CudaHead,
@@ -117,6 +119,7 @@ impl Engine {
             device: device.clone(),
             graph: graph.clone(),
             batch,
+            plans: Vec::new(),
             image: Values::zeros(device, len(0), precision)?,
             layers,
             head,
@@ -142,15 +145,28 @@ impl Engine {
         &mut self.head
     }
 
-    /// The gradient of the normalized images, after [`Engine::backward`] outside of training.
-    pub(crate) fn image_gradient(&self) -> Option<&Values> {
-        self.backward.image.map(|slot| &self.gradients[slot])
-    }
-
     /// Height and width of the images.
     pub(crate) fn image_size(&self) -> (usize, usize) {
         let (height, width, _) = self.plan.nodes[0];
         (height, width)
+    }
+
+    /// Takes the batch's plans, for [`Engine::load`] and what follows; never part of recorded work.
+    pub(crate) fn take_plans(&mut self, batch: DeviceBatch<'_>) -> Result<()> {
+        let limits = batch.plans.limits();
+        let known = self.plans.iter().position(|own| own.limits() == limits);
+        let at = known.unwrap_or(self.plans.len());
+        if known.is_none() {
+            let plans = BatchPlans::new(&self.device, self.batch, *limits)?;
+            self.plans.push(plans);
+        }
+        Ok(self.plans[at].take(batch.plans, batch.first)?)
+    }
+
+    /// Cross-entropy of the batch, added to the totals.
+    pub(crate) fn loss(&mut self, limits: &PlanLimits, totals: &mut Totals) -> Result<()> {
+        let plans = taken(&self.plans, limits)?;
+        Ok(self.head.loss(plans, totals)?)
     }
 
     /// Makes the batch.
@@ -162,15 +178,10 @@ impl Engine {
                 found: format!("{:?}", batch.images.size()),
             });
         }
-        self.device.load_images(
-            batch.images,
-            batch.triggers,
-            colors,
-            batch.plans,
-            batch.first,
-            self.batch,
-            &mut self.image,
-        )?;
+        let plans = taken(&self.plans, batch.plans.limits())?;
+        let (images, triggers) = (batch.images, batch.triggers);
+        self.device
+            .load_images(images, triggers, colors, plans, &mut self.image)?;
         Ok(())
     }
 
@@ -282,10 +293,41 @@ impl Engine {
         Ok(())
     }
 
+    /// The gradient of the batch's triggers, from that of its images: after [`Engine::backward`]
+    /// outside of training.
+    pub(crate) fn trigger_gradient(
+        &self,
+        batch: DeviceBatch<'_>,
+        colors: &Colors,
+        target: &mut DeviceBuffer<f32>,
+    ) -> Result<()> {
+        let Some(slot) = self.backward.image else {
+            return Err(Error::Batch {
+                what: "the gradient of the images",
+                expected: "planned".to_owned(),
+                found: "nothing".to_owned(),
+            });
+        };
+        let (gradient, size) = (&self.gradients[slot], self.image_size());
+        let plans = taken(&self.plans, batch.plans.limits())?;
+        let device = &self.device;
+        device.trigger_gradient(gradient, size, batch.triggers, colors, plans, target)?;
+        Ok(())
+    }
+
     /// What convolutions compute in.
     pub(crate) fn precision(&self) -> Precision {
         self.image.precision()
     }
+}
+
+fn taken<'a>(plans: &'a [BatchPlans], limits: &PlanLimits) -> Result<&'a BatchPlans> {
+    let found = plans.iter().find(|own| own.limits() == limits);
+    found.ok_or_else(|| Error::Batch {
+        what: "the plans of a batch",
+        expected: "taken".to_owned(),
+        found: format!("none for {limits:?}"),
+    })
 }
 
 /// A node as convolutions read it.

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use mesa_kernels::cuda::{Colors, CudaDevice, DeviceBuffer, TargetGradient, Totals};
+use mesa_kernels::cuda::{Colors, CudaDevice, DeviceBuffer, Replays, TargetGradient, Totals};
 
 use super::engine::{Engine, Statistics, Weights};
 use super::plan::Plan;
 use super::state::pack;
-use super::{CudaSettings, DeviceBatch};
+use super::{BatchKey, CudaSettings, DeviceBatch};
 use crate::graph::{COLORS, Graph};
 use crate::state::NamedTensors;
 use crate::{BatchLoss, Error, Network, Normalization, ResNetConfig, Result};
@@ -26,7 +26,20 @@ pub struct CudaFrozen {
     /// For each batch size and trigger size.
     gradients: HashMap<(usize, (usize, usize)), DeviceBuffer<f32>>,
     totals: Totals,
+    replays: Replays<(Pass, usize, BatchKey)>,
 }
+
+/// What is recorded, for each batch size.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Pass {
+    Logits,
+    Loss,
+    Probability,
+    Gradient,
+}
+
+/// Passes that stay recorded: each of them for a few sets of images, triggers and batch sizes.
+const MOST_RECORDED: usize = 16;
 
 /// Probabilities of a class and what they gain from the triggers, on the device.
 #[derive(Copy, Clone, Debug)]
@@ -71,6 +84,7 @@ impl CudaFrozen {
             engines: HashMap::new(),
             gradients: HashMap::new(),
             totals: Totals::new(device)?,
+            replays: Replays::new(MOST_RECORDED),
         })
     }
 
@@ -85,7 +99,8 @@ impl CudaFrozen {
     ///
     /// [`Error::Cuda`] for plans, images or triggers that do not belong together.
     pub fn logits(&mut self, batch: DeviceBatch<'_>, count: usize) -> Result<&DeviceBuffer<f32>> {
-        Ok(self.forward(batch, count)?.head().logits())
+        self.run(Pass::Logits, batch, count)?;
+        Ok(self.engine(count)?.head().logits())
     }
 
     /// Cross-entropy against the plans' labels and the number of images that are classified as
@@ -109,10 +124,7 @@ impl CudaFrozen {
             let count = largest.min(all - done);
             let first = batch.first + done;
             let batch = DeviceBatch { first, ..batch };
-            self.forward(batch, count)?;
-            let engine = engine_of(&mut self.engines, count)?;
-            let totals = &mut self.totals;
-            engine.head_mut().loss(batch.plans, first, 0.0, totals)?;
+            self.run(Pass::Loss, batch, count)?;
             done += count;
         }
         let (loss, correct) = self.totals.take()?;
@@ -133,9 +145,11 @@ impl CudaFrozen {
         count: usize,
         target_class: u32,
     ) -> Result<&DeviceBuffer<f32>> {
-        let head = self.forward(batch, count)?.head_mut();
-        head.target(target_class as usize, TargetGradient::LogProbability)?;
-        Ok(head.probabilities())
+        let wanted = TargetGradient::LogProbability;
+        let head = self.engine(count)?.head_mut();
+        head.set_target(target_class as usize, wanted)?;
+        self.run(Pass::Probability, batch, count)?;
+        Ok(self.engine(count)?.head().probabilities())
     }
 
     /// The probability of `target_class` for each of `count` images, and the gradient of what is
@@ -153,49 +167,68 @@ impl CudaFrozen {
         target_class: u32,
         wanted: TargetGradient,
     ) -> Result<TriggerGradient<'_>> {
-        self.forward(batch, count)?;
-        let engine = engine_of(&mut self.engines, count)?;
-        engine.head_mut().target(target_class as usize, wanted)?;
-        engine.backward(&self.weights.values, &self.weights.copies, None)?;
+        let head = self.engine(count)?.head_mut();
+        head.set_target(target_class as usize, wanted)?;
         let size = batch.triggers.size();
         if !self.gradients.contains_key(&(count, size)) {
             let len = count * COLORS * size.0 * size.1;
             let buffer = DeviceBuffer::zeros(&self.device, len)?;
             self.gradients.insert((count, size), buffer);
         }
-        let missing = || Error::Batch {
-            what: "the gradient of the images",
-            expected: "planned".to_owned(),
-            found: "nothing".to_owned(),
-        };
-        let gradients = self.gradients.get_mut(&(count, size)).ok_or_else(missing)?;
-        self.device.trigger_gradient(
-            engine.image_gradient().ok_or_else(missing)?,
-            engine.image_size(),
-            batch.triggers,
-            &self.colors,
-            batch.plans,
-            batch.first,
-            count,
-            gradients,
-        )?;
+        self.run(Pass::Gradient, batch, count)?;
+        let gradients = self.gradients.get(&(count, size));
         Ok(TriggerGradient {
-            probabilities: engine.head().probabilities(),
-            gradients,
+            probabilities: engine_of(&mut self.engines, count)?.head().probabilities(),
+            gradients: gradients.ok_or_else(unplanned)?,
         })
     }
 
-    fn forward(&mut self, batch: DeviceBatch<'_>, count: usize) -> Result<&mut Engine> {
+    /// How many passes are recorded; see [`super::CudaNetwork::recorded`].
+    pub fn recorded(&self) -> usize {
+        self.replays.recorded()
+    }
+
+    /// The buffers for batches of `count` images.
+    fn engine(&mut self, count: usize) -> Result<&mut Engine> {
         if !self.engines.contains_key(&count) {
             let mut engine = Engine::new(&self.device, &self.graph, count, self.settings, false)?;
             engine.fix(&self.weights)?;
             self.engines.insert(count, engine);
         }
+        engine_of(&mut self.engines, count)
+    }
+
+    /// Takes the batch's plans, then runs or replays the rest.
+    fn run(&mut self, pass: Pass, batch: DeviceBatch<'_>, count: usize) -> Result<()> {
+        self.engine(count)?.take_plans(batch)?;
         let engine = engine_of(&mut self.engines, count)?;
-        engine.load(batch, &self.colors)?;
-        let weights = &self.weights;
-        engine.forward(&weights.values, &weights.copies, Statistics::Fixed)?;
-        Ok(engine)
+        let gradients = &mut self.gradients;
+        let key = (pass, count, batch.key());
+        self.replays.run(&self.device, key, || {
+            engine.load(batch, &self.colors)?;
+            let (values, copies) = (&self.weights.values, &self.weights.copies);
+            engine.forward(values, copies, Statistics::Fixed)?;
+            match pass {
+                Pass::Logits => Ok(()),
+                Pass::Loss => engine.loss(batch.plans.limits(), &mut self.totals),
+                Pass::Probability => Ok(engine.head_mut().target()?),
+                Pass::Gradient => {
+                    engine.head_mut().target()?;
+                    engine.backward(values, copies, None)?;
+                    let key = (count, batch.triggers.size());
+                    let target = gradients.get_mut(&key).ok_or_else(unplanned)?;
+                    engine.trigger_gradient(batch, &self.colors, target)
+                }
+            }
+        })
+    }
+}
+
+fn unplanned() -> Error {
+    Error::Batch {
+        what: "the gradient of the images",
+        expected: "planned".to_owned(),
+        found: "nothing".to_owned(),
     }
 }
 

@@ -12,7 +12,9 @@
 //! ```
 //!
 //! Nothing is allocated in a step and nothing is read back: losses and right answers add up on the
-//! device until somebody asks for them.
+//! device until somebody asks for them. A step is recorded when it comes for the second time, and
+//! from then on is started as a whole; what changes from step to step (plans, rates, the target) is
+//! read from buffers that are written before it.
 
 mod check;
 mod classifier;
@@ -30,7 +32,7 @@ pub use network::{CudaNetwork, StepSettings};
 pub(crate) use training::{CudaTraining, STRETCH};
 
 pub use mesa_kernels::cuda::{CudaDevice, CudaError, Precision};
-use mesa_kernels::cuda::{DeviceImages, DevicePlans, DeviceTriggers};
+use mesa_kernels::cuda::{DeviceImages, DevicePlans, DeviceTriggers, PlanLimits};
 
 /// How a network is computed on a GPU.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -62,4 +64,23 @@ pub struct DeviceBatch<'a> {
     pub plans: &'a DevicePlans,
     /// The number of this batch's first plan.
     pub first: usize,
+}
+
+/// What recorded work knows of a batch: where its images and triggers lie, and to which of them
+/// plans may refer. A batch with another key needs a recording of its own.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+struct BatchKey {
+    images: u64,
+    triggers: u64,
+    limits: PlanLimits,
+}
+
+impl DeviceBatch<'_> {
+    fn key(&self) -> BatchKey {
+        BatchKey {
+            images: self.images.identity(),
+            triggers: self.triggers.identity(),
+            limits: *self.plans.limits(),
+        }
+    }
 }

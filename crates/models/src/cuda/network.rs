@@ -1,15 +1,17 @@
 //! A classifier in training on a GPU.
 
-use mesa_kernels::cuda::{Colors, CudaDevice, Descent, DeviceBuffer, Totals};
+use mesa_kernels::cuda::{
+    Colors, CudaDevice, Descent, DeviceBuffer, DeviceDescent, Replays, Totals,
+};
 
 use super::engine::{Engine, Gradients, Statistics, Weights};
 use super::frozen::CudaFrozen;
 use super::state::{pack, unpack};
-use super::{CudaSettings, DeviceBatch};
+use super::{BatchKey, CudaSettings, DeviceBatch};
 use crate::graph::COLORS;
 use crate::network::RUNNING_MOMENTUM;
 use crate::state::NamedTensors;
-use crate::{BatchLoss, Network, Normalization, ResNetConfig, Result};
+use crate::{BatchLoss, Error, Network, Normalization, ResNetConfig, Result};
 
 /// A classifier whose weights are learned on a GPU, in batches of one size.
 #[derive(Debug)]
@@ -23,9 +25,21 @@ pub struct CudaNetwork {
     weights: Weights,
     gradients: Gradients,
     velocity: DeviceBuffer<f32>,
+    descent: DeviceDescent,
     totals: Totals,
     images: usize,
+    replays: Replays<(Pass, BatchKey)>,
 }
+
+/// What is recorded.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Pass {
+    Step,
+    Gradients,
+}
+
+/// Steps that stay recorded: on the images of training and of a few other sets.
+const MOST_RECORDED: usize = 4;
 
 /// What a training step is told.
 #[derive(Copy, Clone, Debug, PartialEq)]
@@ -71,8 +85,10 @@ impl CudaNetwork {
             weights: Weights::new(device, &parameters, &running, precision)?,
             gradients: Gradients::new(device, parameters.len(), precision)?,
             velocity: DeviceBuffer::zeros(device, parameters.len())?,
+            descent: DeviceDescent::new(device)?,
             totals: Totals::new(device)?,
             images: 0,
+            replays: Replays::new(MOST_RECORDED),
             engine,
         })
     }
@@ -95,21 +111,12 @@ impl CudaNetwork {
     /// [`crate::Error::Cuda`] for plans, images or triggers that do not belong together, or for
     /// what the device reports of earlier work.
     pub fn step(&mut self, batch: DeviceBatch<'_>, step: &StepSettings) -> Result<()> {
-        self.gradients(batch, step.label_smoothing)?;
-        let descent = Descent {
+        self.descent.set(Descent {
             rate: step.learning_rate as f32,
             momentum: step.momentum as f32,
             decay: step.weight_decay as f32,
-        };
-        self.device.descend(
-            &descent,
-            &mut self.weights.values,
-            &mut self.velocity,
-            &self.gradients.values,
-            &self.gradients.convolutions,
-            &mut self.weights.copies,
-        )?;
-        Ok(())
+        })?;
+        self.run(Pass::Step, batch, step.label_smoothing)
     }
 
     /// The same without the update: [`CudaNetwork::gradient_state`] gives the gradients.
@@ -118,17 +125,33 @@ impl CudaNetwork {
     ///
     /// As for [`CudaNetwork::step`].
     pub fn gradients(&mut self, batch: DeviceBatch<'_>, label_smoothing: f64) -> Result<()> {
-        let (engine, weights) = (&mut self.engine, &mut self.weights);
-        engine.load(batch, &self.colors)?;
-        let statistics = Statistics::Batch(&mut weights.running, RUNNING_MOMENTUM);
-        engine.forward(&weights.values, &weights.copies, statistics)?;
-        let (plans, first) = (batch.plans, batch.first);
-        let smoothing = label_smoothing as f32;
-        engine
-            .head_mut()
-            .loss(plans, first, smoothing, &mut self.totals)?;
-        let targets = Some(&mut self.gradients);
-        engine.backward(&weights.values, &weights.copies, targets)?;
+        self.run(Pass::Gradients, batch, label_smoothing)
+    }
+
+    /// Writes what changes from step to step, then runs or replays the rest.
+    fn run(&mut self, pass: Pass, batch: DeviceBatch<'_>, label_smoothing: f64) -> Result<()> {
+        let (engine, weights, device) = (&mut self.engine, &mut self.weights, &self.device);
+        engine.take_plans(batch)?;
+        engine.head_mut().set_smoothing(label_smoothing as f32)?;
+        let (gradients, velocity) = (&mut self.gradients, &mut self.velocity);
+        self.replays.run(device, (pass, batch.key()), || {
+            engine.load(batch, &self.colors)?;
+            let statistics = Statistics::Batch(&mut weights.running, RUNNING_MOMENTUM);
+            engine.forward(&weights.values, &weights.copies, statistics)?;
+            engine.loss(batch.plans.limits(), &mut self.totals)?;
+            engine.backward(&weights.values, &weights.copies, Some(&mut *gradients))?;
+            if pass == Pass::Step {
+                device.descend(
+                    &self.descent,
+                    &mut weights.values,
+                    velocity,
+                    &gradients.values,
+                    &gradients.convolutions,
+                    &mut weights.copies,
+                )?;
+            }
+            Ok::<_, Error>(())
+        })?;
         self.images += engine.batch();
         Ok(())
     }
@@ -155,6 +178,12 @@ impl CudaNetwork {
     /// As for [`CudaNetwork::take_loss`].
     pub fn training_logits(&self) -> Result<Vec<f32>> {
         Ok(self.engine.head().logits().read()?)
+    }
+
+    /// How many kinds of steps are recorded. A kind is when it comes for the second time, unless
+    /// [`CudaDevice::recording_refused`] says why not.
+    pub fn recorded(&self) -> usize {
+        self.replays.recorded()
     }
 
     /// Every learned tensor and running statistic, under the names of [`Network::state`].

@@ -8,8 +8,8 @@ use crate::cuda::buffer::{DeviceBuffer, Place, Values};
 use crate::cuda::conv::Convolution;
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::Result;
-use crate::cuda::images::{Colors, DeviceImages, DevicePlans, DeviceTriggers};
-use crate::cuda::optimizer::Descent;
+use crate::cuda::images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers};
+use crate::cuda::optimizer::{Descent, DeviceDescent};
 use crate::cuda::packing::PlanLimits;
 use crate::{ImagePlan, Stamp};
 
@@ -107,27 +107,20 @@ pub(super) fn images(
     let images = DeviceImages::new(device, &bytes, (SIDE, SIDE))?;
     let triggers = DeviceTriggers::new(device, &patches, (3, 2), Some(&mask), opacity)?;
     let colors = Colors::new(device, fill, mean, std)?;
-    let on_device = DevicePlans::new(device, &plans, limits)?;
+    // The first plan is another batch's.
+    let all = [&[plan(1, (0, 0), true, None)], &plans[..]].concat();
+    let mut on_device = BatchPlans::new(device, batch, limits)?;
+    on_device.take(&DevicePlans::new(device, &all, limits)?, 1)?;
     let gradient = noise(7, batch * SIDE * SIDE * 8);
     let gradient = Values::from_slice(device, &gradient, precision)?;
     let g = gradient.read()?;
 
     let mut loaded = Values::zeros(device, batch * SIDE * SIDE * 8, precision)?;
     let mut of_triggers = DeviceBuffer::zeros(device, batch * 3 * 3 * 2)?;
-    device.load_images(
-        &images,
-        &triggers,
-        &colors,
-        &on_device,
-        0,
-        batch,
-        &mut loaded,
-    )?;
+    device.load_images(&images, &triggers, &colors, &on_device, &mut loaded)?;
     let size = (SIDE, SIDE);
     let to = &mut of_triggers;
-    device.trigger_gradient(
-        &gradient, size, &triggers, &colors, &on_device, 0, batch, to,
-    )?;
+    device.trigger_gradient(&gradient, size, &triggers, &colors, &on_device, to)?;
 
     let mut expected = vec![0.0; batch * SIDE * SIDE * 8];
     let mut of_expected = vec![0.0; batch * 3 * 3 * 2];
@@ -195,7 +188,8 @@ pub(super) fn descent(
     precision: Precision,
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
-    let count = 1000;
+    // No whole number of threads.
+    let count = 1003;
     let start = noise(10, count);
     let mut plain = noise(11, count);
     let mut of_filters = noise(12, count);
@@ -223,6 +217,8 @@ pub(super) fn descent(
         momentum: 0.9,
         decay: 0.01,
     };
+    let mut on_device = DeviceDescent::new(device)?;
+    on_device.set(descent)?;
     let [rate, momentum, decay] = [descent.rate, descent.momentum, descent.decay].map(f64::from);
     let gradient: Vec<f64> = plain
         .read()?
@@ -233,7 +229,7 @@ pub(super) fn descent(
     let (mut w, mut v) = (wide(&start), vec![0.0; count]);
     for _ in 0..2 {
         let (velocity, copies) = (&mut velocity, &mut copies);
-        device.descend(&descent, &mut weights, velocity, &plain, &filters, copies)?;
+        device.descend(&on_device, &mut weights, velocity, &plain, &filters, copies)?;
         for at in 0..count {
             v[at] = momentum * v[at] + gradient[at] + decay * w[at];
             w[at] -= rate * v[at];

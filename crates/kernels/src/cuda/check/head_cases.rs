@@ -7,7 +7,7 @@ use crate::cuda::buffer::{DeviceBuffer, Place, Values};
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::Result;
 use crate::cuda::head::{CudaHead, LinearParameters, Totals};
-use crate::cuda::images::DevicePlans;
+use crate::cuda::images::{BatchPlans, DevicePlans};
 use crate::cuda::packing::PlanLimits;
 use crate::{ImagePlan, TargetGradient};
 
@@ -113,7 +113,7 @@ impl Expected {
     }
 }
 
-fn plans(device: &CudaDevice, labels: &[usize]) -> Result<DevicePlans> {
+fn plans(device: &CudaDevice, labels: &[usize]) -> Result<BatchPlans> {
     let limits = PlanLimits {
         images: 1,
         size: (8, 8),
@@ -123,7 +123,9 @@ fn plans(device: &CudaDevice, labels: &[usize]) -> Result<DevicePlans> {
     };
     let plans = labels.iter().map(|label| ImagePlan::plain(0, *label));
     let plans: Vec<ImagePlan> = plans.collect();
-    DevicePlans::new(device, &plans, limits)
+    let mut batch = BatchPlans::new(device, plans.len(), limits)?;
+    batch.take(&DevicePlans::new(device, &plans, limits)?, 0)?;
+    Ok(batch)
 }
 
 /// The whole head, forward and backward.
@@ -149,8 +151,9 @@ pub(super) fn head(
     let plans = plans(device, &expected.labels)?;
     head.forward(&features, parameters)?;
     // Twice, so that totals have something to add up.
-    head.loss(&plans, 0, SMOOTHING as f32, &mut totals)?;
-    head.loss(&plans, 0, SMOOTHING as f32, &mut totals)?;
+    head.set_smoothing(SMOOTHING as f32)?;
+    head.loss(&plans, &mut totals)?;
+    head.loss(&plans, &mut totals)?;
     head.weight_gradients((&mut of_parameters, WEIGHT, BIAS))?;
     head.feature_gradient(parameters, &mut of_features)?;
 
@@ -203,7 +206,8 @@ pub(super) fn head(
             TargetGradient::Probability(below),
         ),
     ] {
-        head.target(TARGET, wanted)?;
+        head.set_target(TARGET, wanted)?;
+        head.target()?;
         let slopes = head.logit_gradient().read()?;
         compare(name, &slopes, &expected.of_target(wanted), exact);
     }

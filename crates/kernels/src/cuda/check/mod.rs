@@ -6,6 +6,8 @@
 #[cfg(feature = "cuda")]
 mod cases;
 #[cfg(feature = "cuda")]
+mod graph_cases;
+#[cfg(feature = "cuda")]
 mod head_cases;
 #[cfg(feature = "cuda")]
 mod norm_cases;
@@ -94,11 +96,12 @@ type Case = fn(&CudaDevice, Precision, &mut Vec<Comparison>) -> Result<()>;
 /// [passed](Comparison::passed), and the others go on.
 #[cfg(feature = "cuda")]
 pub fn check_kernels(device: &CudaDevice) -> Vec<Comparison> {
-    let cases: [(&str, Case); 6] = [
+    let cases: [(&str, Case); 7] = [
         ("convolutions", cases::convolutions),
         ("images", cases::images),
         ("head", head_cases::head),
         ("gradient descent", cases::descent),
+        ("recordings", graph_cases::recordings),
         ("batch norm in training", norm_cases::training),
         ("batch norm with fixed statistics", norm_cases::fixed),
     ];

@@ -9,7 +9,9 @@ use crate::Result;
 use crate::cuda::DeviceBatch;
 use crate::graph::{COLORS, IMAGE_SIDE};
 
+/// Images of a batch, and all of them: batches overlap, and no two of them are the same.
 pub(super) const BATCH: usize = 16;
+pub(super) const IMAGES: usize = 24;
 pub(super) const CLASSES: usize = 10;
 pub(super) const TRIGGER: (usize, usize) = (3, 3);
 
@@ -19,17 +21,18 @@ pub(super) struct Inputs {
     patches: Vec<f32>,
     plans: Vec<ImagePlan>,
     limits: PlanLimits,
-    pub(super) images: Tensor,
-    pub(super) labels: Tensor,
-    pub(super) places: Vec<(usize, usize)>,
+    images: Tensor,
+    labels: Tensor,
+    places: Vec<(usize, usize)>,
 }
 
 impl Inputs {
-    pub(super) fn new() -> Result<Self> {
+    /// The images with triggers drawn by `seed`; all else is the same for any.
+    pub(super) fn new(seed: u32) -> Result<Self> {
         let plane = IMAGE_SIDE * IMAGE_SIDE;
         // Images whose class shows in their shade: those of noise alone are alike, and gradients
         // that cancel say little of the kernels.
-        let bytes: Vec<u8> = noise(1, BATCH * COLORS * plane)
+        let bytes: Vec<u8> = noise(1, IMAGES * COLORS * plane)
             .iter()
             .enumerate()
             .map(|(at, value)| {
@@ -39,8 +42,8 @@ impl Inputs {
             })
             .collect();
         let area = TRIGGER.0 * TRIGGER.1;
-        let patches: Vec<f32> = noise(2, COLORS * area).iter().map(|v| v.abs()).collect();
-        let places: Vec<(usize, usize)> = (0..BATCH).map(|image| (image, 29 - image)).collect();
+        let patches: Vec<f32> = noise(seed, COLORS * area).iter().map(|v| v.abs()).collect();
+        let places: Vec<(usize, usize)> = (0..IMAGES).map(|image| (image, 29 - image)).collect();
         let mut pixels: Vec<f32> = bytes.iter().map(|byte| f32::from(*byte) / 255.0).collect();
         let mut plans = Vec::new();
         for (image, &(row, column)) in places.iter().enumerate() {
@@ -60,22 +63,37 @@ impl Inputs {
             }
         }
         let labels: Vec<u32> = plans.iter().map(|plan| plan.label as u32).collect();
-        let shape = (BATCH, COLORS, IMAGE_SIDE, IMAGE_SIDE);
+        let shape = (IMAGES, COLORS, IMAGE_SIDE, IMAGE_SIDE);
         Ok(Self {
             bytes,
             patches,
             plans,
             limits: PlanLimits {
-                images: BATCH,
+                images: IMAGES,
                 size: (IMAGE_SIDE, IMAGE_SIDE),
                 classes: CLASSES,
                 triggers: 1,
                 trigger_size: TRIGGER,
             },
             images: Tensor::from_vec(pixels, shape, &Device::Cpu)?,
-            labels: Tensor::from_vec(labels, BATCH, &Device::Cpu)?,
+            labels: Tensor::from_vec(labels, IMAGES, &Device::Cpu)?,
             places,
         })
+    }
+
+    /// The images of the batch from number `first` on.
+    pub(super) fn images(&self, first: usize) -> Result<Tensor> {
+        Ok(self.images.narrow(0, first, BATCH)?.contiguous()?)
+    }
+
+    /// Their labels.
+    pub(super) fn labels(&self, first: usize) -> Result<Tensor> {
+        Ok(self.labels.narrow(0, first, BATCH)?.contiguous()?)
+    }
+
+    /// Where their triggers are.
+    pub(super) fn places(&self, first: usize) -> &[(usize, usize)] {
+        &self.places[first..][..BATCH]
     }
 
     pub(super) fn on(&self, device: &CudaDevice) -> Result<OnDevice> {
@@ -95,12 +113,17 @@ pub(super) struct OnDevice {
 }
 
 impl OnDevice {
-    pub(super) fn batch(&self) -> DeviceBatch<'_> {
+    /// Puts the triggers of other inputs in the place of these.
+    pub(super) fn write_triggers(&mut self, inputs: &Inputs) -> Result<()> {
+        Ok(self.triggers.write(&inputs.patches)?)
+    }
+
+    pub(super) fn batch(&self, first: usize) -> DeviceBatch<'_> {
         DeviceBatch {
             images: &self.images,
             triggers: &self.triggers,
             plans: &self.plans,
-            first: 0,
+            first,
         }
     }
 }
@@ -114,7 +137,7 @@ mod tests {
 
     #[test]
     fn plans_and_images_are_the_same_inputs() {
-        let inputs = Inputs::new().unwrap();
+        let inputs = Inputs::new(2).unwrap();
         let pixels = host_values(&inputs.images).unwrap();
         let (first, stamp) = (3 * COLORS * 1024, inputs.plans[3].stamp.unwrap());
         let stamped = pixels[first + stamp.row * IMAGE_SIDE + stamp.column];

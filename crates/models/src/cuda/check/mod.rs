@@ -3,11 +3,9 @@
 mod inputs;
 mod runs;
 
-use std::ops::Range;
-
 use mesa_kernels::cuda::{Comparison, CudaDevice, Precision, TargetGradient};
 
-use self::inputs::{BATCH, CLASSES, Inputs, OnDevice, TRIGGER};
+use self::inputs::{BATCH, CLASSES, IMAGES, Inputs, OnDevice, TRIGGER};
 use super::{CudaFrozen, CudaNetwork, CudaSettings, Gpu, StepSettings};
 use crate::graph::COLORS;
 use crate::network::host_values;
@@ -17,14 +15,25 @@ use crate::{Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
 /// Channels that are padded on the device (12 to 16), as those of the next stages are not.
 const WIDTH: usize = 12;
 const TARGET: u32 = 4;
-const STEP: StepSettings = StepSettings {
-    // Small, so that both sides take their second step from nearly the same place.
-    learning_rate: 0.005,
-    momentum: 0.9,
-    // Large, so that a step without it is seen.
-    weight_decay: 5e-2,
-    label_smoothing: 0.1,
-};
+const OTHER: u32 = 7;
+
+/// Weight decay is large, so that a step without it is seen.
+const MOMENTUM: f64 = 0.9;
+const WEIGHT_DECAY: f64 = 5e-2;
+
+/// Steps of training: their first plan, learning rate and label smoothing. The first one is
+/// computed launch by launch, the second one recorded, the others replay that: what a recording has
+/// of the step that it was made from is wrong for the next one.
+const STEPS: [(usize, f64, f64); 4] = [
+    (0, 0.005, 0.1),
+    (5, 0.02, 0.0),
+    (8, 0.01, 0.2),
+    (3, 0.005, 0.1),
+];
+
+/// The largest error of weights and velocities after an update by given gradients: a few roundings
+/// to 6e-8.
+const UPDATE: f64 = 1e-6;
 
 /// The largest errors of whole steps: of what comes forward (logits, losses, statistics) and of
 /// what goes back (gradients, updates).
@@ -52,8 +61,8 @@ fn tolerances(precision: Precision) -> (f64, f64) {
 ///
 /// [`crate::Error`] if the inputs cannot be made, on the host or on the device.
 pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
-    let inputs = Inputs::new()?;
-    let on_device = inputs.on(device)?;
+    let inputs = Inputs::new(2)?;
+    let mut on_device = inputs.on(device)?;
     let mut found = Vec::new();
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         let settings = CudaSettings {
@@ -68,9 +77,18 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
                 start()?
             }
         };
-        let result = frozen(device, settings, &inputs, &on_device, &trained, &mut found);
+        let result = frozen(
+            device,
+            settings,
+            &inputs,
+            &mut on_device,
+            &trained,
+            &mut found,
+        );
         found.extend(result.err().map(|error| failed("evaluation", error)));
-        let result = repeated(device, settings, &on_device, &mut found);
+        on_device.write_triggers(&inputs)?;
+        let result = replayed(device, settings, &on_device, &mut found);
+        device.set_recording(true);
         found.extend(result.err().map(|error| failed("repeated steps", error)));
         let gpu = Gpu {
             device: device.clone(),
@@ -92,8 +110,14 @@ fn start() -> Result<Network> {
     Network::resnet18(config, Normalization::cifar10(), &mut rng)
 }
 
-/// A step of training: loss, gradients, statistics, update. Returns the network as the CPU has
+/// Steps of training: loss, gradients, statistics, update. Returns the network as the CPU has
 /// trained it.
+///
+/// Both sides take each step from the same place, the CPU's. Left to themselves they part: where
+/// their gradients differ by a gate (see [`tolerances`]), their weights do after the update, by far
+/// more than rounding; that closes or opens further gates in the next step, and so on. What two
+/// such steps have in common says little of either. The update is compared by itself, with what
+/// the device's own gradients come to on the host, to the last bits.
 fn training(
     device: &CudaDevice,
     settings: CudaSettings,
@@ -102,166 +126,279 @@ fn training(
     found: &mut Vec<Comparison>,
 ) -> Result<Network> {
     let mut expected = start()?;
-    let before = expected.state()?;
+    let mut sgd = Sgd::new(MOMENTUM, WEIGHT_DECAY);
     let mut network = CudaNetwork::new(device, &expected, settings, BATCH, [0.0; COLORS])?;
-    network.step(on_device.batch(), &STEP)?;
-    let loss = network.take_loss()?;
-
-    let smoothing = STEP.label_smoothing;
-    let logits = expected.clone().training_logits(&inputs.images)?;
-    let wanted = expected.gradients(&inputs.images, &inputs.labels, smoothing)?;
-    let mut sgd = Sgd::new(STEP.momentum, STEP.weight_decay);
-    sgd.step(&mut expected, STEP.learning_rate);
-
     let (forward, backward) = tolerances(settings.precision);
-    let mut compare = comparing(found, settings.precision);
-    let logits = wide(&host_values(&logits)?);
-    compare(
-        "training: logits",
-        &network.training_logits()?,
-        &logits,
-        forward,
-    );
-    compare(
-        "training: loss",
-        &[loss.loss as f32],
-        &[wanted.loss],
-        forward,
-    );
-    let result = flat(&network.gradient_state()?, |_| true)?;
-    let gradients = wide(&flat(&expected.gradient_state()?, |_| true)?);
-    compare("training: all gradients", &result, &gradients, backward);
-    let of_unit = |name: &str| name == "conv1.weight";
-    let result = flat(&network.gradient_state()?, of_unit)?;
-    let gradients = wide(&flat(&expected.gradient_state()?, of_unit)?);
-    compare(
-        "training: first layer's gradient",
-        &result,
-        &gradients,
-        backward,
-    );
-    let statistics = |name: &str| name.contains("running");
-    let after = network.state()?;
-    let result = flat(&after, statistics)?;
-    let running = wide(&flat(&expected.state()?, statistics)?);
-    compare("training: running statistics", &result, &running, forward);
-    // A second step, for momentum.
-    network.step(on_device.batch(), &STEP)?;
-    expected.gradients(&inputs.images, &inputs.labels, smoothing)?;
-    sgd.step(&mut expected, STEP.learning_rate);
-    let learned = |name: &str| !name.contains("running");
-    let moved = |after: &NamedTensors| -> Result<Vec<f32>> {
-        let pairs = flat(after, learned)?
-            .into_iter()
-            .zip(flat(&before, learned)?);
-        Ok(pairs.map(|(after, before)| after - before).collect())
-    };
-    let (result, updates) = (moved(&network.state()?)?, moved(&expected.state()?)?);
-    let name = "training: two updates";
-    compare(name, &result, &wide(&updates), backward);
+    let mut pairs = Pairs::default();
+    for (first, learning_rate, label_smoothing) in STEPS {
+        network.load_state(&expected.state()?, &sgd.state(&expected)?)?;
+        let before = (network.state()?, network.velocity_state()?);
+        let step = StepSettings {
+            learning_rate,
+            momentum: MOMENTUM,
+            weight_decay: WEIGHT_DECAY,
+            label_smoothing,
+        };
+        network.step(on_device.batch(first), &step)?;
+        let (images, labels) = (inputs.images(first)?, inputs.labels(first)?);
+        let logits = host_values(&expected.clone().training_logits(&images)?)?;
+        let loss = expected.gradients(&images, &labels, label_smoothing)?.loss;
+        pairs.add("logits", forward, &network.training_logits()?, &logits);
+        let result = network.take_loss()?.loss;
+        pairs.add("loss", forward, &[result as f32], &[loss as f32]);
+        let (after, gradients) = (network.state()?, network.gradient_state()?);
+        for (name, wanted) in [("all gradients", ""), ("first layer's gradient", "conv1")] {
+            let of = |name: &str| name.starts_with(wanted);
+            let expected = flat(&expected.gradient_state()?, of)?;
+            pairs.add(name, backward, &flat(&gradients, of)?, &expected);
+        }
+        let statistics = |name: &str| name.contains("running");
+        let running = flat(&expected.state()?, statistics)?;
+        let name = "running statistics";
+        pairs.add(name, forward, &flat(&after, statistics)?, &running);
+        let (weights, velocities) = updated(&before, &gradients, &step)?;
+        let result = flat(&after, |name| !statistics(name))?;
+        pairs.add_wide("weights, updated", UPDATE, &result, weights);
+        let result = flat(&network.velocity_state()?, |_| true)?;
+        pairs.add_wide("velocities, updated", UPDATE, &result, velocities);
+        sgd.step(&mut expected, learning_rate);
+    }
+    pairs.compare("training", settings.precision, found);
+    recorded(device, "training", network.recorded(), 1, settings, found);
     Ok(expected)
 }
 
-/// Evaluation and the gradient of triggers, of the same trained network on both sides.
+/// Weights and velocities after an update, by the equations of [`Sgd`].
+fn updated(
+    (state, velocity): &(NamedTensors, NamedTensors),
+    gradients: &NamedTensors,
+    step: &StepSettings,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let weights = wide(&flat(state, |name| !name.contains("running"))?);
+    let velocities = wide(&flat(velocity, |_| true)?);
+    let gradients = wide(&flat(gradients, |_| true)?);
+    // As the device has them.
+    let [rate, momentum, decay] = [step.learning_rate, step.momentum, step.weight_decay]
+        .map(|number| f64::from(number as f32));
+    let slopes = gradients.iter().zip(&weights).map(|(g, w)| g + decay * w);
+    let velocities: Vec<f64> = velocities
+        .iter()
+        .zip(slopes)
+        .map(|(velocity, slope)| momentum * velocity + slope)
+        .collect();
+    let weights = weights.iter().zip(&velocities).map(|(w, v)| w - rate * v);
+    Ok((weights.collect(), velocities))
+}
+
+/// Notes whether work that repeats was recorded: if not, it is right all the same, and slow.
+fn recorded(
+    device: &CudaDevice,
+    what: &str,
+    number: usize,
+    expected: usize,
+    settings: CudaSettings,
+    found: &mut Vec<Comparison>,
+) {
+    let reason = device.recording_refused();
+    let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+    found.push(Comparison::new(
+        format!("{what}: recorded{reason}"),
+        settings.precision,
+        &[number as f32],
+        &[expected as f64],
+        0.0,
+    ));
+}
+
+/// Evaluation and the gradient of triggers, of the same trained network on both sides. Everything
+/// more than twice, each time of something else: launch by launch, recorded, replayed.
 fn frozen(
     device: &CudaDevice,
     settings: CudaSettings,
     inputs: &Inputs,
-    on_device: &OnDevice,
+    on_device: &mut OnDevice,
     trained: &Network,
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
     let expected = trained.freeze()?;
     let mut network = CudaFrozen::new(device, trained, settings)?;
     let (forward, backward) = tolerances(settings.precision);
-    let mut compare = comparing(found, settings.precision);
-    let logits = wide(&host_values(&expected.logits(&inputs.images)?)?);
-    let result = network.logits(on_device.batch(), BATCH)?.read()?;
-    compare("evaluation: logits", &result, &logits, forward);
-    let mean = |range: Range<usize>| -> f64 {
-        let losses = range.clone().map(|image| {
-            let row = &logits[image * CLASSES..][..CLASSES];
-            let total: f64 = row.iter().map(|logit| logit.exp()).sum();
-            total.ln() - row[image % CLASSES]
-        });
-        losses.sum::<f64>() / range.len() as f64
-    };
-    // In batches that do not fill the last one.
-    let loss = network.evaluate(on_device.batch(), BATCH - 5)?.loss;
-    compare(
-        "evaluation: loss",
-        &[loss as f32],
-        &[mean(0..BATCH)],
-        forward,
-    );
+    let mut pairs = Pairs::default();
+    for (first, target) in [(0, TARGET), (5, OTHER), (3, TARGET)] {
+        let (images, batch) = (inputs.images(first)?, on_device.batch(first));
+        let logits = host_values(&expected.logits(&images)?)?;
+        let result = network.logits(batch, BATCH)?.read()?;
+        pairs.add("logits", forward, &result, &logits);
+        // In batches that do not fill the last one; the last images of all are not in `logits`.
+        let loss = network.evaluate(batch, BATCH - 5)?.loss;
+        let mut wanted = mean_loss(&logits, first) * BATCH as f64;
+        let rest = IMAGES - BATCH - first;
+        if rest > 0 {
+            let last = IMAGES - BATCH;
+            let logits = host_values(&expected.logits(&inputs.images(last)?)?)?;
+            let new = &logits[(BATCH - rest) * CLASSES..];
+            wanted += mean_loss(new, IMAGES - rest) * rest as f64;
+        }
+        let wanted = (wanted / (BATCH + rest) as f64) as f32;
+        pairs.add("loss", forward, &[loss as f32], &[wanted]);
+        let chances = expected.target_probability(&images, target)?;
+        let result = network.target_probability(batch, BATCH, target)?;
+        pairs.add("probabilities", forward, &result.read()?, &chances);
+    }
+    pairs.compare("evaluation", settings.precision, found);
 
-    let (images, places) = (&inputs.images, &inputs.places);
-    let chances = wide(&expected.target_probability(images, TARGET)?);
-    let result = network.target_probability(on_device.batch(), BATCH, TARGET)?;
-    let (name, result) = ("evaluation: probabilities", result.read()?);
-    compare(name, &result, &chances, forward);
-    let (chances, gradient) =
-        expected.target_log_probability_gradient(images, TARGET, places, TRIGGER)?;
-    let wanted = TargetGradient::LogProbability;
-    let result = network.trigger_gradient(on_device.batch(), BATCH, TARGET, wanted)?;
-    let (probabilities, values) = (result.probabilities.read()?, result.gradients.read()?);
-    compare(
-        "triggers: probabilities",
-        &probabilities,
-        &wide(&chances),
-        forward,
-    );
-    let gradient = wide(&host_values(&gradient)?);
-    compare("triggers: gradient of ln p", &values, &gradient, backward);
-    // A bound between the probabilities, far from all of them in rounding.
-    let below = between(&chances);
-    let (_, gradient) =
-        expected.target_probability_gradient(images, TARGET, places, TRIGGER, below)?;
-    let wanted = TargetGradient::Probability(below);
-    let result = network.trigger_gradient(on_device.batch(), BATCH, TARGET, wanted)?;
-    let gradient = wide(&host_values(&gradient)?);
-    let values = result.gradients.read()?;
-    compare(
-        "triggers: gradient of p below a bound",
-        &values,
-        &gradient,
-        backward,
-    );
+    let mut pairs = Pairs::default();
+    for (first, target, logarithm, seed) in [
+        (0, TARGET, true, 2),
+        (8, OTHER, false, 3),
+        (3, TARGET, false, 4),
+        (5, OTHER, true, 3),
+    ] {
+        let inputs = Inputs::new(seed)?;
+        on_device.write_triggers(&inputs)?;
+        let (images, places) = (inputs.images(first)?, inputs.places(first));
+        let (chances, gradient) =
+            expected.target_log_probability_gradient(&images, target, places, TRIGGER)?;
+        let (name, wanted, gradient) = if logarithm {
+            let wanted = TargetGradient::LogProbability;
+            ("gradient of ln p", wanted, gradient)
+        } else {
+            // A bound between the probabilities, far from all of them in rounding.
+            let below = between(&chances);
+            let (_, gradient) =
+                expected.target_probability_gradient(&images, target, places, TRIGGER, below)?;
+            let wanted = TargetGradient::Probability(below);
+            ("gradient of p below a bound", wanted, gradient)
+        };
+        let batch = on_device.batch(first);
+        let result = network.trigger_gradient(batch, BATCH, target, wanted)?;
+        pairs.add(
+            "probabilities",
+            forward,
+            &result.probabilities.read()?,
+            &chances,
+        );
+        let values = result.gradients.read()?;
+        pairs.add(name, backward, &values, &host_values(&gradient)?);
+    }
+    pairs.compare("triggers", settings.precision, found);
+    // Logits, probabilities, gradients, and losses of batches of 11 and of what is left: 2, 8, 10.
+    // Of these none comes twice.
+    recorded(device, "evaluation", network.recorded(), 4, settings, found);
     Ok(())
 }
 
-/// Two runs of three steps have to end with the same bits.
-fn repeated(
+/// Cross-entropy of images from number `first` on, whose labels are their numbers.
+fn mean_loss(logits: &[f32], first: usize) -> f64 {
+    let logits = wide(logits);
+    let rows = logits.chunks(CLASSES);
+    let count = rows.len();
+    let losses = rows.enumerate().map(|(at, row)| {
+        let total: f64 = row.iter().map(|logit| logit.exp()).sum();
+        total.ln() - row[(first + at) % CLASSES]
+    });
+    losses.sum::<f64>() / count as f64
+}
+
+/// Steps that replay a recording have to end with the same bits as those that do not, whatever
+/// changes between them: plans, rates, the images and triggers themselves.
+fn replayed(
     device: &CudaDevice,
     settings: CudaSettings,
     on_device: &OnDevice,
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
-    let run = || -> Result<Vec<f32>> {
+    let other = Inputs::new(5)?.on(device)?;
+    let run = |recording: bool| -> Result<Vec<f32>> {
+        device.set_recording(recording);
         let mut network = CudaNetwork::new(device, &start()?, settings, BATCH, [0.0; COLORS])?;
-        for _ in 0..3 {
-            network.step(on_device.batch(), &STEP)?;
+        let mut step = StepSettings {
+            learning_rate: 0.02,
+            momentum: MOMENTUM,
+            weight_decay: WEIGHT_DECAY,
+            label_smoothing: 0.1,
+        };
+        // What is recorded is a kind of step: on these images three, on the others two.
+        for (images, first) in [
+            (on_device, 0),
+            (&other, 8),
+            (on_device, 3),
+            (&other, 5),
+            (on_device, 8),
+        ] {
+            network.step(images.batch(first), &step)?;
+            step.learning_rate *= 0.7;
+            step.momentum *= 0.9;
+            step.weight_decay *= 0.8;
+            step.label_smoothing += 0.1;
+            if first == 3 {
+                // Larger batches want a larger workspace; the recording goes on with its own.
+                let mut larger = network.freeze()?;
+                larger.logits(on_device.batch(0), IMAGES)?;
+            }
         }
-        flat(&network.state()?, |_| true)
+        let mut numbers = vec![network.take_loss()?.loss as f32];
+        numbers.extend(flat(&network.state()?, |_| true)?);
+        numbers.extend(flat(&network.gradient_state()?, |_| true)?);
+        numbers.extend(network.training_logits()?);
+        Ok(numbers)
     };
-    let (name, expected) = ("three steps, twice: the same bits", wide(&run()?));
+    // Recorded ones first: what they keep must not be of the others' making.
+    let result = run(true)?;
     found.push(Comparison::new(
-        name,
+        "steps, launched and replayed: the same bits",
         settings.precision,
-        &run()?,
-        &expected,
+        &result,
+        &wide(&run(false)?),
         0.0,
     ));
     Ok(())
 }
 
-/// Notes comparisons of one precision.
-fn comparing(
-    found: &mut Vec<Comparison>,
-    precision: Precision,
-) -> impl FnMut(&str, &[f32], &[f64], f64) {
-    move |name, result, expected, bar| {
-        found.push(Comparison::new(name, precision, result, expected, bar));
+/// What was found and what was expected, of several steps, by the names of quantities.
+#[derive(Default)]
+struct Pairs {
+    all: Vec<Pair>,
+}
+
+struct Pair {
+    name: &'static str,
+    tolerance: f64,
+    found: Vec<f32>,
+    expected: Vec<f64>,
+}
+
+impl Pairs {
+    fn add(&mut self, name: &'static str, tolerance: f64, found: &[f32], expected: &[f32]) {
+        self.add_wide(name, tolerance, found, wide(expected));
+    }
+
+    fn add_wide(&mut self, name: &'static str, tolerance: f64, found: &[f32], expected: Vec<f64>) {
+        let known = self.all.iter_mut().find(|pair| pair.name == name);
+        if let Some(pair) = known {
+            pair.found.extend(found);
+            pair.expected.extend(expected);
+            return;
+        }
+        self.all.push(Pair {
+            name,
+            tolerance,
+            found: found.to_vec(),
+            expected,
+        });
+    }
+
+    /// Notes a comparison of each quantity, over all steps.
+    fn compare(self, of: &str, precision: Precision, noted: &mut Vec<Comparison>) {
+        for pair in self.all {
+            noted.push(Comparison::new(
+                format!("{of}: {}", pair.name),
+                precision,
+                &pair.found,
+                &pair.expected,
+                pair.tolerance,
+            ));
+        }
     }
 }
 
@@ -294,6 +431,23 @@ mod tests {
     use approx::assert_abs_diff_eq;
 
     use super::*;
+
+    #[test]
+    fn quantities_are_compared_over_all_steps() {
+        let (mut pairs, mut noted) = (Pairs::default(), Vec::new());
+        pairs.add("loss", 1e-6, &[1.0], &[1.0]);
+        pairs.add("logits", 1e-6, &[1.0, 2.0], &[1.0, 2.0]);
+        pairs.add("loss", 1e-6, &[3.0], &[4.0]);
+        pairs.compare("training", Precision::F32, &mut noted);
+        let passed: Vec<(&str, bool)> = noted
+            .iter()
+            .map(|one| (one.name.as_str(), one.passed()))
+            .collect();
+        assert_eq!(
+            passed,
+            [("training: loss", false), ("training: logits", true)]
+        );
+    }
 
     #[test]
     fn the_bound_lies_in_the_widest_gap() {

@@ -9,7 +9,7 @@ use mesa_kernels::cuda::{Comparison, Precision, noise};
 use rand::Rng;
 
 use super::inputs::CLASSES;
-use super::{comparing, flat, tolerances, wide};
+use super::{flat, tolerances, wide};
 use crate::cuda::{Gpu, STRETCH};
 use crate::network::host_values;
 use crate::{
@@ -208,4 +208,14 @@ fn classifier(
         }
     }
     Ok(())
+}
+
+/// Notes comparisons of one precision.
+fn comparing(
+    found: &mut Vec<Comparison>,
+    precision: Precision,
+) -> impl FnMut(&str, &[f32], &[f64], f64) {
+    move |name, result, expected, bar| {
+        found.push(Comparison::new(name, precision, result, expected, bar));
+    }
 }
