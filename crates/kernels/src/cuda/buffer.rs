@@ -103,6 +103,19 @@ impl<T: Element> DeviceBuffer<T> {
         Ok(values)
     }
 
+    /// Copies everything from another buffer of the same length, on the device.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for another length; [`CudaError::Driver`].
+    pub fn copy_from(&mut self, other: &Self) -> Result<()> {
+        self.device.check_same(&other.device)?;
+        same_len("the number of values to copy", other.len, self.len)?;
+        let stream = self.device.stream();
+        let copied = stream.memcpy_dtod(&other.slice, &mut self.slice);
+        self.device.driver(copied, "copying on the GPU")
+    }
+
     /// Sets everything to zero.
     ///
     /// # Errors

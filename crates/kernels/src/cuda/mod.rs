@@ -9,6 +9,7 @@
 //! ```text
 //! algorithm  bf16  failure  filter  launch  library  packing    logic of the host, tested without a GPU
 //! device  buffer  function                                      the device, its memory, its kernels
+//! mark                                                          times and versions, for measurements
 //! descriptor  dnn  conv  images  norm  head  optimizer          what is computed
 //! check                                                         all of it against plain computations in f64
 //! kernels.cu  *.cuh                                             the kernels, compiled by build.rs
@@ -40,6 +41,8 @@ mod head;
 #[cfg(feature = "cuda")]
 mod images;
 #[cfg(feature = "cuda")]
+mod mark;
+#[cfg(feature = "cuda")]
 mod norm;
 #[cfg(feature = "cuda")]
 mod optimizer;
@@ -58,6 +61,7 @@ pub use self::{
     device::{CudaDevice, MemoryUse},
     head::{CudaHead, LinearParameters, TargetGradient, Totals},
     images::{Colors, DeviceImages, DevicePlans, DeviceTriggers},
+    mark::{Mark, Versions},
     norm::{CudaNorm, NormParameters, Residual},
     optimizer::Descent,
 };
