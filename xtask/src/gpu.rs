@@ -19,7 +19,8 @@ pub(crate) struct Args {
     check: bool,
 }
 
-/// Starts `mesa gpu check`, and where it passes `mesa gpu measure`.
+/// Starts `mesa gpu check`, then `mesa gpu measure`: a card is hard to come by, so a comparison that
+/// misses its tolerance ends this with 1, and not before the rest is measured.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mesa = workspace::build_with(["--bin", "mesa"], &["--features", "mesa-cli/cuda"])?;
     let commands: &[&str] = if args.check {
@@ -27,6 +28,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         &["check", "measure"]
     };
+    let mut code = ExitCode::SUCCESS;
     for command in commands {
         let status = Command::new(&mesa)
             .current_dir(workspace::root()?)
@@ -35,8 +37,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .status()
             .with_context(|| format!("starting mesa gpu {command}"))?;
         if !status.success() {
-            return Ok(workspace::exit_code(status));
+            code = workspace::exit_code(status);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }

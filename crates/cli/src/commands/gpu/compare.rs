@@ -9,7 +9,7 @@ use mesa_kernels::cuda::Precision;
 use mesa_models::cuda::CudaSettings;
 use mesa_record::{GpuComparison, GpuRow};
 
-use super::peer::{Peer, PeerSizes, Way, missing, python, write_scripts};
+use super::peer::{Peer, PeerSizes, Way, has_torch, python, write_scripts};
 use super::record::Recorder;
 use super::rounds::{Sample, median, repetitions, rounded, time};
 use super::shapes::Sizes;
@@ -47,15 +47,17 @@ pub(super) fn compare(
 ) -> Result<()> {
     let python = python();
     let reason = if args.no_peer {
-        Some("not asked for".to_owned())
+        Some("not asked for")
+    } else if has_torch(&python) {
+        None
     } else {
-        missing(&python, args.quick)
+        Some("no torch")
     };
     if let Some(reason) = reason {
         tracing::info!("PyTorch: not measured: {reason}");
         recorder.record.comparisons = WAYS
             .iter()
-            .map(|(work, _, variant, _)| not_measured(work, variant, &reason))
+            .map(|(work, _, variant, _)| not_measured(work, variant, reason))
             .collect();
         recorder.record.peer = Some(format!("not measured: {reason}"));
         return recorder.save();
@@ -74,6 +76,7 @@ pub(super) fn compare(
         peers = others;
         let found = turns(ours, its, timer, inputs)?;
         recorder.record.comparisons.extend(found);
+        recorder.record.comparisons.sort_by_key(place);
         recorder.save()?;
     }
     Ok(())
@@ -126,8 +129,12 @@ fn start(
             }
             Err(error) => {
                 tracing::warn!("PyTorch, {work}, {variant}: {error:#}");
-                let failed = not_measured(work, variant, &format!("{error:#}"));
-                recorder.record.comparisons.push(failed);
+                if !RATES.contains(&work) {
+                    let failed = not_measured(work, variant, &format!("{error:#}"));
+                    recorder.record.comparisons.push(failed);
+                }
+                let peer = || format!("not measured: {error:#}");
+                recorder.record.peer.get_or_insert_with(peer);
             }
         }
     }
@@ -295,6 +302,12 @@ fn pair(way: Way, ready_s: f64, ours: &Side<'_>, peer: &Side<'_>) -> GpuComparis
         ready_s,
         failed,
     }
+}
+
+/// In which order ways are shown.
+fn place(row: &GpuComparison) -> Option<usize> {
+    WAYS.iter()
+        .position(|(work, _, variant, _)| row.work == *work && row.variant == *variant)
 }
 
 fn not_measured(work: &str, variant: &str, reason: &str) -> GpuComparison {

@@ -111,6 +111,8 @@ def main():
     parser.add_argument("--gpu", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    if not args.quick and not torch.cuda.is_available():
+        sys.exit("torch sees no GPU")
     torch.manual_seed(0)
     args.device = "cpu" if args.quick and not torch.cuda.is_available() else "cuda"
     name = f"PyTorch {torch.__version__}"

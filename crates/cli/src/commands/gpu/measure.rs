@@ -46,7 +46,8 @@ pub(super) fn run(args: &args::GpuMeasure, json: bool) -> Result<ExitCode> {
     let found = part("batch norm", &mut recorder, || norms::norms(&mut timer))?;
     recorder.record.layers.extend(found);
     recorder.save()?;
-    compare::compare(args, &timer, &inputs, &mut recorder)?;
+    let compared = compare::compare(args, &timer, &inputs, &mut recorder);
+    recorder.save()?;
     tracing::info!(
         "{:.0} s; written to {}",
         started.elapsed().as_secs_f64(),
@@ -54,6 +55,7 @@ pub(super) fn run(args: &args::GpuMeasure, json: bool) -> Result<ExitCode> {
     );
     let tables = mesa_report::gpu_tables(&recorder.record);
     output::result(json, &recorder.record, &tables)?;
+    compared?;
     Ok(ExitCode::SUCCESS)
 }
 
