@@ -79,8 +79,16 @@ pub(super) fn convolutions(timer: &mut Timer) -> Result<Vec<GpuRow>> {
     let drawn = noise(2, DRAWN);
     let mut rows = Vec::new();
     for (number, layer) in resnet18(width).into_iter().enumerate() {
-        let bf16 = Tensors::new(timer, &drawn, layer, images, Precision::Bf16)?;
-        let tf32 = Tensors::new(timer, &drawn, layer, images, Precision::Tf32)?;
+        let made = [Precision::Bf16, Precision::Tf32]
+            .map(|precision| Tensors::new(timer, &drawn, layer, images, precision));
+        let [Ok(bf16), Ok(tf32)] = made else {
+            let failed = made.into_iter().find_map(Result::err);
+            rows.push(GpuRow {
+                failed: failed.map(|error| format!("{error:#}")),
+                ..row(layer, images, Precision::Bf16, true, Direction::Forward)
+            });
+            continue;
+        };
         let (bf16, tf32) = (RefCell::new(bf16), RefCell::new(tf32));
         let mut works = Vec::new();
         for (tensors, precision, deterministic) in [

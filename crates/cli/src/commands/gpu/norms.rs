@@ -16,7 +16,16 @@ pub(super) fn norms(timer: &mut Timer) -> Result<Vec<GpuRow>> {
     let mut rows = Vec::new();
     for (stage, count) in [(0, 5), (1, 5), (2, 5), (3, 5)] {
         let (side, channels) = (32 >> stage, width << stage);
-        let layer = RefCell::new(Layer::new(timer, images * side * side, channels)?);
+        let layer = match Layer::new(timer, images * side * side, channels) {
+            Ok(layer) => RefCell::new(layer),
+            Err(error) => {
+                rows.push(GpuRow {
+                    failed: Some(format!("{error:#}")),
+                    ..row(&PASSES[0], (side, channels), images, count)
+                });
+                continue;
+            }
+        };
         let layer = &layer;
         let works = PASSES.map(|pass| Work {
             row: row(&pass, (side, channels), images, count),
