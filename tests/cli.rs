@@ -22,6 +22,7 @@ fn help_says_what_each_command_is_for() {
         "plan",
         "distributions",
         "report",
+        "gpu",
         "completions",
         "man",
     ] {
@@ -33,6 +34,10 @@ fn help_says_what_each_command_is_for() {
     insta::assert_snapshot!("help", say(&["--help"]).stdout);
     let fetch = say(&["data", "fetch", "--help"]);
     insta::assert_snapshot!("help_data_fetch", fetch.stdout);
+    for action in ["check", "measure", "pack", "unpack"] {
+        let said = say(&["gpu", action, "--help"]);
+        insta::assert_snapshot!(format!("help_gpu_{action}"), said.stdout);
+    }
 }
 
 #[test]
@@ -154,6 +159,48 @@ fn failures_end_with_1_and_name_file_and_field() {
             assert!(stderr.contains(part), "{arguments:?}: {stderr}");
         }
     }
+}
+
+#[test]
+#[cfg(not(feature = "cuda"))]
+fn a_build_without_gpu_says_how_to_make_one_with() {
+    for action in ["check", "measure"] {
+        let said = say(&["gpu", action]);
+        assert_eq!(said.code, Some(1), "{}", said.stderr);
+        assert!(
+            said.stderr
+                .contains("cargo build --release --features cuda"),
+            "{}",
+            said.stderr
+        );
+    }
+}
+
+#[test]
+fn records_travel_in_an_archive() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("slice-1");
+    fs_err::create_dir(&run).unwrap();
+    fs_err::write(run.join("summary.json"), "{}").unwrap();
+    let (archive, records) = (
+        in_temporary(&folder, "slice.tar.gz"),
+        in_temporary(&folder, "records"),
+    );
+    let run = run.display().to_string();
+    assert_eq!(say(&["gpu", "pack", &run, "--to", &archive]).code, Some(0));
+    let unpacked = json(&["gpu", "unpack", &archive, "--into", &records, "--json"]);
+    assert_eq!(unpacked["unpacked"][0], "slice-1/summary.json");
+    let text = fs_err::read_to_string(folder.path().join("records/slice-1/summary.json"));
+    assert_eq!(text.unwrap(), "{}");
+    let said = say(&[
+        "gpu",
+        "unpack",
+        &tiny().display().to_string(),
+        "--into",
+        &records,
+    ]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("reading"), "{}", said.stderr);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod golden;
+mod gpu;
 mod report;
 mod reproduce;
 mod suite;
@@ -36,6 +37,8 @@ enum Task {
     Golden(golden::Args),
     /// Measure the hot path; with --peer, side by side with PyTorch
     Bench(bench::Args),
+    /// Build `mesa` for an NVIDIA GPU, check it there and measure it
+    Gpu(gpu::Args),
     /// Build `mesa` and make the table of a preset: attack, MESA, repair, evaluation
     Reproduce(Box<reproduce::Args>),
     /// Write the tables and pictures of the committed records
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Ci(args) => ci::run(&args),
         Task::Golden(args) => golden::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Gpu(args) => gpu::run(&args),
         Task::Reproduce(args) => reproduce::run(&args),
         Task::Report(args) => report::run(&args),
     };

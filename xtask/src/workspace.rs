@@ -71,10 +71,16 @@ pub(crate) fn python_with_torch(purpose: &str) -> Option<OsString> {
 /// without `--package`: features are then those of the whole workspace, and
 /// after `cargo build --release --workspace` nothing is compiled again.
 pub(crate) fn build(target: [&str; 2]) -> Result<PathBuf> {
+    build_with(target, &[])
+}
+
+/// The same with further arguments, such as features.
+pub(crate) fn build_with(target: [&str; 2], more: &[&str]) -> Result<PathBuf> {
     let output = Command::new(cargo())
         .current_dir(root()?)
         .args(["build", "--release"])
         .args(target)
+        .args(more)
         .args(["--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -2,6 +2,7 @@
 
 mod detect;
 mod distributions;
+mod gpu;
 mod runs;
 mod shells;
 mod steps;
@@ -13,6 +14,9 @@ use mesa_models::Normalization;
 
 pub(crate) use detect::Detect;
 pub(crate) use distributions::Distributions;
+pub(crate) use gpu::{GpuAction, GpuCommand, GpuPack, GpuUnpack};
+#[cfg(feature = "cuda")]
+pub(crate) use gpu::{GpuCheck, GpuMeasure, OnGpu};
 pub(crate) use runs::{Pace, Plan, Report, Run, Selection, Sources};
 pub(crate) use shells::{Completions, Man};
 pub(crate) use steps::{
@@ -94,6 +98,7 @@ pub(crate) enum Command {
     Plan(Plan),
     Distributions(Distributions),
     Report(Report),
+    Gpu(GpuCommand),
     Completions(Completions),
     Man(Man),
 }

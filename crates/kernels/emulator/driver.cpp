@@ -8,6 +8,7 @@
 // While a stream is captured, launches and copies on the device are kept for its graph, with the
 // values that their arguments have now; what may not be captured is refused.
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -319,5 +320,31 @@ int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream)
     memcpy(to, (const void*)from, bytes);
     return SUCCESS;
 }
+
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void*)
+{
+    memcpy((void*)to, (const void*)from, bytes);
+    return SUCCESS;
+}
+
+// Everything is done at once, so an event is the moment at which it was asked for.
+int cuEventCreate(void** event, unsigned) { return *event = new double(0), SUCCESS; }
+int cuEventDestroy_v2(void* event) { return delete (double*)event, SUCCESS; }
+int cuEventSynchronize(void*) { return SUCCESS; }
+
+int cuEventRecord(void* event, void*)
+{
+    auto now = std::chrono::steady_clock::now().time_since_epoch();
+    *(double*)event = std::chrono::duration<double, std::milli>(now).count();
+    return SUCCESS;
+}
+
+int cuEventElapsedTime_v2(float* ms, void* from, void* to)
+{
+    *ms = float(*(double*)to - *(double*)from);
+    return SUCCESS;
+}
+
+int cuEventElapsedTime(float* ms, void* from, void* to) { return cuEventElapsedTime_v2(ms, from, to); }
 
 }  // extern "C"

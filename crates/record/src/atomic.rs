@@ -29,6 +29,15 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 ///
 /// [`Error::Write`] or [`Error::Io`] if the folder or the file cannot be written.
 pub fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_bytes(path, text.as_bytes())
+}
+
+/// Writes `bytes` to `path`, by rename, like [`write_json`].
+///
+/// # Errors
+///
+/// [`Error::Write`] or [`Error::Io`] if the folder or the file cannot be written.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -38,7 +47,7 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
         let mut file = tempfile::Builder::new()
             .prefix(".writing-")
             .tempfile_in(folder)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         make_readable(&file)?;
         file.as_file().sync_all()?;
         file.persist(path)?;

@@ -11,7 +11,8 @@
 //! - [`Detection`] is `detection.json`, the verdict on a suspicious network.
 //! - [`RunDir`] is the folder of a run, [`Lock`] the claim of one process on it.
 //! - [`SpeedRecord`], [`ScalingRecord`] and [`RooflineRecord`] are what `cargo xtask bench` measures.
-//! - [`write_json`] and [`write_text`] replace a file whole or not at all.
+//! - [`GpuRecord`] is what `mesa gpu` found out about a GPU.
+//! - [`write_json`], [`write_text`] and [`write_bytes`] replace a file whole or not at all.
 
 mod atomic;
 mod curves;
@@ -19,6 +20,7 @@ mod detection;
 mod distribution;
 mod error;
 mod file_digest;
+mod gpu;
 mod key;
 mod lock;
 mod machine;
@@ -31,12 +33,13 @@ mod step_record;
 mod summary;
 mod trigger_name;
 
-pub use atomic::{read_json, write_json, write_text};
+pub use atomic::{read_json, write_bytes, write_json, write_text};
 pub use curves::{Curve, CurvePoint, read_curves, write_curves};
 pub use detection::{ClassDetection, Detection, Verdict};
 pub use distribution::{Distribution, DistributionPanel, PlacedPatch};
 pub use error::{Error, Result};
 pub use file_digest::file_digest;
+pub use gpu::{GpuCheck, GpuChecked, GpuComparison, GpuMachine, GpuRecord, GpuRow, GpuTime};
 pub use key::{Key, Step};
 pub use lock::{Holder, Lock};
 pub use machine::{host_name, peak_rss_mb, processor, utc};

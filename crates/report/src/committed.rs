@@ -150,7 +150,7 @@ mod tests {
         let path = |name| root.path().join(name);
         fs_err::create_dir_all(path("docs")).unwrap();
         fs_err::write(path("README.md"), page(&["results", "speed"])).unwrap();
-        let performance = page(&["comparison", "stages", "roofline", "scaling"]);
+        let performance = page(&["comparison", "stages", "roofline", "scaling", "gpu"]);
         fs_err::write(path("docs/performance.md"), performance).unwrap();
         for (place, summary) in summaries {
             let path = root
@@ -228,6 +228,16 @@ mod tests {
                 && results.contains("time 4.6 days; peak memory 2346 MiB; disk 2.5 GB"),
             "{results}"
         );
+    }
+
+    #[test]
+    fn what_a_gpu_was_found_to_do_is_in_the_page_on_speed() {
+        let root = repository(&[]);
+        let path = root.path().join(crate::gpu::RECORD);
+        mesa_record::write_json(&path, &made_up::gpu()).unwrap();
+        let files = files_of(&root);
+        let page = text(&files, "performance.md");
+        assert!(page.contains("147 comparisons, all within"), "{page}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`detection_text`] and [`detection_chart`] tell what a search for backdoors found.
 //! - [`place`] puts the samples of several sub-models on planes that they share, by
 //!   [`PrincipalPlane`] and [`tsne`]; [`distribution_text`] and [`distribution_picture`] show them.
+//! - [`gpu_tables`] tell what `mesa gpu measure` found; [`gpu_words`] on which GPU.
 //! - [`committed_files`] makes `docs/report.html`, `docs/results.md`, README's figure and the tables
 //!   of README and `docs/performance.md` from the committed records; [`roofline_table`] is one of
 //!   them. [`run_files`] makes the same page of one run's folder.
@@ -31,6 +32,7 @@ mod embed;
 mod error;
 mod files;
 mod format;
+mod gpu;
 mod html;
 mod live;
 #[cfg(test)]
@@ -70,6 +72,7 @@ pub use distribution::{distribution_pictures, distribution_text};
 pub use distribution_picture::{Axis, Plane, distribution_picture};
 pub use error::{Error, Result};
 pub use files::GeneratedFile;
+pub use gpu::{gpu_tables, gpu_words};
 pub use live::live_text;
 pub use metrics::{GLOSSARY, Interval, Metric, Outcome, defense_effectiveness, mean_interval};
 pub use paper::{PaperFigure, TriggerKind, paper_figure};

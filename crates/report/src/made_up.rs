@@ -1,8 +1,9 @@
 //! Made-up figures for tests: nobody measured them.
 
 use mesa_record::{
-    ClassDetection, Detection, Difference, Distribution, DistributionPanel, Mixture, MixtureWeight,
-    NetworkRecord, Patch, PlacedPatch, Plan, PlannedChain, PlannedStage, Row, Summary, Verdict,
+    ClassDetection, Detection, Difference, Distribution, DistributionPanel, GpuRecord, Mixture,
+    MixtureWeight, NetworkRecord, Patch, PlacedPatch, Plan, PlannedChain, PlannedStage, Row,
+    Summary, Verdict,
 };
 
 fn summary(rows: Vec<Row>) -> Summary {
@@ -265,4 +266,64 @@ pub(crate) fn distribution() -> Distribution {
         version: "0.0.0".into(),
         engine_version: 1,
     }
+}
+
+/// What a GPU was found to do.
+pub(crate) fn gpu() -> GpuRecord {
+    let time = |wall: f64| {
+        format!(
+            r#"{{"wall_s": {wall}, "lowest_s": {wall}, "highest_s": {wall}, "host_s": 0.0001,
+            "device_s": {wall}, "rounds": 5}}"#
+        )
+    };
+    let text = format!(
+        r#"{{
+        "made": "2026-01-31T12:00:00Z", "program": "mesa 0 (made up)",
+        "machine": {{"device": "G", "memory_mb": 81920, "driver": "580.1", "cuda": "13.0",
+            "cudnn": "9.19.0", "processor": "P"}},
+        "width": 64, "batch_size": 128,
+        "check": {{"comparisons": 147, "failed": [], "closest": []}},
+        "rates": [
+            {{"work": "copy on the device", "precision": "", "deterministic": true,
+                "megabytes": 2000, "time": {copy}}},
+            {{"work": "4096 to 4096, 1x1, stride 1, 8x8", "part": "forward",
+                "precision": "bf16", "deterministic": true, "images": 128, "gflop": 500,
+                "time": {matrix}}},
+            {{"work": "4096 to 4096, 1x1, stride 1, 8x8", "precision": "f32",
+                "deterministic": true, "images": 128, "gflop": 500, "time": null,
+                "failed": "no algorithm"}}
+        ],
+        "layers": [
+            {{"work": "64 to 64, 3x3, stride 1, 32x32", "part": "forward",
+                "precision": "bf16", "deterministic": true, "count": 4, "images": 128,
+                "gflop": 9.66, "megabytes": 33.6, "time": {layer}}},
+            {{"work": "batch norm, 64 channels, 32x32", "part": "statistics",
+                "precision": "bf16", "deterministic": true, "count": 5, "images": 128,
+                "megabytes": 16.8, "time": {layer}}}
+        ],
+        "steps": [
+            {{"work": "training step", "precision": "bf16", "deterministic": true,
+                "images": 128, "gflop": 426.1, "time": {step}}},
+            {{"work": "training step", "precision": "bf16", "deterministic": false,
+                "images": 128, "gflop": 426.1, "time": {free}}},
+            {{"work": "training step", "precision": "f32", "deterministic": true,
+                "images": 128, "gflop": 426.1, "time": null, "failed": "out of GPU memory"}}
+        ],
+        "peer": "PyTorch 2",
+        "comparisons": [
+            {{"work": "train", "variant": "eager", "ours_s": 0.002, "peer_s": 0.005,
+                "ratio": 2.5, "pairs": [2.4, 2.5, 2.6], "ready_s": 9.0}},
+            {{"work": "train", "variant": "compile", "failed": "not ready after 35 s"}},
+            {{"work": "train", "variant": "reduce-overhead", "ours_s": 0.002,
+                "peer_s": 0.003, "ratio": 1.5, "pairs": [1.5], "ready_s": 20.0}},
+            {{"work": "mesa", "variant": "eager", "ours_s": 0.001, "peer_s": 0.004,
+                "ratio": 4.0, "pairs": [4.0], "ready_s": 9.0}}
+        ]}}"#,
+        copy = time(1e-3),
+        matrix = time(1e-3),
+        layer = time(5e-5),
+        step = time(2e-3),
+        free = time(1.6e-3),
+    );
+    serde_json::from_str(&text).unwrap()
 }

@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mesa_record::{RooflineRecord, ScalingRecord, SpeedMachine, SpeedRecord, SpeedRow, read_json};
+use mesa_record::{
+    GpuRecord, RooflineRecord, ScalingRecord, SpeedMachine, SpeedRecord, SpeedRow, read_json,
+};
 use serde::de::DeserializeOwned;
 
 use crate::{
     Result, Table,
     format::seconds,
+    gpu::{self, gpu_block},
     roofline::{roofline_table, roofline_words},
     scaling::scaling,
 };
@@ -18,24 +21,28 @@ const FOLDER: &str = "docs/records/cpu-speed";
 
 const NOTHING: &str = "Not measured yet.\n";
 
-/// What `cargo xtask bench` measured, as far as it is committed.
+/// What `cargo xtask bench` and `mesa gpu` measured, as far as it is committed.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     pub(crate) speed: Option<SpeedRecord>,
     pub(crate) scaling: Option<ScalingRecord>,
     pub(crate) roofline: Option<RooflineRecord>,
+    pub(crate) gpu: Option<GpuRecord>,
 }
 
 /// Reads what there is.
 pub(crate) fn read_records(root: &Path) -> Result<Records> {
+    fn read_at<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+        Ok(path.exists().then(|| read_json(path)).transpose()?)
+    }
     fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Result<Option<T>> {
-        let path = root.join(FOLDER).join(name);
-        Ok(path.exists().then(|| read_json(&path)).transpose()?)
+        read_at(&root.join(FOLDER).join(name))
     }
     Ok(Records {
         speed: read(root, "peer.json")?,
         scaling: read(root, "scaling.json")?,
         roofline: read(root, "roofline.json")?,
+        gpu: read_at(&root.join(gpu::RECORD))?,
     })
 }
 
@@ -95,6 +102,7 @@ pub(crate) fn page_blocks(records: &Records) -> Vec<(&'static str, String)> {
             "scaling",
             records.scaling.as_ref().map_or_else(nothing, scaling),
         ),
+        ("gpu", gpu_block(records.gpu.as_ref())),
     ]
 }
 
@@ -258,6 +266,7 @@ mod tests {
                 bandwidth_gbs: 20.0,
                 rows: vec![row],
             }),
+            gpu: None,
         }
     }
 
@@ -275,10 +284,8 @@ mod tests {
     fn what_is_not_measured_is_said() {
         let records = Records::default();
         assert_eq!(readme_block(&records), NOTHING);
-        assert!(
-            page_blocks(&records)
-                .iter()
-                .all(|(_, block)| block == NOTHING)
-        );
+        for (name, block) in page_blocks(&records) {
+            assert!(block == NOTHING || name == "gpu", "{block}");
+        }
     }
 }

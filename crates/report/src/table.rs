@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, presets::UTF8_FULL_CONDENSED};
 
 /// Headings of columns that hold words.
-const WORDS: [&str; 11] = [
+const WORDS: [&str; 16] = [
     "remark",
     "changed",
     "device",
@@ -15,6 +15,11 @@ const WORDS: [&str; 11] = [
     "verdict",
     "direction",
     "seeds",
+    "bar",
+    "reached",
+    "precision",
+    "deterministic",
+    "variant",
 ];
 
 /// A table of text: the first column is left-aligned, and so are those with a heading such as

@@ -97,16 +97,20 @@ fn emulate(shell: &Shell, path: &OsString) -> Result<()> {
     shell.remove_path(&plain)?;
     fs_err::hard_link(driver, plain)?;
     let cargo = workspace::cargo();
-    let check = || {
-        let features = ["--features", "mesa-models/cuda"];
+    let out = emulator.join("gpu");
+    let gpu = |command: &str| {
+        let features = ["--features", "mesa-cli/cuda"];
         cmd!(
             shell,
-            "{cargo} run --quiet --package mesa-models {features...} --example gpu_check"
+            "{cargo} run --quiet --package mesa-cli {features...} -- gpu {command} --out {out}"
         )
         .env("PATH", path)
         .env("LD_LIBRARY_PATH", &emulator)
     };
+    let check = || gpu("check");
     check().run()?;
+    // Its times say nothing; that it comes to its end, something.
+    gpu("measure").arg("--quick").run()?;
     // A driver that is too old, and a card without memory, are errors that say so.
     for (variable, value, words) in [
         ("EMULATED_DRIVER", "11040", "driver is too old"),

@@ -8,6 +8,7 @@ pub(crate) mod distributions;
 pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod fit;
+pub(crate) mod gpu;
 pub(crate) mod plan;
 pub(crate) mod pretrain;
 pub(crate) mod report;

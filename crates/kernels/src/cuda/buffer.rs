@@ -141,6 +141,17 @@ impl<T: Element> DeviceBuffer<T> {
         Ok(values)
     }
 
+    /// Copies everything from another buffer of the same length, on the device.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for another length; [`CudaError::Driver`].
+    pub fn copy_from(&mut self, other: &Self) -> Result<()> {
+        same_len("the number of values to copy", other.len, self.len)?;
+        let (offset, len) = (0, self.len);
+        self.copy(other, Place { offset, len })
+    }
+
     /// Sets everything to zero.
     ///
     /// # Errors

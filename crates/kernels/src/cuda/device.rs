@@ -219,6 +219,11 @@ impl CudaDevice {
         ))
     }
 
+    /// The driver's version as drivers count it.
+    pub(crate) fn driver_version(&self) -> Result<u32> {
+        driver_version(self.inner.ordinal)
+    }
+
     pub(crate) fn stream(&self) -> &Arc<CudaStream> {
         &self.inner.stream
     }

@@ -9,6 +9,7 @@
 //! ```text
 //! algorithm  bf16  failure  filter  launch  library  packing  turns    logic of the host, tested without a GPU
 //! device  buffer  function  graph                               the device, its memory, its kernels, recordings
+//! mark                                                          times and versions, for measurements
 //! descriptor  dnn  conv  images  norm  head  optimizer          what is computed
 //! check                                                         all of it against plain computations in f64
 //! kernels.cu  *.cuh                                             the kernels, compiled by build.rs
@@ -44,6 +45,8 @@ mod head;
 #[cfg(feature = "cuda")]
 mod images;
 #[cfg(feature = "cuda")]
+mod mark;
+#[cfg(feature = "cuda")]
 mod norm;
 #[cfg(feature = "cuda")]
 mod optimizer;
@@ -65,6 +68,7 @@ pub use self::{
     graph::Replays,
     head::{CudaHead, LinearParameters, Totals},
     images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers},
+    mark::{Mark, Versions},
     norm::{CudaNorm, NormParameters, Residual},
     optimizer::{Descent, DeviceDescent},
 };

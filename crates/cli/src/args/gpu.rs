@@ -1,0 +1,118 @@
+//! `mesa gpu`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Check and measure an NVIDIA GPU; pack what was found on one
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa gpu check
+  mesa gpu measure --out runs/gpu
+  mesa gpu pack runs/gpu runs/slice-1 --to slice-1.tar.gz
+  mesa gpu unpack slice-1.tar.gz --into docs/records
+
+`check` and `measure` need a build with `cargo build --release --features cuda`,
+a driver and cuDNN 9; this binary alone serves a machine without Rust. Both write
+to the same gpu.json, each its own part: docs/records/gpu/gpu.json is what
+`cargo xtask report` makes the table of docs/performance.md from.")]
+pub(crate) struct GpuCommand {
+    #[command(subcommand)]
+    pub(crate) action: GpuAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GpuAction {
+    Check(GpuCheck),
+    Measure(GpuMeasure),
+    Pack(GpuPack),
+    Unpack(GpuUnpack),
+}
+
+/// Compare every kernel, and whole steps, with the processor's: seconds
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa gpu check
+  mesa gpu check --json > check.json
+
+A line for each comparison: what, in which precision, how far off, and how far
+off it may be. Exit code 1 if one misses its tolerance.")]
+pub(crate) struct GpuCheck {
+    #[command(flatten)]
+    pub(crate) on: OnGpu,
+}
+
+/// Measure the GPU's rates, each layer, whole steps, and the same in PyTorch: a minute
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa gpu measure
+  mesa gpu measure --compile-s 0 --out runs/gpu-eager
+
+Rates first: the largest convolutions that a network could have, and copies. Then
+each convolution of ResNet-18 and batch norm alone, whole steps, and the same
+steps in PyTorch, where python3 (or MESA_PYTHON) has it and it sees the GPU: eager
+and compiled, in turns with ours. Times are medians; `host` is the time until the
+work is asked for, `device` what it takes by the GPU's clock when everything was
+asked for beforehand. gpu.json is written after each part.")]
+pub(crate) struct GpuMeasure {
+    #[command(flatten)]
+    pub(crate) on: OnGpu,
+    /// Seconds that PyTorch may take to compile; 0: only eager
+    #[arg(long, value_name = "SECONDS", default_value_t = 40)]
+    pub(crate) compile_s: u16,
+    /// Nothing of PyTorch
+    #[arg(long)]
+    pub(crate) no_peer: bool,
+    /// Tiny sizes: shows that everything runs; the times say nothing
+    #[arg(long)]
+    pub(crate) quick: bool,
+}
+
+/// Which GPU, and where the record goes
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OnGpu {
+    /// Number of the GPU, from 0 on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) gpu: usize,
+    /// Folder of gpu.json
+    #[arg(long, value_name = "DIR", default_value = "runs/gpu")]
+    pub(crate) out: PathBuf,
+}
+
+/// Gather the records of run folders in one archive
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa gpu pack runs/gpu --to gpu.tar.gz
+  mesa gpu pack runs/slice-* --to slices.tar.gz
+
+Takes summary.json, curves.csv, config.toml and gpu.json of each folder, where it
+has them, under the folder's name. No weights.")]
+pub(crate) struct GpuPack {
+    /// Run folders
+    #[arg(value_name = "RUN_DIR", required = true)]
+    pub(crate) folders: Vec<PathBuf>,
+    /// The archive to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: PathBuf,
+}
+
+/// Put the records of such an archive into a folder
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mesa gpu unpack slices.tar.gz --into docs/records
+
+Each run's records go to a folder of its name; what is there under the same name
+is replaced. An archive with anything else in it is refused as a whole.")]
+pub(crate) struct GpuUnpack {
+    /// The archive
+    #[arg(value_name = "FILE")]
+    pub(crate) archive: PathBuf,
+    /// Where the run folders go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: PathBuf,
+}

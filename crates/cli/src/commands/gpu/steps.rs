@@ -1,0 +1,228 @@
+//! Whole steps: training, evaluation, gradients of triggers.
+
+use anyhow::Result;
+use mesa_kernels::cuda::{
+    CudaDevice, DeviceImages, DevicePlans, DeviceTriggers, ImagePlan, PlanLimits, Precision, Stamp,
+    TargetGradient, noise,
+};
+use mesa_models::cuda::{CudaFrozen, CudaNetwork, CudaSettings, DeviceBatch, StepSettings};
+use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
+use mesa_record::GpuRow;
+
+use super::shapes::StepGflop;
+use super::timer::{Timer, Work, precision_name};
+
+pub(super) const TRAINING: &str = "training step";
+pub(super) const EVALUATION: &str = "evaluation";
+pub(super) const TRIGGERS: &str = "MESA step: gradient of triggers";
+
+const CLASSES: usize = 10;
+const SIDE: usize = 32;
+const TRIGGER: (usize, usize) = (3, 3);
+const TARGET: u32 = 0;
+const BETA: f32 = 0.9;
+const STEP: StepSettings = StepSettings {
+    learning_rate: 0.01,
+    momentum: 0.9,
+    weight_decay: 5e-4,
+    label_smoothing: 0.0,
+};
+
+const ALL: [(Precision, bool); 6] = [
+    (Precision::Bf16, true),
+    (Precision::Bf16, false),
+    (Precision::Tf32, true),
+    (Precision::Tf32, false),
+    (Precision::F32, true),
+    (Precision::F32, false),
+];
+
+/// Images, triggers and plans that steps of any kind work on.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    images: DeviceImages,
+    triggers: DeviceTriggers,
+    plans: DevicePlans,
+    network: Network,
+    count: usize,
+}
+
+impl Inputs {
+    pub(super) fn new(device: &CudaDevice, width: usize, count: usize) -> Result<Self> {
+        let bytes: Vec<u8> = noise(1, count * 3 * SIDE * SIDE)
+            .iter()
+            .map(|value| byte(*value))
+            .collect();
+        let triggers = vec![0.5; 3 * TRIGGER.0 * TRIGGER.1];
+        let plans: Vec<ImagePlan> = (0..count).map(plan).collect();
+        let limits = PlanLimits {
+            images: count,
+            size: (SIDE, SIDE),
+            classes: CLASSES,
+            triggers: 1,
+            trigger_size: TRIGGER,
+        };
+        let config = ResNetConfig {
+            width,
+            num_classes: CLASSES,
+        };
+        let mut rng = Seeds::new(0, "gpu").start();
+        Ok(Self {
+            images: DeviceImages::new(device, &bytes, (SIDE, SIDE))?,
+            triggers: DeviceTriggers::new(device, &triggers, TRIGGER, None, 1.0)?,
+            plans: DevicePlans::new(device, &plans, limits)?,
+            network: Network::resnet18(config, Normalization::cifar10(), &mut rng)?,
+            count,
+        })
+    }
+
+    fn batch(&self, first: usize) -> DeviceBatch<'_> {
+        DeviceBatch {
+            images: &self.images,
+            triggers: &self.triggers,
+            plans: &self.plans,
+            first,
+        }
+    }
+
+    /// Training steps on one batch after the other, without an end.
+    pub(super) fn training<'a>(
+        &'a self,
+        device: &CudaDevice,
+        settings: CudaSettings,
+        batch: usize,
+    ) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+        let mut network = CudaNetwork::new(device, &self.network, settings, batch, [0.5; 3])?;
+        let mut first = 0;
+        Ok(Box::new(move || {
+            network.step(self.batch(first), &STEP)?;
+            first = if first + 2 * batch <= self.count {
+                first + batch
+            } else {
+                0
+            };
+            Ok(())
+        }))
+    }
+
+    /// Scores of a batch.
+    fn evaluation<'a>(
+        &'a self,
+        device: &CudaDevice,
+        settings: CudaSettings,
+        batch: usize,
+    ) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+        let mut frozen = CudaFrozen::new(device, &self.network, settings)?;
+        Ok(Box::new(move || {
+            frozen.logits(self.batch(0), batch)?;
+            Ok(())
+        }))
+    }
+
+    /// The classifier's part of MESA's step: forward, and the gradient of the triggers.
+    pub(super) fn gradient<'a>(
+        &'a self,
+        device: &CudaDevice,
+        settings: CudaSettings,
+        batch: usize,
+    ) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+        let mut frozen = CudaFrozen::new(device, &self.network, settings)?;
+        let wanted = TargetGradient::Probability(BETA);
+        Ok(Box::new(move || {
+            frozen.trigger_gradient(self.batch(0), batch, TARGET, wanted)?;
+            Ok(())
+        }))
+    }
+}
+
+/// Training in every way; evaluation and triggers in every precision.
+pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
+    let (batch, evaluation) = (timer.sizes().batch_size, timer.sizes().evaluation_batch);
+    let gflop = StepGflop::of(timer.sizes().width);
+    let device = timer.device().clone();
+    let mut rows = Vec::new();
+    let mut works = Vec::new();
+    for (precision, deterministic) in ALL {
+        let settings = CudaSettings {
+            precision,
+            deterministic,
+        };
+        let once = inputs.training(&device, settings, batch);
+        add(
+            (&mut works, &mut rows),
+            once,
+            row(TRAINING, settings, batch, gflop.training),
+        );
+    }
+    rows.extend(timer.rows(works)?);
+    let mut works = Vec::new();
+    for (precision, deterministic) in ALL {
+        if !deterministic && precision != Precision::Bf16 {
+            continue;
+        }
+        let settings = CudaSettings {
+            precision,
+            deterministic,
+        };
+        let once = inputs.evaluation(&device, settings, evaluation);
+        let of_it = row(EVALUATION, settings, evaluation, gflop.forward);
+        add((&mut works, &mut rows), once, of_it);
+        let once = inputs.gradient(&device, settings, batch);
+        let of_it = row(TRIGGERS, settings, batch, gflop.trigger);
+        add((&mut works, &mut rows), once, of_it);
+    }
+    rows.extend(timer.rows(works)?);
+    // By kind of work, for whoever reads the record.
+    rows.sort_by_key(|row| [TRAINING, EVALUATION, TRIGGERS].map(|work| row.work != work));
+    Ok(rows)
+}
+
+/// What can be made is measured; of what cannot, the reason is kept.
+fn add<'a>(
+    (works, rows): (&mut Vec<Work<'a>>, &mut Vec<GpuRow>),
+    once: Result<Box<dyn FnMut() -> Result<()> + 'a>>,
+    row: GpuRow,
+) {
+    match once {
+        Ok(once) => works.push(Work { row, once }),
+        Err(error) => rows.push(GpuRow {
+            failed: Some(format!("{error:#}")),
+            ..row
+        }),
+    }
+}
+
+fn row(work: &str, settings: CudaSettings, images: usize, gflop_each: f64) -> GpuRow {
+    GpuRow {
+        work: work.to_owned(),
+        precision: precision_name(settings.precision).to_owned(),
+        deterministic: settings.deterministic,
+        images,
+        gflop: gflop_each * images as f64,
+        ..GpuRow::default()
+    }
+}
+
+/// Every kind of crop and flip, each image stamped at a place of its own.
+fn plan(image: usize) -> ImagePlan {
+    let shift = |modulus: usize| i32::try_from(image % modulus).unwrap_or(0) - 4;
+    ImagePlan {
+        stamp: Some(Stamp {
+            trigger: 0,
+            row: image % 29,
+            column: image % 28,
+        }),
+        shift: (shift(9), shift(7)),
+        mirrored: image.is_multiple_of(2),
+        ..ImagePlan::plain(image, image % CLASSES)
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "between 8 and 248"
+)]
+fn byte(value: f32) -> u8 {
+    (value * 120.0 + 128.0) as u8
+}
