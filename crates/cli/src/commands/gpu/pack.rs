@@ -29,7 +29,7 @@ pub(super) fn pack(args: &GpuPack, json: bool) -> Result<()> {
     let archive = archived(&records).context("making the archive")?;
     write_bytes(&args.to, &archive)?;
     let names = names(&records);
-    let plain = format!("wrote {} files to {}", names.len(), args.to.display());
+    let plain = format!("wrote {} to {}", files(names.len()), args.to.display());
     output::result(json, &json!({ "packed": names }), &plain)
 }
 
@@ -41,8 +41,15 @@ pub(super) fn unpack(args: &GpuUnpack, json: bool) -> Result<()> {
         write_bytes(&args.into.join(folder).join(name), bytes)?;
     }
     let names = names(&records);
-    let plain = format!("wrote {} files below {}", names.len(), args.into.display());
+    let plain = format!("wrote {} below {}", files(names.len()), args.into.display());
     output::result(json, &json!({ "unpacked": names }), &plain)
+}
+
+fn files(count: usize) -> String {
+    match count {
+        1 => "one file".to_owned(),
+        _ => format!("{count} files"),
+    }
 }
 
 fn names(records: &Records) -> Vec<String> {
