@@ -36,6 +36,15 @@ pub(crate) fn watch() {
     }
 }
 
+/// Asks for a stop once so much time has passed.
+pub(crate) fn request_after(time: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
+        tracing::info!("the time limit is reached: stopping after this batch");
+        STOP.store(true, Ordering::SeqCst);
+    });
+}
+
 /// Whether a stop was asked for.
 pub(crate) fn requested() -> bool {
     STOP.load(Ordering::SeqCst)

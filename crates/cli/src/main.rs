@@ -18,6 +18,7 @@ mod output;
 mod pipeline;
 mod presets;
 mod progress;
+mod queue;
 mod resumable;
 mod resume;
 mod seen;

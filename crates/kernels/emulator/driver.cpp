@@ -8,6 +8,7 @@
 // While a stream is captured, launches and copies on the device are kept for its graph, with the
 // values that their arguments have now; what may not be captured is refused.
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -15,6 +16,7 @@
 #include <cstring>
 #include <dlfcn.h>
 #include <functional>
+#include <mutex>
 #include <string>
 #include <sys/mman.h>
 #include <vector>
@@ -33,7 +35,7 @@ const int CAPTURE_INVALIDATED = 901;
 const size_t GUARD = 256;
 const unsigned char PATTERN = 0xa5;
 
-void* context = nullptr;
+thread_local void* context = nullptr;
 int dummy;
 
 struct Module {
@@ -57,7 +59,11 @@ struct Stream {
     bool spoilt = false;
 };
 
-int captures = 0;
+std::atomic<int> captures{0};
+
+// The kernels' thread indices are global: threads of the host take turns.
+std::mutex one_at_a_time;
+typedef std::lock_guard<std::mutex> Alone;
 
 // Does it now, or keeps it.
 int start(void* stream, Work work)
@@ -66,6 +72,7 @@ int start(void* stream, Work work)
     if (known->captured) {
         known->captured->work.push_back(std::move(work));
     } else {
+        Alone alone(one_at_a_time);
         work();
     }
     return SUCCESS;
@@ -182,6 +189,7 @@ int cuGraphLaunch(void* graph, void* stream)
     if (refuse(stream)) {
         return CAPTURE_UNSUPPORTED;
     }
+    Alone alone(one_at_a_time);
     for (const Work& work : ((Graph*)graph)->work) {
         work();
     }
@@ -318,12 +326,6 @@ int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream)
         return CAPTURE_UNSUPPORTED;
     }
     memcpy(to, (const void*)from, bytes);
-    return SUCCESS;
-}
-
-int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void*)
-{
-    memcpy((void*)to, (const void*)from, bytes);
     return SUCCESS;
 }
 

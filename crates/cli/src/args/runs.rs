@@ -40,10 +40,11 @@ pub(crate) struct Selection {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Pace {
     /// Networks that are worked on at once [default: 1 on the CPU, whose threads one keeps busy,
-    /// 6 on a GPU]
+    /// 8 on a GPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) workers: Option<u16>,
-    /// Stop after so many minutes; no network is begun that is unlikely to be finished by then
+    /// Stop after so many minutes, as Ctrl-C does; no network is begun that is unlikely to be done
+    /// by then
     #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     pub(crate) time_limit: Option<Duration>,
 }

@@ -1,9 +1,9 @@
 //! `mesa run`: a preset's whole chain.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use mesa_datasets::TriggerId;
@@ -19,12 +19,18 @@ use crate::method::Method;
 use crate::output::Usage;
 use crate::pipeline::{Chain, Open, Session, Setup, is_all_committed, repository, run_chain};
 use crate::progress::{bytes, duration};
+use crate::queue::{Queue, locked};
 use crate::{inputs, interrupt, logging, output};
 
 /// Batches that the estimate before a run is made from.
 const ESTIMATED_FROM: usize = 3;
 
 pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
+    let started = Instant::now();
+    let deadline = args.pace.time_limit.map(|limit| started + limit);
+    if let Some(limit) = args.pace.time_limit {
+        interrupt::request_after(limit);
+    }
     let chosen = Chosen::new(&args.selection, "quick")?;
     if args.only_plan {
         logging::start(None)?;
@@ -42,10 +48,9 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
     let (session, chains, mut summary) =
         chosen.prepare(&args.selection, &args.running, threads, IfMissing::Fetch)?;
     write_text(&run.config(), &session.config.to_toml()?)?;
-    let started = Instant::now();
     let plan = announce(&session, &chains, &chosen.methods, &summary)?;
     let live = Live::new(&session, &chains, &chosen.methods, plan);
-    let failed = run_chains(&session, &chains, &mut summary, &live, &args.pace)?;
+    let failed = run_chains(&session, &chains, &mut summary, &live, &args.pace, deadline)?;
     drop(live);
     tracing::info!(
         "{} written after {}",
@@ -69,6 +74,7 @@ fn run_chains(
     summary: &mut Summary,
     live: &Live<'_>,
     pace: &Pace,
+    deadline: Option<Instant>,
 ) -> Result<usize> {
     let clean = session.clean()?;
     session.save_summary(summary, &clean)?;
@@ -76,9 +82,10 @@ fn run_chains(
         .zip(chains)
         .filter(|(_, (chain, methods))| !is_all_committed(*chain, methods, summary))
         .collect();
-    let usual = if session.computer.is_gpu() { 6 } else { 1 };
+    // One keeps the CPU busy; a GPU has time for others while one is on the CPU.
+    let usual = if session.computer.is_gpu() { 8 } else { 1 };
     let workers = pace.workers.map_or(usual, usize::from).min(left.len());
-    let queue = Queue::new(&left, pace.time_limit);
+    let queue = Queue::new(&left, deadline);
     let summary = Mutex::new(summary);
     let (failed, stopped) = (AtomicUsize::new(0), Mutex::new(None));
     let work = |session: &Session| {
@@ -111,15 +118,7 @@ fn run_chains(
     if workers <= 1 {
         work(session);
     } else {
-        let others: Vec<Session> = (1..workers)
-            .map(|_| session.for_another_thread())
-            .collect::<Result<_>>()?;
-        std::thread::scope(|scope| {
-            for other in &others {
-                scope.spawn(|| work(other));
-            }
-            work(session);
-        });
+        each_on_threads_of_its_own(session, workers, &work)?;
     }
     if queue.has_run_out_of_time() {
         tracing::warn!("the time limit leaves networks undone; the same command goes on with them");
@@ -130,58 +129,26 @@ fn run_chains(
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Networks that nobody works on yet.
-struct Queue<'a> {
-    left: &'a [(usize, &'a Open)],
-    next: AtomicUsize,
-    /// When to be done, and the longest that a network took so far.
-    deadline: Option<(Instant, Mutex<Duration>)>,
-    out_of_time: AtomicBool,
-}
-
-impl<'a> Queue<'a> {
-    fn new(left: &'a [(usize, &'a Open)], time_limit: Option<Duration>) -> Self {
-        Self {
-            left,
-            next: AtomicUsize::new(0),
-            deadline: time_limit.map(|limit| (Instant::now() + limit, Mutex::default())),
-            out_of_time: AtomicBool::new(false),
+/// Runs `work` in so many workers. They share the threads out among themselves: the small matrices
+/// of MESA's perceptrons keep one thread busy, not many.
+fn each_on_threads_of_its_own(
+    session: &Session,
+    workers: usize,
+    work: &(dyn Fn(&Session) + Sync),
+) -> Result<()> {
+    let threads = (session.ledger.threads / workers).max(1);
+    let pools = (0..workers)
+        .map(|_| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            Ok((session.for_another_thread()?, pool.build()?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    std::thread::scope(|scope| {
+        for (session, pool) in &pools {
+            scope.spawn(|| pool.install(|| work(session)));
         }
-    }
-
-    /// The next network, its number first; none if there is none or no time for one.
-    fn next(&self) -> Option<(usize, &'a Open)> {
-        self.left.get(self.next.load(Ordering::Relaxed))?;
-        if let Some((deadline, longest)) = &self.deadline
-            && Instant::now() + *locked(longest) > *deadline
-        {
-            self.out_of_time.store(true, Ordering::Relaxed);
-            return None;
-        }
-        let at = self.next.fetch_add(1, Ordering::Relaxed);
-        self.left.get(at).copied()
-    }
-
-    /// Notes how long a network took.
-    fn took(&self, time: Duration) {
-        if let Some((_, longest)) = &self.deadline {
-            let mut longest = locked(longest);
-            *longest = time.max(*longest);
-        }
-    }
-
-    /// Gives nothing out any more.
-    fn close(&self) {
-        self.next.store(self.left.len(), Ordering::Relaxed);
-    }
-
-    fn has_run_out_of_time(&self) -> bool {
-        self.out_of_time.load(Ordering::Relaxed)
-    }
+    });
+    Ok(())
 }
 
 /// Tells what will be done and what it will take, and returns it.
@@ -410,50 +377,4 @@ pub(super) fn plan_text(plan: &Plan) -> String {
         lines.push(format!("peak memory {peak:.0} MiB"));
     }
     lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use mesa_datasets::TriggerId;
-
-    use super::*;
-
-    fn chains(count: u16) -> Vec<Open> {
-        let chain = |pattern| Chain {
-            trigger: TriggerId::Pattern(pattern),
-            seed: 0,
-        };
-        (0..count)
-            .map(|pattern| (chain(pattern), Vec::new()))
-            .collect()
-    }
-
-    #[test]
-    fn every_network_is_given_out_once() {
-        let chains = chains(3);
-        let left: Vec<(usize, &Open)> = (1..).zip(&chains).collect();
-        let queue = Queue::new(&left, None);
-        let numbers: Vec<usize> = std::iter::from_fn(|| queue.next())
-            .map(|(n, _)| n)
-            .collect();
-        assert_eq!(numbers, [1, 2, 3]);
-        let queue = Queue::new(&left, None);
-        assert!(queue.next().is_some());
-        queue.close();
-        assert!(queue.next().is_none() && !queue.has_run_out_of_time());
-    }
-
-    #[test]
-    fn nothing_is_begun_that_would_not_be_done_in_time() {
-        let chains = chains(3);
-        let left: Vec<(usize, &Open)> = (1..).zip(&chains).collect();
-        let queue = Queue::new(&left, Some(Duration::from_mins(10)));
-        // How long one takes is not known yet.
-        assert!(queue.next().is_some());
-        queue.took(Duration::from_mins(5));
-        queue.took(Duration::from_secs(10));
-        assert!(queue.next().is_some());
-        queue.took(Duration::from_secs(700));
-        assert!(queue.next().is_none() && queue.has_run_out_of_time());
-    }
 }

@@ -17,7 +17,11 @@ use crate::args::SaveEvery;
 use crate::computer::Computer;
 use crate::config::ExperimentConfig;
 use crate::ledger::{Finished, Ledger, Work};
+use crate::queue::Turns;
 use crate::{inputs, seen, stages};
+
+/// Trainings that go on at once on a GPU.
+const TRAININGS: usize = 2;
 
 /// What all steps of a run share. Clones share the data and what they have seen.
 #[derive(Clone)]
@@ -32,6 +36,8 @@ pub(crate) struct Session {
     pub(crate) clean: CleanSource,
     pub(crate) steps: Steps,
     pub(crate) computer: Computer,
+    /// Turns at training a network.
+    pub(crate) trainings: Turns,
 }
 
 /// Where the clean network comes from.
@@ -103,6 +109,7 @@ impl Session {
             data,
             clean,
             steps,
+            trainings: Turns::new(if computer.is_gpu() { TRAININGS } else { 1 }),
             computer,
         })
     }
