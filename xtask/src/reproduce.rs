@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// Builds `mesa`; the command that runs what `args` ask for, or shows its plan.
 pub(crate) fn mesa_run(args: &Args, here: &Path) -> Result<Command> {
     let root = workspace::root()?;
-    let mut command = Command::new(workspace::build(["--bin", "mesa"])?);
+    let mut command = Command::new(workspace::build_with(["--bin", "mesa"], args.features())?);
     command
         .current_dir(&root)
         .arg(if args.dry_run { "plan" } else { "run" })
@@ -103,6 +103,15 @@ impl Args {
             data: Some(data.into()),
             out: Some(out.to_owned()),
             ..Self::default()
+        }
+    }
+
+    /// What building takes besides: a GPU was asked for.
+    fn features(&self) -> &'static [&'static str] {
+        if self.device.as_deref() == Some("cuda") {
+            &["--features", "cuda"]
+        } else {
+            &[]
         }
     }
 

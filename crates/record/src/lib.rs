@@ -49,5 +49,7 @@ pub use roofline::{RooflineRecord, RooflineRow};
 pub use run_dir::{RunDir, StepFiles};
 pub use speed::{FullTrigger, ScalingRecord, ScalingRow, SpeedMachine, SpeedRecord, SpeedRow};
 pub use step_record::{DataRecord, StepRecord};
-pub use summary::{ATTACK_TOOK, Difference, Mixture, MixtureWeight, NetworkRecord, Row, Summary};
+pub use summary::{
+    ATTACK_TOOK, AtOnce, Difference, Mixture, MixtureWeight, NetworkRecord, Row, Summary,
+};
 pub use trigger_name::TriggerName;

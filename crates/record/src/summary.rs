@@ -34,6 +34,9 @@ pub struct Summary {
     pub wall_s: f64,
     /// Most memory held at once, in MiB, over every start of the run.
     pub peak_rss_mb: Option<f64>,
+    /// Where networks were worked on at once: the steps' times overlap, and this is by the clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<AtOnce>,
     /// One row for each trigger, seed and method.
     pub rows: Vec<Row>,
     /// Version of the program.
@@ -60,6 +63,15 @@ pub struct Summary {
     /// Each value that differs from the paper's.
     #[serde(default)]
     pub differences: Vec<Difference>,
+}
+
+/// A run of several networks at once.
+#[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AtOnce {
+    /// How many at most.
+    pub workers: usize,
+    /// Seconds by the clock for all rows, over every start of the run; the clean network aside.
+    pub elapsed_s: f64,
 }
 
 /// One method's figures on one network.

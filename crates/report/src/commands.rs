@@ -83,6 +83,9 @@ fn command(
         Program::Run if built_in => format!("mesa run --preset {}", run.preset),
         Program::Run => "mesa run --config config.toml".to_owned(),
     };
+    if run.device != "cpu" {
+        command.push_str(" --device cuda");
+    }
     if run.data == "synthetic" {
         command.push_str(" --data synthetic");
     }

@@ -53,7 +53,7 @@ pub fn committed_files(root: &Path, patch_of: PatchOf) -> Result<Vec<GeneratedFi
         ("results", readme_block(&runs, caption)),
         ("speed", speed::readme_block(&contents.speed)),
     ];
-    let performance = speed::page_blocks(&contents.speed);
+    let performance = speed::page_blocks(&contents.speed, &runs);
     let file = |name: &str, text: String| GeneratedFile {
         path: root.join(name),
         text,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mesa_record::{Detection, Distribution, Plan, Summary};
 
 use crate::commands::{Program, commands};
-use crate::format::{data_words, hardware, memory, percent, seconds};
+use crate::format::{data_words, hardware, memory, percent, time_words};
 use crate::means::{MethodMeans, kinds, means, worst_words};
 use crate::metrics::GLOSSARY;
 use crate::page::{Contents, MOST_NETWORKS};
@@ -73,7 +73,7 @@ fn readme_run(run: &Summary) -> String {
         text,
         "`{}` · {} · peak memory {} · {}",
         commands(run, Program::Reproduce).join("` and `"),
-        seconds(run.wall_s),
+        time_words(run),
         memory(run.peak_rss_mb),
         hardware(run),
     );

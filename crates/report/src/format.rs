@@ -1,6 +1,6 @@
 //! Numbers as people read them.
 
-use mesa_record::Summary;
+use mesa_record::{AtOnce, Summary};
 
 /// A fraction as percent with one decimal, the sign left to the heading.
 pub(crate) fn percent(fraction: f64) -> String {
@@ -22,6 +22,19 @@ pub(crate) fn seconds(seconds: f64) -> String {
         format!("{:.1} h", seconds / 3600.0)
     } else {
         format!("{:.1} days", seconds / 86_400.0)
+    }
+}
+
+/// How long a run took: by the clock, where several networks were worked on at once.
+pub(crate) fn time_words(run: &Summary) -> String {
+    match run.at_once {
+        None => seconds(run.wall_s),
+        Some(AtOnce { workers, elapsed_s }) => {
+            format!(
+                "{} by the clock, {workers} networks at once",
+                seconds(elapsed_s)
+            )
+        }
     }
 }
 

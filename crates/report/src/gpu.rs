@@ -2,12 +2,17 @@
 
 use std::fmt::Write as _;
 
-use mesa_record::{GpuCheck, GpuComparison, GpuRecord, GpuRow};
+use mesa_record::{GpuCheck, GpuComparison, GpuRecord, GpuRow, Summary};
 
 use crate::Table;
+use crate::format::{self, seconds};
+use crate::rows::networks;
 
 /// Where the record lies.
 pub(crate) const RECORD: &str = "docs/records/gpu/gpu.json";
+
+/// The paper's triggers.
+const ALL_TRIGGERS: usize = 51;
 
 const NOTHING: &str = "not measured yet";
 
@@ -35,7 +40,7 @@ pub fn gpu_words(record: &GpuRecord) -> String {
 /// What was measured, for a terminal: short, the bars last.
 pub fn gpu_tables(record: &GpuRecord) -> String {
     let mut tables = vec![rates(record), steps(record), convolutions(record)];
-    tables.extend([comparisons(record), bars(Some(record))]);
+    tables.extend([comparisons(record), bars(Some(record), None)]);
     let mut text = String::new();
     for table in tables.iter().filter(|table| !table.rows.is_empty()) {
         let _ = writeln!(text, "{}", table.to_terminal());
@@ -47,10 +52,11 @@ pub fn gpu_tables(record: &GpuRecord) -> String {
     text
 }
 
-/// The block of `docs/performance.md`. A record of tiny sizes is none.
-pub(crate) fn gpu_block(record: Option<&GpuRecord>) -> String {
+/// The block of `docs/performance.md`. A record of tiny sizes is none; the committed runs say how
+/// long the paper's evaluation takes.
+pub(crate) fn gpu_block(record: Option<&GpuRecord>, runs: &[&Summary]) -> String {
     let record = record.filter(|record| !record.quick);
-    let mut text = bars(record).to_markdown();
+    let mut text = bars(record, sweep(runs)).to_markdown();
     let Some(record) = record else { return text };
     let _ = write!(
         text,
@@ -75,7 +81,7 @@ pub(crate) fn gpu_block(record: Option<&GpuRecord>) -> String {
 }
 
 /// Each figure that the project set itself, and what was reached.
-fn bars(record: Option<&GpuRecord>) -> Table {
+fn bars(record: Option<&GpuRecord>, sweep: Option<&Summary>) -> Table {
     let columns = ["figure", "bar", "reached"];
     let mut table = Table::new("What was to be reached".to_owned(), &columns);
     let mut add = |figure: &str, bar: &str, reached: Option<String>| {
@@ -115,14 +121,42 @@ fn bars(record: Option<&GpuRecord>) -> Table {
         "aim 40 %",
         record.and_then(share_words),
     );
-    add("clean network of width 64", "94.5 % on CIFAR-10", None);
-    add("51 triggers on one H100", "25 minutes, aim 12", None);
+    add(
+        "clean network of width 64",
+        "94.5 % on CIFAR-10",
+        sweep
+            .and_then(|run| run.clean_network.as_ref())
+            .map(|network| format!("{} %", format::percent(network.test_accuracy))),
+    );
+    add(
+        "51 triggers on one H100",
+        "25 minutes, aim 12",
+        sweep.and_then(sweep_words),
+    );
     add(
         "what determinism costs a training step in bf16",
         "",
         record.and_then(determinism),
     );
     table
+}
+
+/// The paper's evaluation as a GPU ran it, all of it or a part.
+fn sweep<'a>(runs: &[&'a Summary]) -> Option<&'a Summary> {
+    let on_gpu =
+        |run: &&&Summary| run.preset == "paper" && run.data == "cifar10" && run.device != "cpu";
+    runs.iter().find(on_gpu).copied()
+}
+
+/// How long a sweep took, and how long all triggers take at its pace.
+fn sweep_words(run: &Summary) -> Option<String> {
+    let (count, time) = (networks(run).len(), run.at_once?.elapsed_s);
+    let mut text = format!("{count} in {}", seconds(time));
+    if count < ALL_TRIGGERS {
+        let all = time * ALL_TRIGGERS as f64 / count as f64;
+        let _ = write!(text, "; 51 at that pace {}, not measured yet", seconds(all));
+    }
+    Some(text)
 }
 
 fn check_words(check: &GpuCheck) -> String {
@@ -416,7 +450,26 @@ mod tests {
 
     #[test]
     fn the_block_looks_as_it_did() {
-        insta::assert_snapshot!(gpu_block(Some(&record())));
+        insta::assert_snapshot!(gpu_block(Some(&record()), &[]));
+    }
+
+    #[test]
+    fn a_sweep_tells_the_pace_of_all_triggers() {
+        let mut run = crate::made_up::single();
+        (run.preset, run.device) = ("paper".to_owned(), "a GPU, bf16".to_owned());
+        let found = networks(&run).len();
+        let elapsed_s = 60.0 * found as f64;
+        run.at_once = Some(mesa_record::AtOnce {
+            workers: 8,
+            elapsed_s,
+        });
+        let block = gpu_block(None, &[&run]);
+        assert!(
+            block.contains("51 at that pace 51.0 min, not measured yet"),
+            "{block}"
+        );
+        run.device = "cpu".to_owned();
+        assert_eq!(gpu_block(None, &[&run]), gpu_block(None, &[]));
     }
 
     #[test]
@@ -429,13 +482,13 @@ mod tests {
 
     #[test]
     fn what_no_gpu_ran_is_said_not_to_be_measured() {
-        let block = gpu_block(None);
+        let block = gpu_block(None, &[]);
         assert_eq!(block.matches(NOTHING).count(), 8);
         let tiny = GpuRecord {
             quick: true,
             ..record()
         };
-        assert_eq!(gpu_block(Some(&tiny)), block);
+        assert_eq!(gpu_block(Some(&tiny), &[]), block);
         assert!(gpu_tables(&tiny).contains("say nothing"));
     }
 
@@ -448,7 +501,7 @@ mod tests {
             ..mesa_record::GpuChecked::default()
         };
         record.check.as_mut().unwrap().failed.push(failed);
-        let block = gpu_block(Some(&record));
+        let block = gpu_block(Some(&record), &[]);
         assert!(
             block.contains("1 of 147 miss, the first: logits (tf32)"),
             "{block}"

@@ -12,6 +12,7 @@ fn summary(rows: Vec<Row>) -> Summary {
         data: "cifar10".into(),
         device: "cpu".into(),
         wall_s: 200.0,
+        at_once: None,
         peak_rss_mb: Some(512.4),
         rows,
         version: "0.0.0".into(),

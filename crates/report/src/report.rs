@@ -6,7 +6,7 @@ use mesa_record::{ATTACK_TOOK, Summary};
 
 use crate::{
     Table,
-    format::{data_words, hardware, memory, percent, percent_or_blank, seconds},
+    format::{data_words, hardware, memory, percent, percent_or_blank, seconds, time_words},
     means,
     mixture::{self, nats, nats_with_error},
     rows::{Network, Repeats, methods, named, networks, repeats_note, rows_of, takes},
@@ -215,7 +215,7 @@ pub(crate) fn notes(summary: &Summary) -> Vec<String> {
         ));
     }
     notes.push("ASR and regained: of stamped images that are not of the target class".to_owned());
-    let (time, peak) = (seconds(summary.wall_s), memory(summary.peak_rss_mb));
+    let (time, peak) = (time_words(summary), memory(summary.peak_rss_mb));
     notes.push(format!(
         "wall time {time}; peak memory {peak}; {}",
         hardware(summary)

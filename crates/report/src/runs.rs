@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesa_record::{Curve, Row, Summary, TriggerName};
+use mesa_record::{AtOnce, Curve, Row, Summary, TriggerName};
 
 use crate::rows::{Network, networks};
 
@@ -93,6 +93,14 @@ pub(crate) fn merged(parts: Vec<Run>) -> Vec<Run> {
 
 fn merge(run: &mut Summary, more: Summary) {
     run.wall_s += more.wall_s;
+    run.at_once = match (run.at_once, more.at_once) {
+        (Some(one), Some(other)) => Some(AtOnce {
+            workers: one.workers.max(other.workers),
+            elapsed_s: one.elapsed_s + other.elapsed_s,
+        }),
+        // Times of parts that overlapped and of others do not add up.
+        _ => None,
+    };
     run.peak_rss_mb = match (run.peak_rss_mb, more.peak_rss_mb) {
         (Some(one), Some(other)) => Some(one.max(other)),
         (one, other) => one.or(other),

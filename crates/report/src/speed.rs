@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use mesa_record::{
-    GpuRecord, RooflineRecord, ScalingRecord, SpeedMachine, SpeedRecord, SpeedRow, read_json,
+    GpuRecord, RooflineRecord, ScalingRecord, SpeedMachine, SpeedRecord, SpeedRow, Summary,
+    read_json,
 };
 use serde::de::DeserializeOwned;
 
@@ -71,8 +72,8 @@ pub(crate) fn full_words(record: &SpeedRecord) -> Option<String> {
     ))
 }
 
-/// The blocks of `docs/performance.md`, by name.
-pub(crate) fn page_blocks(records: &Records) -> Vec<(&'static str, String)> {
+/// The blocks of `docs/performance.md`, by name; `runs` are the committed ones.
+pub(crate) fn page_blocks(records: &Records, runs: &[&Summary]) -> Vec<(&'static str, String)> {
     let nothing = || NOTHING.to_owned();
     let compared = |record: &SpeedRecord| {
         let table = comparison(record, true).to_markdown();
@@ -102,7 +103,7 @@ pub(crate) fn page_blocks(records: &Records) -> Vec<(&'static str, String)> {
             "scaling",
             records.scaling.as_ref().map_or_else(nothing, scaling),
         ),
-        ("gpu", gpu_block(records.gpu.as_ref())),
+        ("gpu", gpu_block(records.gpu.as_ref(), runs)),
     ]
 }
 
@@ -274,7 +275,7 @@ mod tests {
     fn blocks_look_as_they_did() {
         let records = records();
         let mut text = readme_block(&records);
-        for (name, block) in page_blocks(&records) {
+        for (name, block) in page_blocks(&records, &[]) {
             let _ = write!(text, "\n== {name}\n{block}");
         }
         insta::assert_snapshot!(text);
@@ -284,7 +285,7 @@ mod tests {
     fn what_is_not_measured_is_said() {
         let records = Records::default();
         assert_eq!(readme_block(&records), NOTHING);
-        for (name, block) in page_blocks(&records) {
+        for (name, block) in page_blocks(&records, &[]) {
             assert!(block == NOTHING || name == "gpu", "{block}");
         }
     }

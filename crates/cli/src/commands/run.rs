@@ -17,7 +17,9 @@ use crate::inputs::IfMissing;
 use crate::live::Live;
 use crate::method::Method;
 use crate::output::Usage;
-use crate::pipeline::{Chain, Open, Session, Setup, is_all_committed, repository, run_chain};
+use crate::pipeline::{
+    Chain, Clock, Open, Session, Setup, is_all_committed, repository, run_chain,
+};
 use crate::progress::{bytes, duration};
 use crate::queue::{Queue, locked};
 use crate::{inputs, interrupt, logging, output};
@@ -86,6 +88,7 @@ fn run_chains(
     let usual = if session.computer.is_gpu() { 8 } else { 1 };
     let workers = pace.workers.map_or(usual, usize::from).min(left.len());
     let queue = Queue::new(&left, deadline);
+    let clock = Clock::start(workers, summary.at_once);
     let summary = Mutex::new(summary);
     let (failed, stopped) = (AtomicUsize::new(0), Mutex::new(None));
     let work = |session: &Session| {
@@ -118,7 +121,7 @@ fn run_chains(
     if workers <= 1 {
         work(session);
     } else {
-        each_on_threads_of_its_own(session, workers, &work)?;
+        each_on_threads_of_its_own(session, workers, clock, &work)?;
     }
     if queue.has_run_out_of_time() {
         tracing::warn!("the time limit leaves networks undone; the same command goes on with them");
@@ -134,13 +137,14 @@ fn run_chains(
 fn each_on_threads_of_its_own(
     session: &Session,
     workers: usize,
+    clock: Clock,
     work: &(dyn Fn(&Session) + Sync),
 ) -> Result<()> {
     let threads = (session.ledger.threads / workers).max(1);
     let pools = (0..workers)
         .map(|_| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            Ok((session.for_another_thread()?, pool.build()?))
+            Ok((session.for_another_thread(clock)?, pool.build()?))
         })
         .collect::<Result<Vec<_>>>()?;
     std::thread::scope(|scope| {

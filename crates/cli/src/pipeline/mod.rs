@@ -16,4 +16,4 @@ pub(crate) use chain::{Open, run_chain};
 pub(crate) use committed::is_all_committed;
 pub(crate) use distribution::{Shown, distribution_of};
 pub(crate) use keys::{Chain, fit_config};
-pub(crate) use session::{Session, Setup};
+pub(crate) use session::{Clock, Session, Setup};

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use mesa_attack::evaluate;
 use mesa_datasets::{Dataset, Images};
 use mesa_defense::DefenseImages;
 use mesa_models::{Network, Normalization, ResNetConfig, load_network_with, save_network};
-use mesa_record::{RunDir, Step, file_digest};
+use mesa_record::{AtOnce, RunDir, Step, file_digest};
 use serde::{Deserialize, Serialize};
 
 use super::assets;
@@ -38,6 +39,34 @@ pub(crate) struct Session {
     pub(crate) computer: Computer,
     /// Turns at training a network.
     pub(crate) trainings: Turns,
+    /// Where several networks are worked on at once, since when.
+    pub(crate) clock: Option<Clock>,
+}
+
+/// The time that a run of several networks at once takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    workers: usize,
+    begun: Instant,
+    before_s: f64,
+}
+
+impl Clock {
+    /// A clock that goes on from where earlier starts of the run left it.
+    pub(crate) fn start(workers: usize, earlier: Option<AtOnce>) -> Self {
+        Self {
+            workers,
+            begun: Instant::now(),
+            before_s: earlier.map_or(0.0, |earlier| earlier.elapsed_s),
+        }
+    }
+
+    pub(super) fn read(&self) -> AtOnce {
+        AtOnce {
+            workers: self.workers,
+            elapsed_s: self.before_s + self.begun.elapsed().as_secs_f64(),
+        }
+    }
 }
 
 /// Where the clean network comes from.
@@ -111,12 +140,14 @@ impl Session {
             steps,
             trainings: Turns::new(if computer.is_gpu() { TRAININGS } else { 1 }),
             computer,
+            clock: None,
         })
     }
 
     /// The same for another thread.
-    pub(crate) fn for_another_thread(&self) -> Result<Self> {
+    pub(crate) fn for_another_thread(&self, clock: Clock) -> Result<Self> {
         Ok(Self {
+            clock: Some(clock),
             computer: self.computer.for_another_thread()?,
             ..self.clone()
         })

@@ -26,6 +26,7 @@ impl Session {
             device: self.ledger.device.clone(),
             wall_s: 0.0,
             peak_rss_mb: None,
+            at_once: None,
             rows: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             engine_version: mesa_models::ENGINE_VERSION,
@@ -38,6 +39,7 @@ impl Session {
         };
         if let Some(earlier) = earlier {
             summary.peak_rss_mb = earlier.peak_rss_mb;
+            summary.at_once = earlier.at_once;
             summary.rows = earlier.rows;
             // Committed rows count only where this start asks for them.
             summary.rows.retain(|row| !row.committed && self.holds(row));
@@ -93,6 +95,9 @@ impl Session {
             test_accuracy,
         });
         let seen = self.ledger.seen();
+        if let Some(clock) = &self.clock {
+            summary.at_once = Some(clock.read());
+        }
         summary.wall_s = seen.values().map(|cost| cost.wall_s).sum();
         summary.peak_rss_mb = seen
             .values()
