@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mesa_models::Processor;
 use serde_json::Value;
 
@@ -14,7 +14,8 @@ pub(crate) struct Computer {
     pub(crate) processor: Processor,
     /// For records: `cpu`, or the card's name and how it computes.
     pub(crate) name: String,
-    /// What figures depend on besides the settings; nothing on the CPU, whose keys are older.
+    /// What figures depend on besides the settings; nothing on the CPU, whose keys are older. Kernels of
+    /// a GPU that round otherwise need another name here, as those of the CPU need another engine version.
     arithmetic: Option<String>,
     args: DeviceArgs,
 }
@@ -23,7 +24,7 @@ impl Computer {
     /// The device that was asked for.
     pub(crate) fn open(args: &DeviceArgs) -> Result<Self> {
         match args.device {
-            DeviceName::Cuda => Self::gpu(args),
+            DeviceName::Cuda => Self::gpu(args).context("--device cuda"),
             DeviceName::Auto if cfg!(feature = "cuda") => Self::gpu(args).or_else(|error| {
                 tracing::info!("computing on the CPU: {error:#}");
                 Ok(Self::cpu(args))
@@ -43,12 +44,11 @@ impl Computer {
 
     #[cfg(feature = "cuda")]
     fn gpu(args: &DeviceArgs) -> Result<Self> {
-        use anyhow::Context;
         use mesa_models::cuda::{CudaDevice, CudaSettings, Gpu, Precision};
 
         use crate::args::PrecisionName;
 
-        let device = CudaDevice::open(0).context("--device cuda")?;
+        let device = CudaDevice::open(0)?;
         let precision = match args.precision {
             PrecisionName::Bf16 => Precision::Bf16,
             PrecisionName::Tf32 => Precision::Tf32,
@@ -73,7 +73,7 @@ impl Computer {
     #[cfg(not(feature = "cuda"))]
     fn gpu(_: &DeviceArgs) -> Result<Self> {
         anyhow::bail!(
-            "--device cuda: this build computes on the CPU only; build it with `cargo build --release \
+            "this build computes on the CPU only; build it with `cargo build --release \
              --features cuda`, which needs NVIDIA's compiler (nvcc) and, to run, cuDNN 9; or use \
              --device cpu"
         )
@@ -132,9 +132,8 @@ mod tests {
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_build_without_the_feature_says_how_to_build_it() {
-        let refused = Computer::open(&args(DeviceName::Cuda))
-            .unwrap_err()
-            .to_string();
+        let refused = Computer::open(&args(DeviceName::Cuda)).unwrap_err();
+        let refused = format!("{refused:#}");
         assert!(refused.contains("--features cuda"), "{refused}");
         assert!(!Computer::open(&args(DeviceName::Auto)).unwrap().is_gpu());
     }

@@ -60,6 +60,9 @@ pub struct Summary {
     /// The clean network that every trigger and seed started from.
     #[serde(default)]
     pub clean_network: Option<NetworkRecord>,
+    /// Others that rows of earlier records started from: trained alike elsewhere, not the same bits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_clean_networks: Vec<NetworkRecord>,
     /// Each value that differs from the paper's.
     #[serde(default)]
     pub differences: Vec<Difference>,
@@ -188,6 +191,19 @@ pub struct Difference {
 }
 
 impl Summary {
+    /// Notes which clean networks rows of another summary started from, beside this one's.
+    pub fn note_clean_networks(&mut self, of: &Self) {
+        for network in of.clean_network.iter().chain(&of.other_clean_networks) {
+            let known = self.clean_network.iter().chain(&self.other_clean_networks);
+            if known
+                .into_iter()
+                .all(|known| known.sha256 != network.sha256)
+            {
+                self.other_clean_networks.push(network.clone());
+            }
+        }
+    }
+
     /// The row of a trigger, seed and method; of `point` the first repeat's.
     pub fn row(&self, trigger: &TriggerName, seed: u64, method: &str) -> Option<&Row> {
         self.rows

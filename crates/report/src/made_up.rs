@@ -21,6 +21,7 @@ fn summary(rows: Vec<Row>) -> Summary {
         threads: 2,
         processor: "a processor".into(),
         data_digest: String::new(),
+        other_clean_networks: Vec::new(),
         clean_network: Some(NetworkRecord {
             source: "made-up.safetensors".into(),
             sha256: String::new(),

@@ -214,6 +214,14 @@ pub(crate) fn notes(summary: &Summary) -> Vec<String> {
             "clean network: {source}, {accuracy} % of all test images"
         ));
     }
+    for network in &summary.other_clean_networks {
+        notes.push(format!(
+            "some rows start from another clean network: {}, {} % of all test images ({})",
+            network.source,
+            percent(network.test_accuracy),
+            network.sha256.get(..12).unwrap_or(&network.sha256)
+        ));
+    }
     notes.push("ASR and regained: of stamped images that are not of the target class".to_owned());
     let (time, peak) = (time_words(summary), memory(summary.peak_rss_mb));
     notes.push(format!(

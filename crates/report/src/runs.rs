@@ -92,6 +92,7 @@ pub(crate) fn merged(parts: Vec<Run>) -> Vec<Run> {
 }
 
 fn merge(run: &mut Summary, more: Summary) {
+    run.note_clean_networks(&more);
     run.wall_s += more.wall_s;
     run.at_once = match (run.at_once, more.at_once) {
         (Some(one), Some(other)) => Some(AtOnce {
@@ -150,6 +151,22 @@ mod tests {
         assert!((runs[0].summary.wall_s - 300.0).abs() < 1e-9);
         assert_eq!(runs[0].links_of((&"170".into(), 0)), ["one", "two"]);
         assert_eq!(runs[0].links_of((&"170".into(), 1)), ["two"]);
+    }
+
+    #[test]
+    fn parts_that_start_from_different_clean_networks_say_so() {
+        let (mut one, mut two) = (made_up::sweep(), made_up::sweep());
+        one.rows.truncate(4);
+        let runs = merged(vec![part("one", one.clone()), part("two", two.clone())]);
+        assert!(runs[0].summary.other_clean_networks.is_empty());
+        two.clean_network.as_mut().unwrap().sha256 = "0123456789abcdef".to_owned();
+        let runs = merged(vec![part("one", one), part("two", two)]);
+        assert_eq!(runs[0].summary.other_clean_networks.len(), 1);
+        let notes = crate::report::notes(&runs[0].summary);
+        assert!(
+            notes.iter().any(|note| note.contains("0123456789ab")),
+            "{notes:?}"
+        );
     }
 
     #[test]

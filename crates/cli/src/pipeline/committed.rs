@@ -17,7 +17,11 @@ impl Session {
     pub(crate) fn take_committed(&self, root: &Path, summary: &mut Summary) -> Result<usize> {
         let mut taken = 0;
         for (path, committed) in read_committed(root)? {
-            let mut others = 0;
+            let (mut others, before) = (0, taken);
+            let networks = Summary {
+                rows: Vec::new(),
+                ..committed.clone()
+            };
             for mut row in committed.rows {
                 let same =
                     |known: &Row| super::summary::place(known) == super::summary::place(&row);
@@ -31,6 +35,9 @@ impl Session {
                 row.committed = true;
                 put_row(summary, row);
                 taken += 1;
+            }
+            if taken > before {
+                summary.note_clean_networks(&networks);
             }
             if others > 0 && committed.preset == summary.preset {
                 tracing::info!(

@@ -35,6 +35,7 @@ impl Session {
             processor: processor(),
             data_digest: self.data.digest.clone(),
             clean_network: None,
+            other_clean_networks: Vec::new(),
             differences: self.config.differences(),
         };
         if let Some(earlier) = earlier {
@@ -94,6 +95,9 @@ impl Session {
             sha256,
             test_accuracy,
         });
+        let own = &clean.results.sha256;
+        let others = &mut summary.other_clean_networks;
+        others.retain(|network| network.sha256 != *own);
         let seen = self.ledger.seen();
         if let Some(clock) = &self.clock {
             summary.at_once = Some(clock.read());
