@@ -80,6 +80,37 @@ pub(crate) fn gpu_block(record: Option<&GpuRecord>, runs: &[&Summary]) -> String
     text
 }
 
+/// README's table: steps beside PyTorch's. A record of tiny sizes is none.
+pub(crate) fn readme_block(record: Option<&GpuRecord>) -> Option<String> {
+    let record = record.filter(|record| !record.quick)?;
+    let table = comparisons(record);
+    let peer = record.peer.as_deref()?;
+    (!table.rows.is_empty()).then(|| {
+        format!(
+            "On a GPU, beside PyTorch there: bf16, channels last, width {}, batch of {}, ours \
+             deterministic; `reduce-overhead` is PyTorch with CUDA graphs, a MESA step the classifier's part \
+             of it on both sides.\n\n{}\n{}; {peer}; {}\n",
+            record.width,
+            record.batch_size,
+            table.to_markdown(),
+            record.machine.device,
+            record.program,
+        )
+    })
+}
+
+/// The same in the report, after what the project set itself.
+pub(crate) fn page_tables(record: Option<&GpuRecord>, runs: &[&Summary]) -> Vec<Table> {
+    let record = record.filter(|record| !record.quick);
+    let mut tables = vec![bars(record, sweep(runs))];
+    tables.extend(
+        record
+            .map(comparisons)
+            .filter(|table| !table.rows.is_empty()),
+    );
+    tables
+}
+
 /// Each figure that the project set itself, and what was reached.
 fn bars(record: Option<&GpuRecord>, sweep: Option<&Summary>) -> Table {
     let columns = ["figure", "bar", "reached"];

@@ -18,8 +18,8 @@ use crate::runs::Run;
 use crate::svg::Figure;
 use crate::verdict::verdict;
 use crate::{
-    PatchOf, Table, background, detection, detection_chart, distribution, means, mixture, plan,
-    speed, variations,
+    PatchOf, Table, background, detection, detection_chart, distribution, gpu, means, mixture,
+    plan, speed, variations,
 };
 
 /// Networks that are listed one by one at most; beyond, the table of their ASR has to do.
@@ -189,7 +189,7 @@ fn sections(contents: &Contents, patch_of: PatchOf) -> Vec<Section> {
     }
     sections.extend(later);
     if contents.of_repository {
-        sections.push(section("speed", "Speed", speed_body(&contents.speed)));
+        sections.push(section("speed", "Speed", speed_body(contents)));
     }
     for (index, recorded) in contents.plans.iter().enumerate() {
         let id = format!("plan-{}", index + 1);
@@ -338,7 +338,16 @@ fn detection_body(contents: &Contents) -> Markup {
     }
 }
 
-fn speed_body(records: &speed::Records) -> Markup {
+fn speed_body(contents: &Contents) -> Markup {
+    let records = &contents.speed;
+    let runs: Vec<&Summary> = contents.runs.iter().map(|run| &run.summary).collect();
+    let mut links = vec!["records/cpu-speed/peer.json".to_owned()];
+    links.extend(
+        records
+            .gpu
+            .iter()
+            .map(|_| "records/gpu/gpu.json".to_owned()),
+    );
     html! {
         @match &records.speed {
             None => { p { "Not measured yet." } }
@@ -357,11 +366,19 @@ fn speed_body(records: &speed::Records) -> Markup {
                 }
             }
         }
+        @if let Some(record) = &records.gpu {
+            h3 { "On an NVIDIA GPU" }
+            (commands_markup(&["mesa gpu check".to_owned(), "mesa gpu measure".to_owned()]))
+            @for table in gpu::page_tables(Some(record), &runs) {
+                (table_markup(&table, &[]))
+            }
+            p.quiet { (gpu::gpu_words(record)) }
+        }
         p.quiet {
             "How it is measured, the roofline of every layer and how it scales: "
             a href="performance.md" { "performance.md" }
             "; records: "
-            (links_markup(&["records/cpu-speed/peer.json".to_owned()]))
+            (links_markup(&links))
         }
     }
 }

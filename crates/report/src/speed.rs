@@ -47,7 +47,7 @@ pub(crate) fn read_records(root: &Path) -> Result<Records> {
     })
 }
 
-/// README's table.
+/// README's tables.
 pub(crate) fn readme_block(records: &Records) -> String {
     let Some(record) = &records.speed else {
         return NOTHING.to_owned();
@@ -56,6 +56,9 @@ pub(crate) fn readme_block(records: &Records) -> String {
     let mut text = format!("{table}\n{}\n", machine_words(&record.machine));
     if let Some(words) = full_words(record) {
         let _ = writeln!(text, "\n{words}");
+    }
+    if let Some(block) = gpu::readme_block(records.gpu.as_ref()) {
+        let _ = write!(text, "\n{block}");
     }
     text
 }
