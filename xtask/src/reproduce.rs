@@ -41,6 +41,18 @@ pub(crate) struct Args {
     /// auto, cpu or cuda
     #[arg(long)]
     device: Option<String>,
+    /// In what a GPU computes: bf16, tf32 or f32
+    #[arg(long, value_name = "PRECISION")]
+    precision: Option<String>,
+    /// Let a GPU use algorithms that do not give the same bits every time
+    #[arg(long)]
+    nondeterministic: bool,
+    /// Networks that are worked on at once
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// Stop after so many minutes
+    #[arg(long, value_name = "MINUTES")]
+    time_limit: Option<String>,
     /// A clean network to start from
     #[arg(long, value_name = "FILE")]
     clean: Option<PathBuf>,
@@ -143,6 +155,9 @@ impl Args {
             ("--methods", text(&self.methods)),
             ("--data", data),
             ("--device", text(&self.device)),
+            ("--precision", text(&self.precision)),
+            ("--workers", text(&self.workers)),
+            ("--time-limit", text(&self.time_limit)),
             ("--clean", path(&self.clean)),
             ("--out", path(&self.out)),
             ("--shard", text(&self.shard)),
@@ -152,6 +167,9 @@ impl Args {
             if let Some(value) = value {
                 passed_on.extend([name.into(), value]);
             }
+        }
+        if self.nondeterministic {
+            passed_on.push("--nondeterministic".into());
         }
         if self.go_on {
             passed_on.push("--continue".into());

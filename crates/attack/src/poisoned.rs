@@ -108,7 +108,7 @@ impl BatchSource for PoisonedBatches {
 
 #[cfg(test)]
 mod tests {
-    use mesa_datasets::{Placement, synthetic};
+    use mesa_datasets::{Placement, Stamps, poison, synthetic};
     use mesa_models::TrainingConfig;
 
     use super::*;
@@ -226,5 +226,35 @@ mod tests {
                 batch_size: 128
             })
         ));
+    }
+
+    #[test]
+    fn a_recipe_is_what_poisoning_does() {
+        let mut mask = vec![true; 9];
+        mask[4] = false;
+        let trigger = Trigger::color(3).unwrap().with_mask(mask).unwrap();
+        let trigger = trigger.blended(0.3).unwrap();
+        let config = AttackConfig {
+            poison_rate: 0.5,
+            placement: Placement::PerImage,
+            ..batches(0.5).config
+        };
+        let mut batches = PoisonedBatches::new(images(), trigger.clone(), &config, 7).unwrap();
+        let at = at(2, 1);
+        let mut expected = images().batch(batches.order.batch(at, 16));
+        let mut rng = batches.poison_seeds.at(at);
+        let hit = hits(&mut rng, 16, 0.5).unwrap();
+        let size = (trigger.size(), expected.size());
+        let places = config.placement.places(&mut rng, hit.len(), size.1, size.0);
+        let stamps = Stamps {
+            images: hit,
+            places: places.unwrap(),
+        };
+        assert!(stamps.len() > 3);
+        poison(&mut expected, &stamps, trigger.patches(), Some(3)).unwrap();
+        let (found, labels) = batches.batch(at).unwrap();
+        let found: Vec<f32> = found.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(found, expected.pixels);
+        assert_eq!(labels.to_vec1::<u32>().unwrap(), expected.labels);
     }
 }

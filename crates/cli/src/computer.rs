@@ -26,7 +26,7 @@ impl Computer {
         match args.device {
             DeviceName::Cuda => Self::gpu(args).context("--device cuda"),
             DeviceName::Auto if cfg!(feature = "cuda") => Self::gpu(args).or_else(|error| {
-                tracing::info!("computing on the CPU: {error:#}");
+                tracing::warn!("computing on the CPU: {error:#}");
                 Ok(Self::cpu(args))
             }),
             DeviceName::Cpu | DeviceName::Auto => Ok(Self::cpu(args)),
@@ -58,10 +58,7 @@ impl Computer {
             precision,
             deterministic: !args.nondeterministic,
         };
-        let mut arithmetic = format!("{}", args.precision);
-        if args.nondeterministic {
-            arithmetic.push_str(", nondeterministic");
-        }
+        let arithmetic = arithmetic(args);
         Ok(Self {
             name: format!("{}, {arithmetic}", device.name()),
             processor: Processor::Cuda(Gpu { device, settings }),
@@ -101,6 +98,32 @@ impl Computer {
     }
 }
 
+/// How a GPU computes, in words.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+fn arithmetic(args: &DeviceArgs) -> String {
+    let nondeterministic = if args.nondeterministic {
+        ", nondeterministic"
+    } else {
+        ""
+    };
+    format!("{}{nondeterministic}", args.precision)
+}
+
+/// Tells once why steps are not recorded, where they are not: all of them start more slowly then.
+pub(crate) fn tell_refusal(processor: &Processor) {
+    #[cfg(feature = "cuda")]
+    if let Processor::Cuda(gpu) = processor
+        && let Some(reason) = gpu.device.recording_refused()
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            tracing::warn!("steps start launch by launch, which is slower: {reason}")
+        });
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = processor;
+}
+
 impl fmt::Display for Computer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
@@ -127,6 +150,30 @@ mod tests {
         let computer = Computer::open(&args(DeviceName::Cpu)).unwrap();
         assert_eq!(computer.tell(json!({"a": 1})), json!({"a": 1}));
         assert_eq!((computer.name.as_str(), computer.is_gpu()), ("cpu", false));
+    }
+
+    #[test]
+    fn every_arithmetic_has_a_key_of_its_own() {
+        let mut keys = vec![json!({})];
+        for precision in [PrecisionName::Bf16, PrecisionName::Tf32, PrecisionName::F32] {
+            for nondeterministic in [false, true] {
+                let args = DeviceArgs {
+                    precision,
+                    nondeterministic,
+                    ..args(DeviceName::Cuda)
+                };
+                let computer = Computer {
+                    arithmetic: Some(format!("cuda, {}", arithmetic(&args))),
+                    ..Computer::cpu(&args)
+                };
+                keys.push(computer.tell(json!({})));
+            }
+        }
+        for (at, key) in keys.iter().enumerate() {
+            assert!(!keys[at + 1..].contains(key), "{key}");
+        }
+        // That of the committed records.
+        assert_eq!(keys[1], json!({"device": "cuda, bf16"}));
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use mesa_models::Position;
@@ -53,12 +53,16 @@ pub(crate) struct Watch {
     rate: Option<f64>,
     label: String,
     started: Instant,
+    /// Time spent waiting for others, which is not the step's.
+    waited: Duration,
     before: Note,
     last_save: Instant,
     last_epoch: usize,
     curve: Vec<CurvePoint>,
-    /// Stop after this many batches, when only measuring.
+    /// Stop after this many batches, or soon after, when only measuring.
     batches_left: Option<usize>,
+    /// Batches that were done when the measurement began.
+    measured_from: usize,
     failure: Option<anyhow::Error>,
     stopped: bool,
 }
@@ -139,6 +143,7 @@ impl Watch {
             rate: None,
             label: label.to_owned(),
             started: now,
+            waited: Duration::ZERO,
             before: Note {
                 key,
                 wall_s: 0.0,
@@ -150,6 +155,7 @@ impl Watch {
             last_epoch: 0,
             curve: Vec::new(),
             batches_left: None,
+            measured_from: 0,
             failure: None,
             stopped: false,
         }
@@ -160,6 +166,14 @@ impl Watch {
         let mut watch = Self::new(label, None, SaveEvery::Epoch);
         watch.batches_left = Some(batches);
         watch
+    }
+
+    /// Waits for something that others hold: a turn, say.
+    pub(crate) fn wait<T>(&mut self, wait: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let got = wait();
+        self.waited += begun.elapsed();
+        got
     }
 
     /// Loads the saved state into `training`, if there is one.
@@ -192,12 +206,13 @@ impl Watch {
         (self.last_epoch, self.last_save) = (training.position().epoch, now);
         self.extent = Some(extent);
         let done = extent.steps_before(training.position());
+        self.measured_from = done;
         let total = self.batches_left.map_or(extent.steps(), |left| done + left);
         self.progress = Some(Progress::new(&self.label, done, total));
         Ok(())
     }
 
-    /// To be called after every batch.
+    /// To be called when batches are done: after each, or after a few where they come together.
     pub(crate) fn observe(&mut self, training: &impl Resumable) -> ControlFlow<()> {
         let position = training.position();
         self.note_epoch(training);
@@ -213,11 +228,11 @@ impl Watch {
                 .map_or_else(String::new, |rate| format!(", {rate:.0} img/s"));
             progress.update(done, || format!("{}{rate}", training.describe()));
         }
-        if let Some(left) = &mut self.batches_left {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                return ControlFlow::Break(());
-            }
+        if let (Some(batches), Some(extent)) = (self.batches_left, self.extent)
+            && extent.steps_before(position) >= self.measured_from + batches
+            && self.rate.is_some()
+        {
+            return ControlFlow::Break(());
         }
         let stop = interrupt::requested();
         if (stop || self.is_due(position.epoch))
@@ -266,7 +281,12 @@ impl Watch {
     /// What the step has cost until now.
     pub(crate) fn effort(&self) -> Effort {
         Effort {
-            wall_s: self.before.wall_s + self.started.elapsed().as_secs_f64(),
+            wall_s: self.before.wall_s
+                + self
+                    .started
+                    .elapsed()
+                    .saturating_sub(self.waited)
+                    .as_secs_f64(),
             resumed: self.before.starts,
             peak_rss_mb: highest(self.before.peak_rss_mb, peak_rss_mb()),
             curve: self.curve.clone(),

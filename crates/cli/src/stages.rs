@@ -18,6 +18,7 @@ use mesa_models::{
 };
 
 use crate::augmented::AugmentedBatches;
+use crate::computer::tell_refusal;
 use crate::config::PretrainConfig;
 use crate::resumable::Extent;
 use crate::resume::Watch;
@@ -140,6 +141,7 @@ fn train(
     let mut trainer = Trainer::new(network, config.clone())?.on(processor);
     watch.take_up(&mut trainer, extent)?;
     trainer.run(batches, &mut |trainer| watch.observe(trainer))?;
+    tell_refusal(processor);
     watch.finish(&trainer)?;
     Ok(trainer.into_network())
 }

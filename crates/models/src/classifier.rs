@@ -23,7 +23,7 @@ pub trait Classifier: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Batch`] for images or triggers that do not exist.
+    /// [`crate::Error::Batch`] for images or triggers that do not exist, or images that are cropped.
     fn scores(&self, pool: &ImagePool, recipe: &Recipe) -> Result<Vec<f32>>;
 
     /// The probability of `target_class` for every image `(B,)`, and the gradient of what is
@@ -32,8 +32,8 @@ pub trait Classifier: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// As for [`Classifier::scores`]; also for a class that does not exist or an image that is not
-    /// stamped.
+    /// As for [`Classifier::scores`]; also for a class that does not exist, an image that is not
+    /// stamped, or triggers that do not replace all pixels under them.
     fn trigger_gradient(
         &self,
         pool: &ImagePool,
@@ -64,6 +64,7 @@ impl Classifier for FrozenClassifier {
     }
 
     fn scores(&self, pool: &ImagePool, recipe: &Recipe) -> Result<Vec<f32>> {
+        recipe.check_uncropped()?;
         let (images, _) = pool.batch(recipe)?;
         Ok(self.logits(&images)?.flatten_all()?.to_vec1()?)
     }
@@ -75,6 +76,7 @@ impl Classifier for FrozenClassifier {
         target_class: u32,
         wanted: TargetGradient,
     ) -> Result<(Vec<f32>, Tensor)> {
+        recipe.check_uncropped()?;
         let (images, _) = pool.batch(recipe)?;
         let (places, size) = (recipe.places()?, recipe.triggers.size);
         match wanted {

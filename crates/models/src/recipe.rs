@@ -120,8 +120,17 @@ impl Recipe {
         self.plans.iter().map(|plan| plan.label as u32)
     }
 
-    /// Where each image is stamped, if all are.
+    /// Where each image is stamped, if all are, with triggers that replace what is under them: what a
+    /// gradient of triggers is defined for, on every processor alike.
     pub(crate) fn places(&self) -> Result<Vec<(usize, usize)>> {
+        let Triggers { mask, opacity, .. } = &self.triggers;
+        if mask.is_some() || opacity.to_bits() != 1.0_f32.to_bits() {
+            return Err(Error::Batch {
+                what: "a trigger whose gradient is asked for",
+                expected: "opaque and whole".to_owned(),
+                found: format!("masked ({}), opacity {opacity}", mask.is_some()),
+            });
+        }
         let place = |plan: &ImagePlan| plan.stamp.map(|stamp| (stamp.row, stamp.column));
         let places: Option<Vec<_>> = self.plans.iter().map(place).collect();
         places.ok_or_else(|| Error::Batch {
@@ -129,6 +138,19 @@ impl Recipe {
             expected: "stamped".to_owned(),
             found: "plain".to_owned(),
         })
+    }
+
+    /// Refuses crops, which networks in evaluation mode are not asked about.
+    pub(crate) fn check_uncropped(&self) -> Result<()> {
+        let cropped = |plan: &&ImagePlan| plan.shift != (0, 0);
+        match self.plans.iter().find(cropped) {
+            None => Ok(()),
+            Some(plan) => Err(Error::Batch {
+                what: "a crop in evaluation",
+                expected: "none".to_owned(),
+                found: format!("{:?}", plan.shift),
+            }),
+        }
     }
 }
 
@@ -437,5 +459,15 @@ mod tests {
         }
         assert!(ImagePool::new(Arc::new(vec![0; 37]), (3, 4)).is_err());
         assert!(Recipe::plain(&[0], &[0, 0]).places().is_err());
+        let mut cropped = Recipe::plain(&[0], &[0, 0]);
+        cropped.plans[0].shift = (0, 1);
+        assert!(cropped.check_uncropped().is_err());
+        let mut blended = Recipe::plain(&[0], &[0, 0]);
+        let triggers = Triggers {
+            opacity: 0.5,
+            ..Triggers::opaque(vec![0.0; 3], (1, 1))
+        };
+        blended.stamp(&[0], &[(0, 0)], triggers);
+        assert!(blended.places().is_err());
     }
 }

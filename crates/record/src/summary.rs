@@ -28,7 +28,7 @@ pub struct Summary {
     pub preset: String,
     /// The data set: `cifar10`, `cifar100` or `synthetic`.
     pub data: String,
-    /// The device: `cpu` or `cuda`.
+    /// The device: `cpu`, or a card's name and how it computes.
     pub device: String,
     /// Time spent on all steps, over every start of the run.
     pub wall_s: f64,

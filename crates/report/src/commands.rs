@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use mesa_record::{Summary, TriggerName};
 
-use crate::rows::{Network, Repeats, networks};
+use crate::rows::{Network, Repeats, methods, networks};
 
 /// The built-in settings of the command `mesa`, which `--preset` knows.
 pub const PRESETS: [&str; 13] = [
@@ -44,11 +44,43 @@ pub(crate) fn commands(run: &Summary, program: Program) -> Vec<String> {
     let all = networks(run);
     let has_baseline = |network: &&Network<'_>| Repeats::of(run, **network, BASELINE).is_some();
     let with: Vec<Network<'_>> = all.iter().filter(has_baseline).copied().collect();
-    let mut commands = commands_of(run, program, &all, "");
+    let mut commands = commands_of(run, program, &all, &methods_option(run));
     if !with.is_empty() && !run.preset.starts_with("paper") {
         commands.extend(commands_of(run, program, &with, " --methods point"));
     }
     commands
+}
+
+/// What a run on a GPU was told, of which its device's words tell.
+fn device_options(device: &str) -> String {
+    let mut options = String::new();
+    if device == "cpu" {
+        return options;
+    }
+    options.push_str(" --device cuda");
+    let mut words = device.split(", ").skip(1);
+    if let Some(precision) = words.find(|word| ["tf32", "f32"].contains(word)) {
+        let _ = write!(options, " --precision {precision}");
+    }
+    if device.ends_with(", nondeterministic") {
+        options.push_str(" --nondeterministic");
+    }
+    options
+}
+
+/// The methods of a run of the paper's settings that has not all of theirs.
+fn methods_option(run: &Summary) -> String {
+    let defenses: Vec<&str> = methods(run)
+        .into_iter()
+        .filter(|method| !["clean", "backdoored"].contains(method))
+        .collect();
+    let has_all = ["random", "fine-tune", BASELINE]
+        .iter()
+        .all(|method| defenses.contains(method));
+    if !run.preset.starts_with("paper") || has_all {
+        return String::new();
+    }
+    format!(" --methods {}", defenses.join(","))
 }
 
 fn commands_of(run: &Summary, program: Program, all: &[Network<'_>], more: &str) -> Vec<String> {
@@ -83,9 +115,7 @@ fn command(
         Program::Run if built_in => format!("mesa run --preset {}", run.preset),
         Program::Run => "mesa run --config config.toml".to_owned(),
     };
-    if run.device != "cpu" {
-        command.push_str(" --device cuda");
-    }
+    command.push_str(&device_options(&run.device));
     if run.data == "synthetic" {
         command.push_str(" --data synthetic");
     }
@@ -123,6 +153,26 @@ fn ranges(seeds: &[u64]) -> Vec<Range<u64>> {
 mod tests {
     use super::*;
     use crate::made_up;
+
+    #[test]
+    fn a_run_on_a_gpu_is_made_again_as_it_was() {
+        let mut run = made_up::single();
+        run.preset = "paper".to_owned();
+        for (device, options) in [
+            ("cpu", ""),
+            ("A card, bf16", " --device cuda"),
+            ("A card, tf32", " --device cuda --precision tf32"),
+            (
+                "A card, f32, nondeterministic",
+                " --device cuda --precision f32 --nondeterministic",
+            ),
+        ] {
+            device.clone_into(&mut run.device);
+            let found = commands(&run, Program::Run).remove(0);
+            let start = format!("mesa run --preset paper{options} --triggers 170 --methods ");
+            assert!(found.starts_with(&start), "{found}");
+        }
+    }
 
     #[test]
     fn commands_say_no_more_than_was_run() {

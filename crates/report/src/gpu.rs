@@ -248,8 +248,10 @@ fn share_words(record: &GpuRecord) -> Option<String> {
 
 fn determinism(record: &GpuRecord) -> Option<String> {
     let wall = |deterministic| Some(step(record, TRAINING, deterministic)?.time?.wall_s);
-    let cost = wall(true)? / wall(false)? - 1.0;
-    Some(format!("{:+.0} % time", 100.0 * cost))
+    let cost = 100.0 * (wall(true)? / wall(false)? - 1.0);
+    // No minus before a zero.
+    let cost = if cost.abs() < 0.5 { 0.0 } else { cost };
+    Some(format!("{cost:+.0} % time"))
 }
 
 /// The device's own rates.

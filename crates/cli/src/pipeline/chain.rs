@@ -119,7 +119,7 @@ fn attack(
             let trained = (images.len() * config.training.epochs) as u64;
             let trigger = chain.trigger.trigger()?;
             let network = session.clean_network(clean)?;
-            let turn = session.trainings.take();
+            let turn = watch.wait(|| session.trainings.take());
             let network = stages::attack(
                 session.processor(),
                 network,
@@ -262,7 +262,7 @@ impl<'a> Running<'a> {
         let (images, backdoored) = (&session.defense_images, self.backdoored()?);
         let training = session.config.defense_training(method);
         let trained = (images.images().len() * training.epochs) as u64;
-        let turn = session.trainings.take();
+        let turn = watch.wait(|| session.trainings.take());
         let network = match source {
             None => stages::fine_tune(
                 session.processor(),

@@ -21,8 +21,8 @@ use crate::ledger::{Finished, Ledger, Work};
 use crate::queue::Turns;
 use crate::{inputs, seen, stages};
 
-/// Trainings that go on at once on a GPU.
-const TRAININGS: usize = 2;
+/// Trainings that go on at once: on a GPU two, on a CPU as many as there are workers.
+const TRAININGS_ON_GPU: usize = 2;
 
 /// What all steps of a run share. Clones share the data and what they have seen.
 #[derive(Clone)]
@@ -138,7 +138,11 @@ impl Session {
             data,
             clean,
             steps,
-            trainings: Turns::new(if computer.is_gpu() { TRAININGS } else { 1 }),
+            trainings: Turns::new(if computer.is_gpu() {
+                TRAININGS_ON_GPU
+            } else {
+                usize::MAX
+            }),
             computer,
             clock: None,
         })

@@ -9,7 +9,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaGraph, sys};
+use cudarc::driver::{CudaGraph, DriverError, sys};
 
 use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
@@ -124,10 +124,9 @@ impl Recording {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         let begun = device.driver(stream.begin_capture(mode), "beginning to record");
         begun.map_err(|error| error.to_string())?;
-        device.keep_from_now();
+        let recorded = Unfinished::begin(device);
         let worked = work();
-        let kept = device.keep_no_more();
-        let ended = stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        let (ended, kept) = recorded.end();
         // The first failure says most: the end of a recording that was spoilt fails as well.
         worked.map_err(|error| error.to_string())?;
         let graph = device.driver(ended, "ending to record");
@@ -143,6 +142,37 @@ impl Recording {
         let _turn = self.device.turn();
         let started = self.graph.as_ref().map_or(Ok(()), CudaGraph::launch);
         self.device.driver(started, "starting recorded work")
+    }
+}
+
+/// A recording under way. A panic ends it as well, so that the device can be used on.
+struct Unfinished<'a>(Option<&'a CudaDevice>);
+
+impl<'a> Unfinished<'a> {
+    fn begin(device: &'a CudaDevice) -> Self {
+        device.keep_from_now();
+        Self(Some(device))
+    }
+
+    fn end(mut self) -> (Result<Option<CudaGraph>, DriverError>, Vec<Kept>) {
+        let device = self.0.take().expect("it is ended once");
+        (Self::ended(device), device.keep_no_more())
+    }
+
+    fn ended(device: &CudaDevice) -> Result<Option<CudaGraph>, DriverError> {
+        device
+            .stream()
+            .end_capture(sys::CUgraphInstantiate_flags(0))
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(device) = self.0 {
+            // Only a panic comes here: what was recorded is of no use.
+            drop(Self::ended(device));
+            device.keep_no_more();
+        }
     }
 }
 

@@ -85,6 +85,7 @@ impl CudaClassifier {
         recipe: &Recipe,
         work: impl FnOnce(&mut CudaFrozen, DeviceBatch<'_>) -> Result<T>,
     ) -> Result<T> {
+        recipe.check_uncropped()?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.take_images(pool)?;
         let at = held.take_triggers(&recipe.triggers)?;
@@ -121,7 +122,7 @@ impl Held {
         if known.is_some_and(|(known, _)| known.is_same(pool)) {
             return Ok(());
         }
-        // The old ones first: there may be no room for both.
+        // Recordings of work on the old ones keep them until they are pushed out themselves.
         self.images = None;
         let images = DeviceImages::new(&self.device, pool.pixels(), pool.size())?;
         self.images = Some((pool.clone(), images));

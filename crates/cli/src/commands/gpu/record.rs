@@ -25,8 +25,15 @@ impl Recorder {
         let record = match old {
             Some(Ok(old)) if old.machine == machine && old.program == program => old,
             old => {
-                if let Some(Err(error)) = old {
-                    tracing::warn!("{error}; it is replaced");
+                match old {
+                    None => {}
+                    Some(Err(error)) => tracing::warn!("{error}; it is replaced"),
+                    Some(Ok(old)) => tracing::warn!(
+                        "{} is of {} on {}: it is replaced, not added to",
+                        path.display(),
+                        old.program,
+                        old.machine.device
+                    ),
                 }
                 GpuRecord {
                     program,
