@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use mesa_models::Processor;
+use mesa_record::RunDir;
 use serde_json::Value;
 
 use crate::args::{DeviceArgs, DeviceName};
@@ -69,7 +70,7 @@ impl Computer {
 
     #[cfg(not(feature = "cuda"))]
     fn gpu(_: &DeviceArgs) -> Result<Self> {
-        anyhow::bail!(
+        bail!(
             "this build computes on the CPU only; build it with `cargo build --release \
              --features cuda`, which needs NVIDIA's compiler (nvcc) and, to run, cuDNN 9; or use \
              --device cpu"
@@ -87,6 +88,27 @@ impl Computer {
     /// Whether networks are computed on a GPU.
     pub(crate) fn is_gpu(&self) -> bool {
         !matches!(self.processor, Processor::Cpu)
+    }
+
+    /// Refuses to go on by chance with what another kind of device has computed: none of it would
+    /// count here.
+    pub(crate) fn check_folder(&self, run: &RunDir) -> Result<()> {
+        let Ok(Some(earlier)) = run.read_summary() else {
+            return Ok(());
+        };
+        let on_cpu = earlier.device == "cpu";
+        let has_rows = earlier.rows.iter().any(|row| !row.committed);
+        if self.args.device != DeviceName::Auto || !has_rows || on_cpu != self.is_gpu() {
+            return Ok(());
+        }
+        let device = if on_cpu { "cpu" } else { "cuda" };
+        bail!(
+            "{} holds what {} computed, and this would go on with {}, for which none of it counts: \
+             name --device {device} to go on with it, another --out, or the other --device to begin anew",
+            run.root().display(),
+            earlier.device,
+            self.name
+        )
     }
 
     /// The settings of a step, with what its figures depend on here.
@@ -117,7 +139,7 @@ pub(crate) fn tell_refusal(processor: &Processor) {
     {
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(|| {
-            tracing::warn!("steps start launch by launch, which is slower: {reason}")
+            tracing::warn!("steps start launch by launch, which is slower: {reason}");
         });
     }
     #[cfg(not(feature = "cuda"))]
@@ -150,6 +172,29 @@ mod tests {
         let computer = Computer::open(&args(DeviceName::Cpu)).unwrap();
         assert_eq!(computer.tell(json!({"a": 1})), json!({"a": 1}));
         assert_eq!((computer.name.as_str(), computer.is_gpu()), ("cpu", false));
+    }
+
+    #[test]
+    fn a_folder_of_another_kind_of_device_is_not_gone_on_with_by_chance() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::new(folder.path());
+        let computer = |device| Computer::cpu(&args(device));
+        computer(DeviceName::Auto).check_folder(&run).unwrap();
+        let summary = |device: &str| {
+            let text = format!(
+                r#"{{"preset": "paper", "data": "cifar10", "device": "{device}", "wall_s": 1.0,
+                "peak_rss_mb": null, "rows": [{{"trigger": 170, "seed": 0, "method": "ideal",
+                "asr": 0.03, "clean_accuracy": 0.95, "regained_accuracy": 0.9, "wall_s": 1.0}}]}}"#
+            );
+            run.write_summary(&serde_json::from_str(&text).unwrap())
+                .unwrap();
+        };
+        summary("A card, bf16");
+        let refused = computer(DeviceName::Auto).check_folder(&run).unwrap_err();
+        assert!(refused.to_string().contains("--device cuda"), "{refused}");
+        computer(DeviceName::Cpu).check_folder(&run).unwrap();
+        summary("cpu");
+        computer(DeviceName::Auto).check_folder(&run).unwrap();
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl Session {
             computer,
             threads,
         } = setup;
+        computer.check_folder(&run)?;
         let shape = ResNetConfig {
             width: config.network.width,
             num_classes: data.num_classes(),

@@ -13,6 +13,14 @@ use crate::method::Method;
 use crate::modeling::Modeled;
 use crate::resume::highest;
 
+/// The devices of rows that were computed by one, and by another that rounds as it does.
+fn both(earlier: &str, now: &str) -> String {
+    if earlier.split(" and ").any(|device| device == now) {
+        return earlier.to_owned();
+    }
+    format!("{earlier} and {now}")
+}
+
 impl Session {
     /// A summary of nothing yet, or of what an earlier start left that still holds.
     pub(crate) fn summary(&self) -> Summary {
@@ -44,6 +52,9 @@ impl Session {
             summary.rows = earlier.rows;
             // Committed rows count only where this start asks for them.
             summary.rows.retain(|row| !row.committed && self.holds(row));
+            if !summary.rows.is_empty() {
+                summary.device = both(&earlier.device, &summary.device);
+            }
             self.remember(&summary.rows);
         }
         summary
