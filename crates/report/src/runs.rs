@@ -93,15 +93,22 @@ pub(crate) fn merged(parts: Vec<Run>) -> Vec<Run> {
 
 fn merge(run: &mut Summary, more: Summary) {
     run.note_clean_networks(&more);
-    run.wall_s += more.wall_s;
-    run.at_once = match (run.at_once, more.at_once) {
-        (Some(one), Some(other)) => Some(AtOnce {
+    // A part whose steps came one after the other took their sum.
+    let clock = |run: &Summary| {
+        let alone = AtOnce {
+            workers: 1,
+            elapsed_s: run.wall_s,
+        };
+        run.at_once.unwrap_or(alone)
+    };
+    if run.at_once.is_some() || more.at_once.is_some() {
+        let (one, other) = (clock(run), clock(&more));
+        run.at_once = Some(AtOnce {
             workers: one.workers.max(other.workers),
             elapsed_s: one.elapsed_s + other.elapsed_s,
-        }),
-        // Times of parts that overlapped and of others do not add up.
-        _ => None,
-    };
+        });
+    }
+    run.wall_s += more.wall_s;
     run.peak_rss_mb = match (run.peak_rss_mb, more.peak_rss_mb) {
         (Some(one), Some(other)) => Some(one.max(other)),
         (one, other) => one.or(other),
@@ -167,6 +174,21 @@ mod tests {
             notes.iter().any(|note| note.contains("0123456789ab")),
             "{notes:?}"
         );
+    }
+
+    #[test]
+    fn times_by_the_clock_add_up() {
+        let (one, mut two) = (made_up::sweep(), made_up::sweep());
+        two.at_once = Some(AtOnce {
+            workers: 8,
+            elapsed_s: 60.0,
+        });
+        let runs = merged(vec![part("one", one.clone()), part("two", two)]);
+        let found = runs[0].summary.at_once.unwrap();
+        assert_eq!(found.workers, 8);
+        assert!((found.elapsed_s - 60.0 - one.wall_s).abs() < 1e-9);
+        let runs = merged(vec![part("one", one.clone()), part("two", one)]);
+        assert_eq!(runs[0].summary.at_once, None);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) struct Pace {
     /// 8 on a GPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) workers: Option<u16>,
-    /// Stop after so many minutes, as Ctrl-C does; no network is begun that is unlikely to be done
+    /// Stop after so many minutes, as Ctrl-C does, but with the table; no network is begun that is unlikely to be done
     /// by then
     #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     pub(crate) time_limit: Option<Duration>,

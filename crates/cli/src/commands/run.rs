@@ -68,6 +68,8 @@ pub(super) struct Done {
     path: PathBuf,
     failed: usize,
     networks: usize,
+    /// Whether the time limit has left something undone.
+    out_of_time: bool,
 }
 
 impl Ready {
@@ -102,13 +104,23 @@ impl Ready {
         write_text(&run.config(), &session.config.to_toml()?)?;
         let plan = announce(session, chains, methods, &self.summary)?;
         let live = Live::new(session, chains, methods, plan);
-        let failed = run_chains(session, chains, &mut self.summary, &live, pace, deadline)?;
+        let ended = run_chains(session, chains, &mut self.summary, &live, pace, deadline);
         drop(live);
+        let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let (failed, out_of_time) = match ended {
+            Ok(Outcome {
+                failed,
+                out_of_time,
+            }) => (failed, out_of_time),
+            Err(error) if is_over && error.is::<interrupt::Interrupted>() => (0, true),
+            Err(error) => return Err(error),
+        };
         Ok(Done {
             networks: chains.len(),
             summary: self.summary,
             path: run.summary(),
             failed,
+            out_of_time,
         })
     }
 }
@@ -119,7 +131,7 @@ impl Done {
         Report::of(&self.summary).to_terminal()
     }
 
-    /// An error if a network failed.
+    /// An error if a network failed, or if there was no time for all of them: that of Ctrl-C.
     pub(super) fn succeed(&self) -> Result<()> {
         ensure!(
             self.failed == 0,
@@ -127,12 +139,15 @@ impl Done {
             self.failed,
             self.networks
         );
+        if self.out_of_time {
+            let go_on = interrupt::how_to_go_on();
+            return Err(interrupt::Interrupted { go_on }.into());
+        }
         Ok(())
     }
 }
 
-/// Works on all networks, several at once if so many workers are asked for; returns how many
-/// failed.
+/// Works on all networks, several at once if so many workers are asked for.
 fn run_chains(
     session: &Session,
     chains: &[Open],
@@ -140,7 +155,7 @@ fn run_chains(
     live: &Live<'_>,
     pace: &Pace,
     deadline: Option<Instant>,
-) -> Result<usize> {
+) -> Result<Outcome> {
     let clean = session.clean()?;
     session.save_summary(summary, &clean)?;
     let left: Vec<(usize, &Open)> = (1..)
@@ -152,6 +167,7 @@ fn run_chains(
     let workers = pace.workers.map_or(usual, usize::from).min(left.len());
     let queue = Queue::new(&left, deadline, session.trainings.at_once());
     let clock = Clock::start(workers, summary.at_once);
+    let is_clocked = workers > 1 || summary.at_once.is_some();
     let summary = Mutex::new(summary);
     let (failed, stopped) = (AtomicUsize::new(0), Mutex::new(None));
     let work = |session: &Session| {
@@ -188,18 +204,29 @@ fn run_chains(
             }
         }
     };
-    if workers <= 1 {
-        work(session);
-    } else {
+    if is_clocked {
         each_on_threads_of_its_own(session, workers, clock, &work)?;
-    }
-    if queue.has_run_out_of_time() {
-        tracing::warn!("the time limit leaves networks undone; the same command goes on with them");
+        // The time after the last row, too.
+        let mut summary = locked(&summary);
+        summary.at_once = Some(clock.read());
+        session.save_summary(&mut summary, &clean)?;
+    } else {
+        work(session);
     }
     match stopped.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
-        None => Ok(failed.into_inner()),
+        None => Ok(Outcome {
+            failed: failed.into_inner(),
+            out_of_time: queue.has_run_out_of_time(),
+        }),
     }
+}
+
+/// How working on networks ended.
+struct Outcome {
+    failed: usize,
+    /// Whether some were not begun because there was no time for them.
+    out_of_time: bool,
 }
 
 /// Runs `work` in so many workers. They share the threads out among themselves: the small matrices

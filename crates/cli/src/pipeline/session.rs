@@ -21,8 +21,9 @@ use crate::ledger::{Finished, Ledger, Work};
 use crate::queue::Turns;
 use crate::{inputs, seen, stages};
 
-/// Trainings that go on at once: on a GPU two, on a CPU as many as there are workers.
+/// Trainings that go on at once: on a GPU two, on a CPU as many as there may be workers.
 const TRAININGS_ON_GPU: usize = 2;
+const TRAININGS_ON_CPU: usize = 64;
 
 /// What all steps of a run share. Clones share the data and what they have seen.
 #[derive(Clone)]
@@ -55,13 +56,13 @@ impl Clock {
     /// A clock that goes on from where earlier starts of the run left it.
     pub(crate) fn start(workers: usize, earlier: Option<AtOnce>) -> Self {
         Self {
-            workers,
+            workers: earlier.map_or(workers, |earlier| earlier.workers.max(workers)),
             begun: Instant::now(),
             before_s: earlier.map_or(0.0, |earlier| earlier.elapsed_s),
         }
     }
 
-    pub(super) fn read(&self) -> AtOnce {
+    pub(crate) fn read(&self) -> AtOnce {
         AtOnce {
             workers: self.workers,
             elapsed_s: self.before_s + self.begun.elapsed().as_secs_f64(),
@@ -142,7 +143,7 @@ impl Session {
             trainings: Turns::new(if computer.is_gpu() {
                 TRAININGS_ON_GPU
             } else {
-                usize::MAX
+                TRAININGS_ON_CPU
             }),
             computer,
             clock: None,
