@@ -87,13 +87,13 @@ pub(crate) struct Took {
 
 /// How long a network would take that is begun now.
 ///
-/// It takes the time of its own work, and waits for turns at training. The first hardly gets shorter
-/// when others end: most of a network's time on a GPU is the host's, on threads that are its
-/// worker's alone (on an H100 a network that shared it with seven took 160 s, with two 125 s). So the
-/// longest work so far counts, waits left out. The second is what workers that begin together suffer
-/// from, 100 s of 264 there, and a late one does not: a network trains first of all, so those begun
-/// before it are served in that order, `at_once` at a time, each for as long as the longest total of
-/// turns so far. A worker alone never waits, so for it the forecast is the longest so far.
+/// It takes the time of its own work, and waits for turns at training. The first gets little shorter
+/// when others end: most of a network's time on a GPU is the host's, on threads that are its worker's
+/// alone (on an H100 the fits and entropies of three at once took four fifths of those of eight). So
+/// the longest work so far counts, waits left out. The second is what workers that begin together
+/// suffer from, 100 s of 264 there, and a late one does not: a network trains first of all, so those
+/// begun before it are served in that order, `at_once` at a time, each for as long as the longest total
+/// of turns so far. A worker alone never waits, so for it the forecast is the longest so far.
 #[derive(Debug)]
 struct Forecast {
     at_once: usize,
