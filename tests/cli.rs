@@ -34,7 +34,7 @@ fn help_says_what_each_command_is_for() {
     insta::assert_snapshot!("help", say(&["--help"]).stdout);
     let fetch = say(&["data", "fetch", "--help"]);
     insta::assert_snapshot!("help_data_fetch", fetch.stdout);
-    for action in ["check", "measure", "pack", "unpack"] {
+    for action in ["all", "check", "measure", "pack", "unpack"] {
         let said = say(&["gpu", action, "--help"]);
         insta::assert_snapshot!(format!("help_gpu_{action}"), said.stdout);
     }

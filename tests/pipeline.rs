@@ -90,6 +90,27 @@ fn a_run_writes_everything_and_threads_change_no_figure() {
 }
 
 #[test]
+fn two_workers_get_the_same_figures_as_one() {
+    let run = |workers: &str| {
+        let run = TinyRun::new();
+        let networks = ["--triggers", "170,16", "--seeds", "0..2"];
+        let methods = ["--methods", "no-trigger,mesa:0.9,point,ideal"];
+        let said = run.finish(&[&networks[..], &methods, &["--workers", workers]].concat());
+        assert!(said.stderr.contains("network 4 of 4"), "{}", said.stderr);
+        run
+    };
+    let (one, two) = (run("1"), run("2"));
+    assert_eq!(two.figures(), one.figures());
+    assert_eq!(one.summary()["at_once"].as_object(), None);
+    assert_eq!(two.summary()["at_once"]["workers"], 2);
+    for step in ["170/seed-1/attack", "16/seed-0/mesa-0.9"] {
+        let digest = |run: &TinyRun| run.record(step)["checkpoint_sha256"].clone();
+        assert!(digest(&one).is_string());
+        assert_eq!(digest(&two), digest(&one), "{step}");
+    }
+}
+
+#[test]
 fn killed_again_and_again_it_ends_with_the_same_figures() {
     let whole = TinyRun::new();
     let methods = ["--methods", "mesa:0.9,ideal"];

@@ -14,9 +14,9 @@ use mesa_models::Normalization;
 
 pub(crate) use detect::Detect;
 pub(crate) use distributions::Distributions;
-pub(crate) use gpu::{GpuAction, GpuCommand, GpuPack, GpuUnpack};
 #[cfg(feature = "cuda")]
-pub(crate) use gpu::{GpuCheck, GpuMeasure, OnGpu};
+pub(crate) use gpu::{COMPILE_S, GpuAll, GpuCheck, GpuMeasure, OnGpu};
+pub(crate) use gpu::{GpuAction, GpuCommand, GpuPack, GpuUnpack};
 pub(crate) use runs::{Pace, Plan, Report, Run, Selection, Sources};
 pub(crate) use shells::{Completions, Man};
 pub(crate) use steps::{

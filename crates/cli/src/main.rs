@@ -78,7 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => commands::plan::run(&args, json, threads),
         Command::Distributions(args) => commands::distributions::run(&args, json, threads),
         Command::Report(args) => commands::report::run(&args, json),
-        Command::Gpu(args) => return commands::gpu::run(&args, json),
+        Command::Gpu(args) => return commands::gpu::run(&args, json, threads),
         Command::Completions(args) => commands::shells::completions(&args),
         Command::Man(args) => commands::shells::man(&args),
     }?;

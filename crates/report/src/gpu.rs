@@ -52,6 +52,59 @@ pub fn gpu_tables(record: &GpuRecord) -> String {
     text
 }
 
+/// What `mesa gpu all` has done so far.
+#[derive(Clone, Debug)]
+pub struct GpuAllParts<'a> {
+    /// The record of the check and the measurement.
+    pub record: Option<&'a GpuRecord>,
+    /// What the run measured.
+    pub run: Option<&'a Summary>,
+    /// Networks with a row of every method.
+    pub networks_done: usize,
+    /// Networks that are to have one.
+    pub networks: usize,
+    /// What the check, the measurement, the clean network and the networks took, in words.
+    pub times: [String; 4],
+}
+
+/// What `mesa gpu all` came to: four lines.
+pub fn gpu_all_table(parts: &GpuAllParts<'_>) -> Table {
+    let mut table = Table::new(
+        "What all of it came to".to_owned(),
+        &["part", "reached", "time"],
+    );
+    let run = parts.run.and_then(|run| run.clean_network.as_ref());
+    let ratio = |record| ratios(record, "train", &["eager", "compile", "reduce-overhead"]);
+    let reached = [
+        (
+            "check against the processor",
+            parts
+                .record
+                .and_then(|record| record.check.as_ref())
+                .map(check_words),
+        ),
+        (
+            "training step against PyTorch's",
+            parts.record.and_then(ratio),
+        ),
+        (
+            "accuracy of the clean network",
+            run.map(|network| format!("{} %", format::percent(network.test_accuracy))),
+        ),
+        (
+            "networks done",
+            Some(format!("{} of {}", parts.networks_done, parts.networks)),
+        ),
+    ];
+    for ((part, reached), time) in reached.into_iter().zip(&parts.times) {
+        let reached = reached.unwrap_or_else(|| NOTHING.to_owned());
+        table
+            .rows
+            .push(vec![part.to_owned(), reached, time.clone()]);
+    }
+    table
+}
+
 /// The block of `docs/performance.md`. A record of tiny sizes is none; the committed runs say how
 /// long the paper's evaluation takes.
 pub(crate) fn gpu_block(record: Option<&GpuRecord>, runs: &[&Summary]) -> String {
@@ -478,6 +531,24 @@ mod tests {
         let bars = text.find("What was to be reached").unwrap();
         assert!(bars > text.find("Beside PyTorch").unwrap());
         assert!(text.contains("not measured: out of GPU memory"), "{text}");
+    }
+
+    #[test]
+    fn all_of_it_is_four_lines() {
+        let record = record();
+        let parts = GpuAllParts {
+            record: Some(&record),
+            run: None,
+            networks_done: 15,
+            networks: 51,
+            times: ["5 s", "70 s", "", "6.6 min"].map(str::to_owned),
+        };
+        let table = gpu_all_table(&parts);
+        let reached: Vec<&str> = table.rows.iter().map(|row| row[1].as_str()).collect();
+        assert_eq!(reached[0], "147 comparisons, all within");
+        assert!(reached[1].contains("(eager)"), "{reached:?}");
+        assert_eq!(reached[2..], [NOTHING, "15 of 51"]);
+        assert_eq!(table.rows[3][2], "6.6 min");
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub use distribution::{distribution_pictures, distribution_text};
 pub use distribution_picture::{Axis, Plane, distribution_picture};
 pub use error::{Error, Result};
 pub use files::GeneratedFile;
-pub use gpu::{gpu_tables, gpu_words};
+pub use gpu::{GpuAllParts, gpu_all_table, gpu_tables, gpu_words};
 pub use live::live_text;
 pub use metrics::{GLOSSARY, Interval, Metric, Outcome, defense_effectiveness, mean_interval};
 pub use paper::{PaperFigure, TriggerKind, paper_figure};

@@ -1,9 +1,10 @@
 //! `cargo xtask ci cuda`: compiles and lints the feature `cuda`, tests what needs no GPU, and runs
 //! the GPU's check on an emulated one (`crates/kernels/emulator`): the kernels compiled for the host,
-//! convolutions as plain sums. That tests what is computed, every argument and every plan; it says
+//! convolutions as plain sums; then a whole run of tiny networks, two at a time. That tests what is computed, every argument and every plan; it says
 //! nothing of the driver, of cuDNN, of rounding on a card, or of speed.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsString,
     path::{Path, PathBuf},
@@ -11,7 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use xshell::{Shell, cmd};
+use mesa_record::{Row, StepRecord, Summary};
+use xshell::{Cmd, Shell, cmd};
 
 use crate::workspace;
 
@@ -97,34 +99,188 @@ fn emulate(shell: &Shell, path: &OsString) -> Result<()> {
     shell.remove_path(&plain)?;
     fs_err::hard_link(driver, plain)?;
     let cargo = workspace::cargo();
-    let out = emulator.join("gpu");
-    let gpu = |command: &str| {
-        let features = ["--features", "mesa-cli/cuda"];
+    let features = ["--features", "mesa-cli/cuda"];
+    let mesa = || {
         cmd!(
             shell,
-            "{cargo} run --quiet --package mesa-cli {features...} -- gpu {command} --out {out}"
+            "{cargo} run --quiet --package mesa-cli {features...} --"
         )
         .env("PATH", path)
         .env("LD_LIBRARY_PATH", &emulator)
     };
-    let check = || gpu("check");
+    let all = emulator.join("all");
+    shell.remove_path(&all)?;
+    let out = all.join("gpu");
+    let check = || mesa().args(["gpu", "check", "--out"]).arg(&out);
     check().run()?;
     // Its times say nothing; that it comes to its end, something.
-    gpu("measure").arg("--quick").run()?;
+    mesa()
+        .args(["gpu", "measure", "--quick", "--out"])
+        .arg(&out)
+        .run()?;
+    runs(&mesa, &all)?;
     // A driver that is too old, and a card without memory, are errors that say so.
-    for (variable, value, words) in [
-        ("EMULATED_DRIVER", "11040", "driver is too old"),
-        ("EMULATED_MEMORY", "1000", "out of GPU memory"),
+    let small = emulator.join("out-of-memory");
+    shell.remove_path(&small)?;
+    for (command, variable, value, words) in [
+        (check(), "EMULATED_DRIVER", "11040", "driver is too old"),
+        (check(), "EMULATED_MEMORY", "1000", "out of GPU memory"),
+        (
+            tiny_run(&mesa, &small)?,
+            "EMULATED_MEMORY",
+            "1000000",
+            "out of GPU memory",
+        ),
     ] {
-        let output = check().env(variable, value).ignore_status().output()?;
+        let command = command.env(variable, value).ignore_status();
+        let output = command.output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.code() == Some(1) && said.contains(words),
-            "with {variable}={value} the check ends with {} and says `{said}`, not `{words}`",
+            "with {variable}={value} it ends with {} and says `{said}`, not `{words}`",
             output.status
         );
     }
     Ok(())
+}
+
+/// The tiny settings and their data.
+fn tiny() -> Result<[OsString; 4]> {
+    let config = workspace::root()?.join("tests/fixtures/emulated.toml");
+    Ok([
+        "--config".into(),
+        config.into(),
+        "--data".into(),
+        "synthetic".into(),
+    ])
+}
+
+/// `mesa run` of the tiny settings, one network after the other.
+fn tiny_run<'a>(mesa: &impl Fn() -> Cmd<'a>, out: &Path) -> Result<Cmd<'a>> {
+    let workers = ["--device", "cuda", "--workers", "1"];
+    Ok(mesa()
+        .arg("run")
+        .args(tiny()?)
+        .args(workers)
+        .arg("--out")
+        .arg(out))
+}
+
+/// Runs `mesa gpu all` with two networks at a time, where a check and a measurement are already; again,
+/// which has to compute nothing; and one network at a time, which has to give the same bits.
+fn runs<'a>(mesa: &impl Fn() -> Cmd<'a>, all: &Path) -> Result<()> {
+    let two = || -> Result<String> {
+        let command = mesa()
+            .args(["gpu", "all", "--quick", "--workers", "2", "--out"])
+            .arg(all)
+            .args(tiny()?);
+        let output = command.ignore_status().output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        eprint!("{said}");
+        ensure!(
+            output.status.success(),
+            "mesa gpu all ended with {}",
+            output.status
+        );
+        for part in [
+            "the check of this machine",
+            "the measurement of this machine",
+        ] {
+            ensure!(said.contains(part), "{part} was made again");
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let both = all.join("emulated");
+    let told = two()?;
+    ensure!(
+        told.contains("2 of 2"),
+        "not both networks are done: {told}"
+    );
+    let archive = all.join("records.tar.gz");
+    ensure!(archive.is_file(), "there is no {}", archive.display());
+    let (rows, records) = (rows(&both)?, files_below(&both.join("records"))?);
+    for trigger in ["170", "16"] {
+        let methods: Vec<&str> = rows
+            .iter()
+            .filter(|row| row.trigger.to_string() == trigger)
+            .map(|row| row.method.as_str())
+            .collect();
+        ensure!(
+            methods == METHODS,
+            "trigger {trigger} has the rows {methods:?}, not {METHODS:?}"
+        );
+    }
+    // What is computed again writes its record again, with another time.
+    two()?;
+    ensure!(
+        files_below(&both.join("records"))? == records,
+        "the second start computed something again"
+    );
+    let one = all.join("one-at-a-time");
+    tiny_run(mesa, &one)?.run()?;
+    ensure!(
+        self::rows(&one)? == rows,
+        "one network at a time gives other figures than two: see {} and {}",
+        one.display(),
+        both.display()
+    );
+    let made = digests(&both)?;
+    ensure!(
+        !made.is_empty() && digests(&one)? == made,
+        "one network at a time makes other files than two: see {} and {}",
+        one.display(),
+        both.display()
+    );
+    Ok(())
+}
+
+/// The digest of the file that each step of a run made.
+fn digests(run: &Path) -> Result<BTreeMap<PathBuf, String>> {
+    let records = run.join("records");
+    let mut digests = BTreeMap::new();
+    for path in files_below(&records)?.into_keys() {
+        let record: StepRecord = mesa_record::read_json(&path)?;
+        if let Some(digest) = record.checkpoint_sha256 {
+            digests.insert(path.strip_prefix(&records)?.to_path_buf(), digest);
+        }
+    }
+    Ok(digests)
+}
+
+/// The rows of a network in the tiny run.
+const METHODS: [&str; 8] = [
+    "clean",
+    "backdoored",
+    "no-trigger",
+    "mesa:0.5",
+    "mesa:0.9",
+    "ensemble:turns",
+    "ensemble:weighted",
+    "ideal",
+];
+
+/// The rows of a run, without what a clock measured.
+fn rows(run: &Path) -> Result<Vec<Row>> {
+    let summary: Summary = mesa_record::read_json(&run.join("summary.json"))?;
+    let mut rows = summary.rows;
+    for row in &mut rows {
+        row.wall_s = 0.0;
+    }
+    Ok(rows)
+}
+
+/// Every file below a folder, and what is in it.
+fn files_below(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(files_below(&path)?);
+        } else {
+            files.insert(path.clone(), fs_err::read(&path)?);
+        }
+    }
+    Ok(files)
 }
 
 /// The compiler that the build script of mesa-kernels would take, if it can be started.

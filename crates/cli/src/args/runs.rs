@@ -50,7 +50,7 @@ pub(crate) struct Pace {
 }
 
 /// A number of minutes, more than none.
-fn minutes(text: &str) -> Result<Duration, String> {
+pub(super) fn minutes(text: &str) -> Result<Duration, String> {
     let minutes: Option<f64> = text.parse().ok().filter(|minutes| *minutes > 0.0);
     minutes
         .and_then(|minutes| Duration::try_from_secs_f64(60.0 * minutes).ok())

@@ -21,7 +21,7 @@ use crate::pipeline::{
     Chain, Clock, Open, Session, Setup, is_all_committed, repository, run_chain,
 };
 use crate::progress::{bytes, duration};
-use crate::queue::{Queue, locked};
+use crate::queue::{Queue, Took, locked};
 use crate::{inputs, interrupt, logging, output};
 
 /// Batches that the estimate before a run is made from.
@@ -41,31 +41,94 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
         let plan = session.plan(&chains, &chosen.methods, &summary);
         return output::result(json, &plan, &plan_text(&plan));
     }
-    let run = RunDir::new(&chosen.out);
-    let lock = Lock::acquire(run.root())?;
-    logging::start(Some(&run.log()))?;
-    if let Some(holder) = lock.left_behind() {
-        tracing::info!("taking over from {holder}, which ended without finishing");
-    }
-    let (session, chains, mut summary) =
-        chosen.prepare(&args.selection, &args.running, threads, IfMissing::Fetch)?;
-    write_text(&run.config(), &session.config.to_toml()?)?;
-    let plan = announce(&session, &chains, &chosen.methods, &summary)?;
-    let live = Live::new(&session, &chains, &chosen.methods, plan);
-    let failed = run_chains(&session, &chains, &mut summary, &live, &args.pace, deadline)?;
-    drop(live);
+    let ready = Ready::new(chosen, &args.selection, &args.running, threads)?;
+    let done = ready.finish(&args.pace, deadline)?;
     tracing::info!(
         "{} written after {}",
-        run.summary().display(),
+        done.path.display(),
         duration(started.elapsed().as_secs_f64())
     );
-    output::result(json, &summary, &Report::of(&summary).to_terminal())?;
-    ensure!(
-        failed == 0,
-        "{failed} of {} networks failed, see above",
-        chains.len()
-    );
-    Ok(())
+    output::result(json, &done.summary, &done.tables())?;
+    done.succeed()
+}
+
+/// A run that has all that it needs, and the run folder for itself.
+pub(super) struct Ready {
+    chosen: Chosen,
+    session: Session,
+    chains: Vec<Open>,
+    summary: Summary,
+    _lock: Lock,
+}
+
+/// A run that went through all of its networks for which there was time.
+pub(super) struct Done {
+    /// What was measured, and where it is written.
+    summary: Summary,
+    path: PathBuf,
+    failed: usize,
+    networks: usize,
+}
+
+impl Ready {
+    /// Locks the run folder and loads what the run needs.
+    pub(super) fn new(
+        chosen: Chosen,
+        selection: &Selection,
+        running: &Running,
+        threads: usize,
+    ) -> Result<Self> {
+        let run = RunDir::new(&chosen.out);
+        let lock = Lock::acquire(run.root())?;
+        logging::start(Some(&run.log()))?;
+        if let Some(holder) = lock.left_behind() {
+            tracing::info!("taking over from {holder}, which ended without finishing");
+        }
+        let (session, chains, summary) =
+            chosen.prepare(selection, running, threads, IfMissing::Fetch)?;
+        Ok(Self {
+            chosen,
+            session,
+            chains,
+            summary,
+            _lock: lock,
+        })
+    }
+
+    /// Does the run; no network is begun that would not be done by the deadline.
+    pub(super) fn finish(mut self, pace: &Pace, deadline: Option<Instant>) -> Result<Done> {
+        let (session, chains, methods) = (&self.session, &self.chains, &self.chosen.methods);
+        let run = RunDir::new(&self.chosen.out);
+        write_text(&run.config(), &session.config.to_toml()?)?;
+        let plan = announce(session, chains, methods, &self.summary)?;
+        let live = Live::new(session, chains, methods, plan);
+        let failed = run_chains(session, chains, &mut self.summary, &live, pace, deadline)?;
+        drop(live);
+        Ok(Done {
+            networks: chains.len(),
+            summary: self.summary,
+            path: run.summary(),
+            failed,
+        })
+    }
+}
+
+impl Done {
+    /// The tables, for a terminal.
+    pub(super) fn tables(&self) -> String {
+        Report::of(&self.summary).to_terminal()
+    }
+
+    /// An error if a network failed.
+    pub(super) fn succeed(&self) -> Result<()> {
+        ensure!(
+            self.failed == 0,
+            "{} of {} networks failed, see above",
+            self.failed,
+            self.networks
+        );
+        Ok(())
+    }
 }
 
 /// Works on all networks, several at once if so many workers are asked for; returns how many
@@ -87,7 +150,7 @@ fn run_chains(
     // One keeps the CPU busy; a GPU has time for others while one is on the CPU.
     let usual = if session.computer.is_gpu() { 8 } else { 1 };
     let workers = pace.workers.map_or(usual, usize::from).min(left.len());
-    let queue = Queue::new(&left, deadline);
+    let queue = Queue::new(&left, deadline, session.trainings.at_once());
     let clock = Clock::start(workers, summary.at_once);
     let summary = Mutex::new(summary);
     let (failed, stopped) = (AtomicUsize::new(0), Mutex::new(None));
@@ -104,8 +167,15 @@ fn run_chains(
             let show = |summary: &Summary| live.show(number, *chain, summary);
             show(&locked(&summary));
             let begun = Instant::now();
-            match run_chain(session, &clean, (*chain, methods), &summary, &show) {
-                Ok(()) => queue.took(begun.elapsed()),
+            session.trainings.take_times();
+            let done = run_chain(session, &clean, (*chain, methods), &summary, &show);
+            let took = Took {
+                time: begun.elapsed(),
+                turns: session.trainings.take_times(),
+            };
+            queue.ended(number, done.is_ok().then_some(took));
+            match done {
+                Ok(()) => {}
                 // The others of a sweep may still be done.
                 Err(error) if chains.len() > 1 && !error.is::<interrupt::Interrupted>() => {
                     tracing::error!("trigger {}, seed {}: {error:#}", chain.trigger, chain.seed);

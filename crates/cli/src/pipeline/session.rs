@@ -149,6 +149,7 @@ impl Session {
         Ok(Self {
             clock: Some(clock),
             computer: self.computer.for_another_thread()?,
+            trainings: self.trainings.for_another_thread(),
             ..self.clone()
         })
     }

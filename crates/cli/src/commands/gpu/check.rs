@@ -12,19 +12,49 @@ use super::timer::precision_name;
 use crate::{args, output};
 
 pub(super) fn run(args: &args::GpuCheck, json: bool) -> Result<ExitCode> {
-    let device = CudaDevice::open(args.on.gpu)?;
-    let mut recorder = open(&device, &args.on)?;
-    if !json {
-        output::text(&device_words(&recorder))?;
-    }
+    let mut checked = Vec::new();
+    let check = check(&args.on, &mut |said| {
+        if !json {
+            match &said {
+                Said::Device(words) => output::text(words)?,
+                Said::Compared(one) => output::text(&line(one))?,
+            }
+        }
+        if let Said::Compared(one) = said {
+            checked.push(one);
+        }
+        Ok(())
+    })?;
+    output::result(json, &checked, &words(&check))?;
+    Ok(if check.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What a check says while it goes on.
+pub(super) enum Said {
+    /// What it runs on.
+    Device(String),
+    /// One comparison is made.
+    Compared(GpuChecked),
+}
+
+/// Makes every comparison and writes the record.
+pub(super) fn check(
+    on: &args::OnGpu,
+    tell: &mut dyn FnMut(Said) -> Result<()>,
+) -> Result<GpuCheck> {
+    let device = CudaDevice::open(on.gpu)?;
+    let mut recorder = open(&device, on)?;
+    tell(Said::Device(device_words(&recorder)))?;
     let mut checked = Vec::new();
     let mut told = |found: Vec<Comparison>| -> Result<()> {
         for one in found {
             let one = checked_of(one);
-            if !json {
-                output::text(&line(&one))?;
-            }
-            checked.push(one);
+            checked.push(one.clone());
+            tell(Said::Compared(one))?;
         }
         Ok(())
     };
@@ -41,21 +71,20 @@ pub(super) fn run(args: &args::GpuCheck, json: bool) -> Result<ExitCode> {
             ..GpuChecked::default()
         });
     }
-    let (count, failed) = (check.comparisons, check.failed.len());
-    recorder.record.check = Some(check);
+    recorder.record.check = Some(check.clone());
     recorder.save()?;
     steps.context("making the inputs of whole steps")?;
-    let words = match failed {
+    Ok(check)
+}
+
+/// What a check came to.
+pub(super) fn words(check: &GpuCheck) -> String {
+    let count = check.comparisons;
+    match check.failed.len() {
         0 => format!("{count} comparisons, all within their tolerance"),
         1 => format!("1 of {count} comparisons misses its tolerance"),
-        _ => format!("{failed} of {count} comparisons miss their tolerance"),
-    };
-    output::result(json, &checked, &words)?;
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+        failed => format!("{failed} of {count} comparisons miss their tolerance"),
+    }
 }
 
 /// The record of this device in the folder that was named.
@@ -87,7 +116,8 @@ fn checked_of(one: Comparison) -> GpuChecked {
     }
 }
 
-fn line(one: &GpuChecked) -> String {
+/// A comparison in a line.
+pub(super) fn line(one: &GpuChecked) -> String {
     let verdict = if one.passed { "ok" } else { "WRONG" };
     let error = one
         .error

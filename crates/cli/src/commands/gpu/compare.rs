@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use mesa_kernels::cuda::Precision;
 use mesa_models::cuda::CudaSettings;
-use mesa_record::{GpuComparison, GpuRow};
+use mesa_record::{GpuComparison, GpuRecord, GpuRow};
 
 use super::peer::{Peer, PeerSizes, Way, has_torch, python, write_scripts};
 use super::record::Recorder;
@@ -31,6 +31,10 @@ const WAYS: [(&str, &str, &str, bool); 7] = [
 /// What PyTorch reaches of the device's rates, and what one of it is.
 const RATES: [&str; 2] = ["matrices", "copy"];
 
+/// Why there may be nothing of PyTorch's.
+const NOT_ASKED_FOR: &str = "not asked for";
+const NO_TORCH: &str = "no torch";
+
 /// Turns of each pair.
 const ROUNDS: usize = 7;
 /// How long a turn lasts, about.
@@ -47,11 +51,11 @@ pub(super) fn compare(
 ) -> Result<()> {
     let python = python();
     let reason = if args.no_peer {
-        Some("not asked for")
+        Some(NOT_ASKED_FOR)
     } else if has_torch(&python) {
         None
     } else {
-        Some("no torch")
+        Some(NO_TORCH)
     };
     if let Some(reason) = reason {
         tracing::info!("PyTorch: not measured: {reason}");
@@ -80,6 +84,21 @@ pub(super) fn compare(
         recorder.save()?;
     }
     Ok(())
+}
+
+/// Whether a record holds every way, or the reason that there is none still holds.
+pub(super) fn is_compared(record: &GpuRecord) -> bool {
+    let has_row = |(work, _, variant, _): &(&str, &str, &str, bool)| {
+        let mut rows = record.comparisons.iter();
+        rows.any(|row| row.work == *work && row.variant == *variant)
+    };
+    let left_out = |reason| {
+        let rows = &record.comparisons;
+        rows.iter().all(|row| row.failed.as_deref() == Some(reason))
+    };
+    WAYS.iter().all(has_row)
+        && !left_out(NOT_ASKED_FOR)
+        && !(left_out(NO_TORCH) && has_torch(&python()))
 }
 
 /// Starts every way at once and waits for all of them; those that do not make it are in the record

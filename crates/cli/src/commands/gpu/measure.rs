@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use mesa_kernels::cuda::CudaDevice;
-use mesa_record::GpuRow;
+use mesa_record::{GpuRecord, GpuRow};
 
 use super::check::{device_words, open};
 use super::record::Recorder;
@@ -16,6 +16,17 @@ use super::{compare, layers, norms, steps};
 use crate::{args, output};
 
 pub(super) fn run(args: &args::GpuMeasure, json: bool) -> Result<ExitCode> {
+    measure(args, |record| {
+        output::result(json, record, &mesa_report::gpu_tables(record))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures everything, tells what was found, and only then fails if PyTorch's side did.
+pub(super) fn measure(
+    args: &args::GpuMeasure,
+    tell: impl FnOnce(&GpuRecord) -> Result<()>,
+) -> Result<()> {
     let started = Instant::now();
     let device = CudaDevice::open(args.on.gpu)?;
     let mut recorder = open(&device, &args.on)?;
@@ -53,10 +64,18 @@ pub(super) fn run(args: &args::GpuMeasure, json: bool) -> Result<ExitCode> {
         started.elapsed().as_secs_f64(),
         recorder.path().display()
     );
-    let tables = mesa_report::gpu_tables(&recorder.record);
-    output::result(json, &recorder.record, &tables)?;
-    compared?;
-    Ok(ExitCode::SUCCESS)
+    tell(&recorder.record)?;
+    compared
+}
+
+/// Whether a record holds everything that would be measured, in these sizes; with PyTorch, if there
+/// is one now.
+pub(super) fn is_measured(record: &GpuRecord, quick: bool) -> bool {
+    let parts = [&record.rates, &record.steps, &record.layers];
+    record.quick == quick
+        && parts.iter().all(|rows| !rows.is_empty())
+        && parts.into_iter().flatten().all(|row| row.failed.is_none())
+        && compare::is_compared(record)
 }
 
 /// Measures a part. One that fails is told of, and the others go on; not after Ctrl-C.

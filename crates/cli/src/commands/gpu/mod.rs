@@ -1,6 +1,8 @@
 //! `mesa gpu`: whether a GPU computes what the processor does, how fast, and beside PyTorch.
 
 #[cfg(feature = "cuda")]
+mod all;
+#[cfg(feature = "cuda")]
 mod check;
 #[cfg(feature = "cuda")]
 mod compare;
@@ -37,15 +39,27 @@ use anyhow::Result;
 use crate::args::{GpuAction, GpuCommand};
 use crate::logging;
 
-pub(crate) fn run(args: &GpuCommand, json: bool) -> Result<ExitCode> {
-    logging::start(None)?;
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(
+        unused_variables,
+        reason = "only what takes the GPU shares threads out"
+    )
+)]
+pub(crate) fn run(args: &GpuCommand, json: bool, threads: usize) -> Result<ExitCode> {
+    // `all` logs to its run folder as well.
+    if cfg!(not(feature = "cuda")) || !matches!(args.action, GpuAction::All(_)) {
+        logging::start(None)?;
+    }
     match &args.action {
+        #[cfg(feature = "cuda")]
+        GpuAction::All(args) => all::run(args, json, threads),
         #[cfg(feature = "cuda")]
         GpuAction::Check(args) => check::run(args, json),
         #[cfg(feature = "cuda")]
         GpuAction::Measure(args) => measure::run(args, json),
         #[cfg(not(feature = "cuda"))]
-        GpuAction::Check(_) | GpuAction::Measure(_) => anyhow::bail!(
+        GpuAction::Check(_) | GpuAction::Measure(_) | GpuAction::All(_) => anyhow::bail!(
             "this build computes on the processor only; build one that uses an NVIDIA GPU with \
              `cargo build --release --features cuda`"
         ),

@@ -25,12 +25,23 @@ const LARGEST_ARCHIVE: u64 = 512 << 20;
 type Records = BTreeMap<(String, String), Vec<u8>>;
 
 pub(super) fn pack(args: &GpuPack, json: bool) -> Result<()> {
-    let records = gather(&args.folders)?;
-    let archive = archived(&records).context("making the archive")?;
-    write_bytes(&args.to, &archive)?;
-    let names = names(&records);
+    let names = write(&args.folders, &args.to)?;
     let plain = format!("wrote {} to {}", files(names.len()), args.to.display());
     output::result(json, &json!({ "packed": names }), &plain)
+}
+
+/// Writes the archive of the folders' records; returns what is in it.
+pub(super) fn write(folders: &[PathBuf], to: &Path) -> Result<Vec<String>> {
+    let records = gather(folders)?;
+    let archive = archived(&records).context("making the archive")?;
+    write_bytes(to, &archive)?;
+    Ok(names(&records))
+}
+
+/// Whether there is something to pack in a folder.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub(super) fn has_record(folder: &Path) -> bool {
+    FILES.iter().any(|file| folder.join(file).is_file())
 }
 
 pub(super) fn unpack(args: &GpuUnpack, json: bool) -> Result<()> {
