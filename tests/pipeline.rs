@@ -110,6 +110,23 @@ fn two_workers_get_the_same_figures_as_one() {
     }
 }
 
+/// However little time there is: it ends as Ctrl-C ends it, and the same command goes on.
+#[test]
+fn a_time_limit_ends_a_run_that_goes_on_with_the_same_figures() {
+    let (run, whole) = (TinyRun::new(), TinyRun::new());
+    let methods = ["--methods", "no-trigger"];
+    let said = run.say(&[&methods[..], &["--time-limit", "0.001"]].concat());
+    assert_eq!(said.code, Some(130), "{}", said.stderr);
+    assert!(said.stderr.contains("time limit"), "{}", said.stderr);
+    assert!(said.stderr.contains("stopped"), "{}", said.stderr);
+    // No time to begin with.
+    run.finish(&methods);
+    whole.finish(&[&methods[..], &["--time-limit", "60"]].concat());
+    assert_eq!(run.figures(), whole.figures());
+    let refused = run.say(&["--time-limit", "0"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+}
+
 #[test]
 fn killed_again_and_again_it_ends_with_the_same_figures() {
     let whole = TinyRun::new();

@@ -43,11 +43,13 @@ pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
     }
     let ready = Ready::new(chosen, &args.selection, &args.running, threads)?;
     let done = ready.finish(&args.pace, deadline)?;
-    tracing::info!(
-        "{} written after {}",
-        done.path.display(),
-        duration(started.elapsed().as_secs_f64())
-    );
+    if done.path.exists() {
+        tracing::info!(
+            "{} written after {}",
+            done.path.display(),
+            duration(started.elapsed().as_secs_f64())
+        );
+    }
     output::result(json, &done.summary, &done.tables())?;
     done.succeed()
 }
@@ -241,7 +243,7 @@ fn each_on_threads_of_its_own(
     let pools = (0..workers)
         .map(|_| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            Ok((session.for_another_thread(clock)?, pool.build()?))
+            Ok((session.for_a_worker(clock, threads)?, pool.build()?))
         })
         .collect::<Result<Vec<_>>>()?;
     std::thread::scope(|scope| {

@@ -150,14 +150,16 @@ impl Session {
         })
     }
 
-    /// The same for another thread.
-    pub(crate) fn for_another_thread(&self, clock: Clock) -> Result<Self> {
-        Ok(Self {
+    /// The same for one of several workers, which has so many threads of its own.
+    pub(crate) fn for_a_worker(&self, clock: Clock, threads: usize) -> Result<Self> {
+        let mut session = Self {
             clock: Some(clock),
             computer: self.computer.for_another_thread()?,
             trainings: self.trainings.for_another_thread(),
             ..self.clone()
-        })
+        };
+        session.ledger.threads = threads;
+        Ok(session)
     }
 
     /// Size of the networks of this run.
