@@ -1,7 +1,7 @@
 //! Ctrl-C, and the end of a process whose parent is gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -36,13 +36,15 @@ pub(crate) fn watch() {
     }
 }
 
-/// Asks for a stop once so much time has passed.
-pub(crate) fn request_after(time: Duration) {
+/// Asks for a stop once so much time has passed, if there is a limit; returns when that will be.
+pub(crate) fn deadline_after(limit: Option<Duration>) -> Option<Instant> {
+    let limit = limit?;
     std::thread::spawn(move || {
-        std::thread::sleep(time);
+        std::thread::sleep(limit);
         tracing::info!("the time limit is reached: stopping after this batch");
         STOP.store(true, Ordering::SeqCst);
     });
+    Some(Instant::now() + limit)
 }
 
 /// Whether a stop was asked for.

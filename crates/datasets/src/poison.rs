@@ -35,35 +35,21 @@ impl<'a> Patches<'a> {
                 found: pixels.len(),
             });
         }
-        Ok(Self::of_trigger(pixels, size))
-    }
-
-    /// The only patch, whose pixels are known to fill its size.
-    pub(crate) fn of_trigger(pixels: &'a [f32], size: (usize, usize)) -> Self {
-        Self {
+        Ok(Self {
             pixels,
             size,
             mask: None,
             opacity: 1.0,
-        }
+        })
     }
 
-    /// The same patches with a trigger's mask and opacity.
-    ///
-    /// # Panics
-    ///
-    /// If the trigger has a mask and another size.
-    #[must_use]
-    pub fn stamped_like(self, trigger: &'a Trigger) -> Self {
-        let mask = trigger.mask();
-        assert!(
-            mask.is_none() || trigger.size() == self.size,
-            "a mask covers a patch"
-        );
+    /// A trigger, as it is stamped.
+    pub(crate) fn of_trigger(trigger: &'a Trigger) -> Self {
         Self {
-            mask,
+            pixels: trigger.pixels(),
+            size: trigger.size(),
+            mask: trigger.mask(),
             opacity: trigger.opacity(),
-            ..self
         }
     }
 

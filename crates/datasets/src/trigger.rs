@@ -204,7 +204,7 @@ impl Trigger {
 
     /// This trigger for every stamped image.
     pub fn patches(&self) -> Patches<'_> {
-        Patches::of_trigger(&self.pixels, self.size()).stamped_like(self)
+        Patches::of_trigger(self)
     }
 
     /// The trigger as a tensor `(3, height, width)`.

@@ -292,6 +292,9 @@ impl Trainer {
         observe: &mut dyn FnMut(&Trainer) -> ControlFlow<()>,
     ) -> Result<Status> {
         self.steps_per_epoch = source.steps_per_epoch();
+        if !self.is_left() {
+            return Ok(Status::Finished);
+        }
         match self.processor.clone() {
             Processor::Cpu => self.run_on_cpu(source, observe),
             #[cfg(feature = "cuda")]

@@ -29,10 +29,7 @@ const ESTIMATED_FROM: usize = 3;
 
 pub(crate) fn run(args: &Run, json: bool, threads: usize) -> Result<()> {
     let started = Instant::now();
-    let deadline = args.pace.time_limit.map(|limit| started + limit);
-    if let Some(limit) = args.pace.time_limit {
-        interrupt::request_after(limit);
-    }
+    let deadline = interrupt::deadline_after(args.pace.time_limit);
     let chosen = Chosen::new(&args.selection, "quick")?;
     if args.only_plan {
         logging::start(None)?;

@@ -84,6 +84,16 @@ pub(crate) enum CleanSource {
     Trained,
 }
 
+impl CleanSource {
+    /// The step that makes or checks it.
+    fn step(&self, config: &ExperimentConfig, data_digest: &str, computer: &Computer) -> Step {
+        match self {
+            Self::File { sha256, .. } => Steps::clean_file(sha256, data_digest, computer),
+            Self::Trained => Steps::pretrain(config, data_digest, computer),
+        }
+    }
+}
+
 /// What the step `clean` measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CleanResults {
@@ -125,10 +135,7 @@ impl Session {
             num_classes: data.num_classes(),
         };
         let clean = clean_source(clean, normalize, shape, &data)?;
-        let clean_step = match &clean {
-            CleanSource::File { sha256, .. } => Steps::clean_file(sha256, &data.digest, &computer),
-            CleanSource::Trained => Steps::pretrain(&config, &data.digest, &computer),
-        };
+        let clean_step = clean.step(&config, &data.digest, &computer);
         let steps = Steps::new(&config, &data.digest, clean_step.key(), &computer);
         Ok(Self {
             attack_images: inputs::first(&data.train, config.data.attack_images),
@@ -172,14 +179,8 @@ impl Session {
 
     /// The step that makes or checks the clean network.
     pub(crate) fn clean_step(&self) -> Step {
-        match &self.clean {
-            CleanSource::File { sha256, .. } => {
-                Steps::clean_file(sha256, &self.data.digest, &self.computer)
-            }
-            CleanSource::Trained => {
-                Steps::pretrain(&self.config, &self.data.digest, &self.computer)
-            }
-        }
+        self.clean
+            .step(&self.config, &self.data.digest, &self.computer)
     }
 
     /// Trains the clean network, or measures the one that was found.

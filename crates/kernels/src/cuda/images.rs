@@ -199,15 +199,6 @@ impl DevicePlans {
         })
     }
 
-    /// Puts as many other plans in their place.
-    ///
-    /// # Errors
-    ///
-    /// As for [`DevicePlans::new`], or [`CudaError::Argument`] for another number of plans.
-    pub fn write(&mut self, plans: &[ImagePlan]) -> Result<()> {
-        self.buffer.write(&pack_plans(plans, &self.limits)?)
-    }
-
     /// How many plans there are.
     pub fn count(&self) -> usize {
         self.count

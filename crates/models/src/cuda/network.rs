@@ -246,15 +246,6 @@ impl CudaNetwork {
         Ok(())
     }
 
-    /// Copies weights and statistics to a network on the host of the same size.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Network::load_state`].
-    pub fn write_to(&self, network: &mut Network) -> Result<()> {
-        network.load_state(&self.state()?)
-    }
-
     /// The network as it is, for inference on the same device.
     ///
     /// # Errors

@@ -33,11 +33,7 @@ const SAVE_EVERY: f64 = 15.0;
 const THERE: &str = "there already";
 
 pub(super) fn run(args: &GpuAll, json: bool, threads: usize) -> Result<ExitCode> {
-    let started = Instant::now();
-    let deadline = args.minutes.map(|limit| started + limit);
-    if let Some(limit) = args.minutes {
-        interrupt::request_after(limit);
-    }
+    let deadline = interrupt::deadline_after(args.minutes);
     // What is missing is found out now, not after the measurement.
     let (name, _) = inputs::settings(&args.preset, "paper")?;
     let folder = args.out.join(match name.as_str() {
