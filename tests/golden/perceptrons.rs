@@ -45,11 +45,11 @@ fn statistics_state(mut named: BTreeMap<String, Tensor>) -> BTreeMap<String, Ten
 
 fn networks(vectors: &Vectors) -> (Generator, StatisticsNetwork) {
     let (mut rng, config) = (Seeds::new(0, "golden").start(), config(vectors));
-    let mut generator = Generator::new(&Device::Cpu, &mut rng, config).unwrap();
+    let mut generator = Generator::new(&mut rng, config).unwrap();
     generator
         .load_state(&generator_state(vectors.under("generator.")))
         .unwrap();
-    let mut statistics = StatisticsNetwork::new(&Device::Cpu, &mut rng, config).unwrap();
+    let mut statistics = StatisticsNetwork::new(&mut rng, config).unwrap();
     statistics
         .load_state(&statistics_state(vectors.under("statistics.")))
         .unwrap();

@@ -15,8 +15,7 @@ pub(crate) struct Computer {
     pub(crate) processor: Processor,
     /// For records: `cpu`, or the card's name and how it computes.
     pub(crate) name: String,
-    /// What figures depend on besides the settings; nothing on the CPU, whose keys are older. Kernels of
-    /// a GPU that round otherwise need another name here, as those of the CPU need another engine version.
+    /// What figures depend on besides the settings; nothing on the CPU, whose keys are older.
     arithmetic: Option<String>,
     args: DeviceArgs,
 }
@@ -59,11 +58,10 @@ impl Computer {
             precision,
             deterministic: !args.nondeterministic,
         };
-        let arithmetic = arithmetic(args);
         Ok(Self {
-            name: format!("{}, {arithmetic}", device.name()),
+            name: format!("{}, {}", device.name(), in_words(args)),
             processor: Processor::Cuda(Gpu { device, settings }),
-            arithmetic: Some(format!("cuda, {arithmetic}")),
+            arithmetic: Some(arithmetic(args)),
             args: args.clone(),
         })
     }
@@ -83,6 +81,14 @@ impl Computer {
             Processor::Cpu => Ok(self.clone()),
             _ => Self::gpu(&self.args),
         }
+    }
+
+    /// The same device as its first kernels had it, which rounded otherwise and were nothing else.
+    pub(crate) fn with_first_kernels(&self) -> Option<Self> {
+        self.is_gpu().then(|| Self {
+            arithmetic: Some(first_arithmetic(&self.args)),
+            ..self.clone()
+        })
     }
 
     /// Whether networks are computed on a GPU.
@@ -120,9 +126,22 @@ impl Computer {
     }
 }
 
-/// How a GPU computes, in words.
+/// Version of what the kernels of a GPU compute, raised by hand whenever they may round otherwise, as
+/// the engine's is for those of the CPU. The first one was not named.
+const KERNELS: u32 = 2;
+
+/// How a GPU computes, for keys.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 fn arithmetic(args: &DeviceArgs) -> String {
+    format!("cuda {KERNELS}, {}", in_words(args))
+}
+
+fn first_arithmetic(args: &DeviceArgs) -> String {
+    format!("cuda, {}", in_words(args))
+}
+
+/// How a GPU computes, in words.
+fn in_words(args: &DeviceArgs) -> String {
     let nondeterministic = if args.nondeterministic {
         ", nondeterministic"
     } else {
@@ -207,18 +226,21 @@ mod tests {
                     nondeterministic,
                     ..args(DeviceName::Cuda)
                 };
-                let computer = Computer {
-                    arithmetic: Some(format!("cuda, {}", arithmetic(&args))),
-                    ..Computer::cpu(&args)
-                };
-                keys.push(computer.tell(json!({})));
+                for arithmetic in [first_arithmetic(&args), arithmetic(&args)] {
+                    let computer = Computer {
+                        arithmetic: Some(arithmetic),
+                        ..Computer::cpu(&args)
+                    };
+                    keys.push(computer.tell(json!({})));
+                }
             }
         }
         for (at, key) in keys.iter().enumerate() {
             assert!(!keys[at + 1..].contains(key), "{key}");
         }
-        // That of the committed records.
+        // That of the first committed records.
         assert_eq!(keys[1], json!({"device": "cuda, bf16"}));
+        assert_eq!(keys[2], json!({"device": "cuda 2, bf16"}));
     }
 
     #[cfg(not(feature = "cuda"))]

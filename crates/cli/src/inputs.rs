@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle::Device;
 use mesa::{MesaConfig, SubModel};
 use mesa_attack::evaluate;
 use mesa_datasets::{
@@ -270,8 +269,7 @@ pub(crate) fn testing(
 
 /// Loads a sub-model.
 pub(crate) fn sub_model(path: &Path) -> Result<SubModel> {
-    SubModel::load(&Device::Cpu, path)
-        .with_context(|| format!("loading the sub-model {}", path.display()))
+    SubModel::load(path).with_context(|| format!("loading the sub-model {}", path.display()))
 }
 
 /// How pixels of a data set are normalized.

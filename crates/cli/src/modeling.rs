@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
-use candle::Device;
 use mesa::{MesaConfig, entropy_of};
 use mesa_defense::{DefenseImages, SampleSuccess, SampleTest};
-use mesa_models::{Classifier, Seeds};
+use mesa_models::{Classifier, Processor, Seeds};
 use mesa_record::Step;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +21,7 @@ const PICTURED: usize = 64;
 /// What is to be modeled.
 pub(crate) struct Modeling<'a> {
     pub(crate) ledger: &'a Ledger,
+    pub(crate) processor: &'a Processor,
     pub(crate) config: &'a ExperimentConfig,
     pub(crate) images: &'a DefenseImages,
     /// The network, asked for only where a step is left to do.
@@ -131,7 +131,9 @@ impl Modeling<'_> {
             let placement = self.config.retrain.placement;
             let testing = inputs::testing(mesa, self.target_class, placement);
             let suspect = (self.suspect)()?;
-            let sub_model = stages::fit(suspect, images, testing, (mesa, beta), self.seed, watch)?;
+            let config = (mesa, beta);
+            let on = self.processor;
+            let sub_model = stages::fit(on, suspect, images, testing, config, self.seed, watch)?;
             sub_model.save(&files.checkpoint, made_by)?;
             Ok(Work {
                 results: FitResults { beta },
@@ -158,7 +160,7 @@ impl Modeling<'_> {
         self.ledger.step(&self.name("entropy"), step, |_, _| {
             let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
             let seeds = Seeds::new(self.seed, "entropy");
-            let found = entropy_of(&Device::Cpu, &sub_model, &self.config.entropy, &seeds)?;
+            let found = entropy_of(self.processor, &sub_model, &self.config.entropy, &seeds)?;
             let results = EntropyResults {
                 information_nats: found.information_nats,
                 information_se: found.information_se,

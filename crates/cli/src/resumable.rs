@@ -145,11 +145,10 @@ impl Resumable for SampleTesting {
 mod tests {
     use std::ops::ControlFlow;
 
-    use candle::Device;
     use mesa::MesaConfig;
     use mesa_datasets::{split, synthetic};
     use mesa_defense::{DefenseImages, SampleTest, sample_success};
-    use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
+    use mesa_models::{Network, Normalization, Processor, ResNetConfig, Seeds};
 
     use super::*;
 
@@ -167,8 +166,8 @@ mod tests {
             network_width: 16,
             ..MesaConfig::paper()
         };
-        let fit = SubModelFit::new(&Device::Cpu, config, 0.9, Seeds::new(0, "fit")).unwrap();
-        let sub_model = fit.into_sub_model();
+        let fit = SubModelFit::new(&Processor::Cpu, config, 0.9, Seeds::new(0, "fit")).unwrap();
+        let sub_model = fit.into_sub_model().unwrap();
         let test = SampleTest {
             samples: 40,
             images_per_sample: 16,

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use candle::Device;
 use mesa::{MesaConfig, SubModel, SubModelFit, TestingFunction};
 use mesa_attack::{AttackConfig, PoisonedBatches};
 use mesa_datasets::{Images, Trigger};
@@ -56,6 +55,7 @@ pub(crate) fn attack(
 
 /// Fits the sub-model of one β.
 pub(crate) fn fit(
+    processor: &Processor,
     suspect: Arc<dyn Classifier>,
     images: DefenseImages,
     testing: AttackSuccessConfig,
@@ -65,7 +65,7 @@ pub(crate) fn fit(
 ) -> Result<SubModel> {
     let mut testing = AttackSuccess::new(suspect, images, testing, seed)?;
     let seeds = Seeds::new(seed, "mesa/fit");
-    let mut fit = SubModelFit::new(&Device::Cpu, config.clone(), beta, seeds)?;
+    let mut fit = SubModelFit::new(processor, config.clone(), beta, seeds)?;
     let extent = Extent {
         epochs: config.epochs,
         steps_per_epoch: testing.steps_per_epoch(config.batch_size),
@@ -74,7 +74,7 @@ pub(crate) fn fit(
     watch.take_up(&mut fit, extent)?;
     fit.run(&mut testing, &mut |fit| watch.observe(fit))?;
     watch.finish(&fit)?;
-    Ok(fit.into_sub_model())
+    Ok(fit.into_sub_model()?)
 }
 
 /// Tests a sub-model's samples on the network they were fitted on.

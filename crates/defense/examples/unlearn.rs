@@ -12,7 +12,7 @@ use std::error::Error;
 use std::ops::ControlFlow;
 
 use candle::{Device, Tensor};
-use mesa::{MesaConfig, SubModelFit};
+use mesa::{MesaConfig, Processor, SubModelFit};
 use mesa_datasets::{
     Images, Placement, Stamps, Trigger, TriggerId, hits, poison, split, synthetic,
 };
@@ -125,9 +125,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..AttackSuccessConfig::paper()
     };
     let mut success = AttackSuccess::new(suspect.clone(), held.clone(), testing, 0)?;
-    let mut fit = SubModelFit::new(&Device::Cpu, config, 0.8, Seeds::new(0, "fit"))?;
+    let mut fit = SubModelFit::new(&Processor::Cpu, config, 0.8, Seeds::new(0, "fit"))?;
     fit.run(&mut success, &mut |_| ControlFlow::Continue(()))?;
-    let sub_model = fit.into_sub_model();
+    let sub_model = fit.into_sub_model()?;
     let test = SampleTest {
         samples: 64,
         images_per_sample: 16,

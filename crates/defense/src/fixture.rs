@@ -1,8 +1,7 @@
 //! Small stand-ins for tests.
 
-use candle::Device;
 use mesa::{MesaConfig, SubModel, SubModelFit};
-use mesa_models::{FrozenClassifier, Network, Normalization, ResNetConfig, Seeds};
+use mesa_models::{FrozenClassifier, Network, Normalization, Processor, ResNetConfig, Seeds};
 use rand::Rng;
 
 /// An untrained classifier of ten classes.
@@ -35,6 +34,6 @@ pub(crate) fn sub_model_of(trigger_shape: [usize; 3], beta: f64, seed: u64) -> S
         ..MesaConfig::paper()
     };
     let seeds = Seeds::new(seed, "sub-model");
-    let fit = SubModelFit::new(&Device::Cpu, config, beta, seeds).unwrap();
-    fit.into_sub_model()
+    let fit = SubModelFit::new(&Processor::Cpu, config, beta, seeds).unwrap();
+    fit.into_sub_model().unwrap()
 }

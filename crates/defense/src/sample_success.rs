@@ -76,8 +76,7 @@ pub struct SampleSuccess {
 /// # Examples
 ///
 /// ```
-/// use candle::Device;
-/// use mesa::{MesaConfig, SubModelFit};
+/// use mesa::{MesaConfig, Processor, SubModelFit};
 /// use mesa_datasets::{split, synthetic};
 /// use mesa_defense::{DefenseImages, SampleTest, sample_success};
 /// use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
@@ -87,10 +86,10 @@ pub struct SampleSuccess {
 /// let suspect = Network::resnet18(config, Normalization::cifar10(), &mut rng)?.freeze()?;
 /// let images = DefenseImages::new(&synthetic(0, 1, 50).test, &split(50, 40, 0)?);
 /// let config = MesaConfig { network_width: 16, ..MesaConfig::paper() };
-/// let unfitted = SubModelFit::new(&Device::Cpu, config, 0.9, Seeds::new(0, "fit"))?;
+/// let unfitted = SubModelFit::new(&Processor::Cpu, config, 0.9, Seeds::new(0, "fit"))?;
 ///
 /// let test = SampleTest { samples: 10, images_per_sample: 4, ..SampleTest::standard(0) };
-/// let found = sample_success(&suspect, &unfitted.into_sub_model(), &images, test, 0)?;
+/// let found = sample_success(&suspect, &unfitted.into_sub_model()?, &images, test, 0)?;
 /// assert!((0.0..=1.0).contains(&found.sample_asr));
 /// assert_eq!(found.pixel_means.len(), 27);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

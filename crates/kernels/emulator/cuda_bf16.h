@@ -20,6 +20,10 @@ struct Index {
     unsigned x, y, z;
 };
 
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
 extern Index blockIdx, threadIdx, blockDim, gridDim;
 
 // Waits for the other threads of the block.

@@ -120,6 +120,14 @@ const Entry entries[] = {
     {"target_gradient", sizes(target_gradient), invoke<target_gradient>, false},
     {"descend", sizes(descend), invoke<descend>, false},
     {"copy_weights", sizes(copy_weights), invoke<copy_weights>, false},
+    {"product", sizes(product), invoke<product>, true},
+    {"copy_columns", sizes(copy_columns), invoke<copy_columns>, false},
+    {"column_sums", sizes(column_sums), invoke<column_sums>, true},
+    {"norm_leaky", sizes(norm_leaky), invoke<norm_leaky>, true},
+    {"fixed_norm_leaky", sizes(fixed_norm_leaky), invoke<fixed_norm_leaky>, false},
+    {"norm_leaky_gradient", sizes(norm_leaky_gradient), invoke<norm_leaky_gradient>, true},
+    {"through_function", sizes(through_function), invoke<through_function>, false},
+    {"adam", sizes(adam), invoke<adam>, false},
 };
 
 }  // namespace

@@ -8,9 +8,11 @@
 use std::hint::black_box;
 use std::ops::ControlFlow;
 
-use candle::{Device, Tensor};
+use candle::Tensor;
 use criterion::{Criterion, criterion_group, criterion_main};
-use mesa::{BoxError, MesaConfig, Observations, Position, Seeds, SubModelFit, TestingFunction};
+use mesa::{
+    BoxError, MesaConfig, Observations, Position, Processor, Seeds, SubModelFit, TestingFunction,
+};
 
 /// The mean of a trigger's pixels.
 struct Mean;
@@ -38,7 +40,7 @@ impl TestingFunction for Mean {
 
 fn iteration(criterion: &mut Criterion) {
     let seeds = Seeds::new(0, "bench");
-    let mut fit = SubModelFit::new(&Device::Cpu, MesaConfig::paper(), 0.9, seeds)
+    let mut fit = SubModelFit::new(&Processor::Cpu, MesaConfig::paper(), 0.9, seeds)
         .expect("the paper's settings are valid");
     criterion.bench_function("mesa iteration, batch 128, width 512", |bencher| {
         bencher.iter(|| {

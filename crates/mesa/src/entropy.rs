@@ -2,13 +2,15 @@
 
 use std::f64::consts::{E, PI};
 
-use candle::{Device, Tensor};
-use mesa_models::{PerceptronConfig, Seeds, uniform_noise};
+use candle::Tensor;
+use mesa_models::{PerceptronConfig, Processor, Sampler, Seeds, uniform_noise};
 use rand::{Rng, RngCore};
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::information::{fit_statistics, held_out_bound};
-use crate::{EntropyConfig, InformationEstimate, PairSource, Pairs, Result, SubModel};
+use crate::{
+    EntropyConfig, InformationEstimate, PairSource, Pairs, Result, SubModel, SubModelInfo,
+};
 
 /// How widely a fitted sub-model spreads, in several measures.
 ///
@@ -33,7 +35,7 @@ pub struct EntropyEstimate {
 }
 
 /// Measures the entropy of a sub-model: freezes the generator, trains a fresh statistics network
-/// on noisy triggers and evaluates it on held-out noise.
+/// on noisy triggers and evaluates it on held-out noise, all computed by `processor`.
 ///
 /// # Errors
 ///
@@ -41,7 +43,7 @@ pub struct EntropyEstimate {
 /// trigger noise, in which case there is no finite information to measure;
 /// [`Error::Tensor`](crate::Error::Tensor) if a tensor operation fails.
 pub fn entropy_of(
-    device: &Device,
+    processor: &Processor,
     sub_model: &SubModel,
     config: &EntropyConfig,
     seeds: &Seeds,
@@ -55,36 +57,36 @@ pub fn entropy_of(
         "above 0, as entropy needs",
     )?;
     let mut noisy = NoisyTriggers {
-        device,
-        sub_model,
+        info: sub_model.info(),
+        sampler: Sampler::new(processor, sub_model.generator())?,
         clean: None,
     };
-    let statistics = fit_statistics(device, &mut noisy, config, seeds)?;
+    let mut statistics = fit_statistics(processor, &mut noisy, config, seeds)?;
     noisy.clean = Some(Vec::new());
-    let information = held_out_bound(&statistics, &mut noisy, config, seeds)?;
+    let information = held_out_bound(&mut statistics, &mut noisy, config, seeds)?;
     let triggers = noisy.clean.unwrap_or_default();
     Ok(estimate(information, &triggers, std))
 }
 
 /// Noise `z` and noisy triggers `G(z) + σ ε`.
 struct NoisyTriggers<'a> {
-    device: &'a Device,
-    sub_model: &'a SubModel,
+    info: SubModelInfo,
+    sampler: Sampler<'a>,
     /// The triggers without noise, where somebody asks for them.
     clean: Option<Vec<Vec<f32>>>,
 }
 
 impl PairSource for NoisyTriggers<'_> {
     fn sizes(&self) -> PerceptronConfig {
-        self.sub_model.info().sizes
+        self.info.sizes
     }
 
     fn draw(&mut self, mut rng: &mut dyn RngCore, count: usize) -> Result<Pairs> {
-        let info = self.sub_model.info();
-        let noise = uniform_noise(self.device, &mut rng, count, info.sizes.noise_dim)?;
-        let triggers = self.sub_model.triggers_for(&noise)?;
+        let info = self.info;
+        let noise = uniform_noise(&mut rng, count, info.sizes.noise_dim)?;
+        let triggers = self.sampler.triggers(&noise)?;
         let noised = with_gaussian_noise(&mut rng, &triggers, info.trigger_noise_std)?;
-        let fresh_noise = uniform_noise(self.device, &mut rng, count, info.sizes.noise_dim)?;
+        let fresh_noise = uniform_noise(&mut rng, count, info.sizes.noise_dim)?;
         if let Some(clean) = &mut self.clean {
             clean.extend(triggers.flatten_from(1)?.to_vec2::<f32>()?);
         }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle::{Device, Tensor};
+use candle::Tensor;
 use mesa_models::{
-    Adam, Generator, NamedTensors, Position, Seeds, StatisticsNetwork, load_tensors, save_tensors,
-    uniform_noise,
+    Generator, GeneratorTrainer, NamedTensors, Position, Processor, Seeds, StatisticsNetwork,
+    StatisticsTrainer, load_tensors, save_tensors, uniform_noise,
 };
 use rand::Rng;
 
@@ -42,7 +42,7 @@ pub struct StepReport {
 /// # Examples
 ///
 /// ```
-/// # use candle::{Device, Tensor};
+/// # use candle::Tensor;
 /// # use mesa::{BoxError, Observations, Position, TestingFunction};
 /// # struct Identity;
 /// # impl TestingFunction for Identity {
@@ -55,25 +55,22 @@ pub struct StepReport {
 /// # }
 /// use std::ops::ControlFlow;
 ///
-/// use mesa::{MesaConfig, Seeds, SubModelFit};
+/// use mesa::{MesaConfig, Processor, Seeds, SubModelFit};
 ///
 /// let config = MesaConfig { trigger_shape: [1, 1, 1], network_width: 16, ..MesaConfig::paper() };
-/// let mut fit = SubModelFit::new(&Device::Cpu, config, 0.9, Seeds::new(0, "fit"))?;
+/// let mut fit = SubModelFit::new(&Processor::Cpu, config, 0.9, Seeds::new(0, "fit"))?;
 /// fit.run(&mut Identity, &mut |_| ControlFlow::Continue(()))?;
-/// let triggers = fit.into_sub_model().sample(&mut Seeds::new(0, "samples").start(), 8)?;
+/// let triggers = fit.into_sub_model()?.sample(&mut Seeds::new(0, "samples").start(), 8)?;
 /// assert_eq!(triggers.dims(), [8, 1, 1, 1]);
 /// # Ok::<(), mesa::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct SubModelFit {
-    device: Device,
     config: MesaConfig,
     beta: f64,
     seeds: Seeds,
-    generator: Generator,
-    statistics: StatisticsNetwork,
-    generator_adam: Adam,
-    statistics_adam: Adam,
+    generator: GeneratorTrainer,
+    statistics: StatisticsTrainer,
     average: MovingAverage,
     position: Position,
     report: Option<StepReport>,
@@ -81,25 +78,24 @@ pub struct SubModelFit {
 
 impl SubModelFit {
     /// A fit that has taken no step, for one threshold (which need not be among the
-    /// configuration's).
+    /// configuration's). `processor` computes its perceptrons; the testing function computes
+    /// wherever it likes.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if a setting or `beta` is out of range.
-    pub fn new(device: &Device, config: MesaConfig, beta: f64, seeds: Seeds) -> Result<Self> {
+    /// [`Error::Config`] if a setting or `beta` is out of range; [`Error::Models`] if the
+    /// processor's memory does not suffice.
+    pub fn new(processor: &Processor, config: MesaConfig, beta: f64, seeds: Seeds) -> Result<Self> {
         config.validate()?;
         crate::config::require("beta", beta, beta > 0.0 && beta < 1.0, "between 0 and 1")?;
         let mut rng = seeds.start();
-        let generator = Generator::new(device, &mut rng, config.sizes())?;
-        let statistics = StatisticsNetwork::new(device, &mut rng, config.sizes())?;
+        let generator = Generator::new(&mut rng, config.sizes())?;
+        let statistics = StatisticsNetwork::new(&mut rng, config.sizes())?;
         Ok(Self {
-            device: device.clone(),
             beta,
             seeds,
-            generator_adam: Adam::new(generator.parameters(), config.adam())?,
-            statistics_adam: Adam::new(statistics.parameters(), config.adam())?,
-            generator,
-            statistics,
+            generator: GeneratorTrainer::new(processor, generator, config.adam())?,
+            statistics: StatisticsTrainer::new(processor, statistics, config.adam())?,
             average: MovingAverage::new(config.moving_average_rate),
             position: Position::default(),
             report: None,
@@ -169,9 +165,8 @@ impl SubModelFit {
         testing: &mut dyn TestingFunction,
     ) -> Result<StepReport> {
         let noise = self.draw_noise(rng)?;
-        let generated = self.generator.forward_train(&noise)?;
-        let triggers = &generated.triggers;
-        let noised = with_gaussian_noise(rng, triggers, self.config.trigger_noise_std)?;
+        let triggers = self.generator.triggers(&noise)?;
+        let noised = with_gaussian_noise(rng, &triggers, self.config.trigger_noise_std)?;
         let below = gradient_needed_below(self.beta, self.config.hinge);
         let observations = testing
             .observe(&noised, below, self.position)
@@ -181,16 +176,13 @@ impl SubModelFit {
         let fresh_noise = self.draw_noise(rng)?;
         let scores = self
             .statistics
-            .score_pairs(&noise, &fresh_noise, triggers)?;
+            .score_pairs(&noise, &fresh_noise, &triggers)?;
         let information = mutual_information(&scores.matched, &scores.mismatched)?;
         let information_nats = f64::from(information.to_scalar::<f32>()?);
         self.require_finite(hinge.loss - self.config.alpha * information_nats)?;
-        let information = self
-            .statistics
-            .trigger_gradient(&scores, &information.backward()?)?;
+        let information = self.statistics.trigger_gradient(&information.backward()?)?;
         let gradient = objective_gradient(&hinge.gradient, &information, self.config.alpha)?;
-        self.generator_adam
-            .step(&self.generator.parameter_gradients(&generated, &gradient)?)?;
+        self.generator.step(&gradient)?;
         Ok(StepReport {
             hinge: hinge.loss,
             mean_value: hinge.mean_value,
@@ -203,23 +195,19 @@ impl SubModelFit {
     fn statistics_step(&mut self, rng: &mut impl Rng) -> Result<()> {
         let noise = self.draw_noise(rng)?;
         let fresh_noise = self.draw_noise(rng)?;
-        let triggers = self.generator.forward_train(&noise)?.triggers;
+        let triggers = self.generator.triggers(&noise)?;
         let scores = self
             .statistics
             .score_pairs(&noise, &fresh_noise, &triggers)?;
         let (loss, bound) =
             statistics_loss(&scores.matched, &scores.mismatched, &mut self.average)?;
         self.require_finite(bound)?;
-        let gradients = self
-            .statistics
-            .parameter_gradients(&scores, &loss.backward()?)?;
-        self.statistics_adam.step(&gradients)?;
-        Ok(())
+        Ok(self.statistics.step(&loss.backward()?)?)
     }
 
     fn draw_noise(&self, rng: &mut impl Rng) -> Result<Tensor> {
         let (batch_size, noise_dim) = (self.config.batch_size, self.config.noise_dim);
-        Ok(uniform_noise(&self.device, rng, batch_size, noise_dim)?)
+        Ok(uniform_noise(rng, batch_size, noise_dim)?)
     }
 
     fn require_finite(&self, loss: f64) -> Result<()> {
@@ -252,9 +240,13 @@ impl SubModelFit {
     }
 
     /// The generator, whatever it has learned so far.
-    pub fn into_sub_model(self) -> SubModel {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Models`] if its memory cannot be copied.
+    pub fn into_sub_model(self) -> Result<SubModel> {
         let info = self.info();
-        SubModel::new(self.device, self.generator, info)
+        Ok(SubModel::new(self.generator.into_generator()?, info))
     }
 
     fn info(&self) -> SubModelInfo {
@@ -273,11 +265,13 @@ impl SubModelFit {
     /// [`Error::Models`] if the file cannot be written.
     pub fn save_state(&self, path: &Path) -> Result<()> {
         let mut tensors = NamedTensors::new();
+        let [generator, generator_adam] = self.generator.state()?;
+        let [statistics, statistics_adam] = self.statistics.state()?;
         for (part, state) in [
-            ("generator", self.generator.state()?),
-            ("statistics", self.statistics.state()?),
-            ("generator_adam", self.generator_adam.state()?),
-            ("statistics_adam", self.statistics_adam.state()?),
+            ("generator", generator),
+            ("statistics", statistics),
+            ("generator_adam", generator_adam),
+            ("statistics_adam", statistics_adam),
         ] {
             tensors.extend(
                 state
@@ -329,10 +323,10 @@ impl SubModelFit {
             };
             tensors.iter().filter_map(named).collect()
         };
-        self.generator.load_state(&part("generator"))?;
-        self.statistics.load_state(&part("statistics"))?;
-        self.generator_adam.load_state(&part("generator_adam"))?;
-        self.statistics_adam.load_state(&part("statistics_adam"))?;
+        let states = [&part("generator"), &part("generator_adam")];
+        self.generator.load_state(states)?;
+        let states = [&part("statistics"), &part("statistics_adam")];
+        self.statistics.load_state(states)?;
         let average = (average != 0).then_some(f64::from_bits(average));
         self.average = MovingAverage::resumed(self.config.moving_average_rate, average);
         (self.position, self.report) = (position, None);

@@ -1,7 +1,9 @@
 //! The mutual-information bound (MINE): its value, the loss of its network, and a measurement.
 
-use candle::{Device, Tensor};
-use mesa_models::{Adam, AdamConfig, PerceptronConfig, Position, Seeds, StatisticsNetwork};
+use candle::Tensor;
+use mesa_models::{
+    AdamConfig, PerceptronConfig, Position, Processor, Seeds, StatisticsNetwork, StatisticsTrainer,
+};
 use rand::RngCore;
 
 use crate::{EntropyConfig, Error, Result};
@@ -163,7 +165,7 @@ pub struct InformationEstimate {
 }
 
 /// Measures mutual information: trains a fresh statistics network on pairs of a source and
-/// evaluates the bound on held-out ones (Belghazi et al. 2018).
+/// evaluates the bound on held-out ones (Belghazi et al. 2018). `processor` computes the network.
 ///
 /// # Errors
 ///
@@ -174,7 +176,7 @@ pub struct InformationEstimate {
 ///
 /// ```
 /// use candle::{Device, Tensor};
-/// use mesa::{EntropyConfig, PairSource, Pairs, PerceptronConfig, RngCore, Seeds};
+/// use mesa::{EntropyConfig, PairSource, Pairs, PerceptronConfig, Processor, RngCore, Seeds};
 ///
 /// /// Noise, and triggers that have nothing to do with it.
 /// struct Unrelated;
@@ -196,49 +198,49 @@ pub struct InformationEstimate {
 ///
 /// let config = EntropyConfig { steps: 20, held_out: 1000, ..EntropyConfig::standard() };
 /// let seeds = Seeds::new(0, "doc");
-/// let found = mesa::measure_information(&Device::Cpu, &mut Unrelated, &config, &seeds)?;
+/// let found = mesa::measure_information(&Processor::Cpu, &mut Unrelated, &config, &seeds)?;
 /// assert!(found.nats.abs() < 0.05);
 /// # Ok::<(), mesa::Error>(())
 /// ```
 pub fn measure_information(
-    device: &Device,
+    processor: &Processor,
     source: &mut dyn PairSource,
     config: &EntropyConfig,
     seeds: &Seeds,
 ) -> Result<InformationEstimate> {
     config.validate()?;
-    let statistics = fit_statistics(device, source, config, seeds)?;
-    held_out_bound(&statistics, source, config, seeds)
+    let mut statistics = fit_statistics(processor, source, config, seeds)?;
+    held_out_bound(&mut statistics, source, config, seeds)
 }
 
 /// Trains a fresh statistics network.
 pub(crate) fn fit_statistics(
-    device: &Device,
+    processor: &Processor,
     source: &mut dyn PairSource,
     config: &EntropyConfig,
     seeds: &Seeds,
-) -> Result<StatisticsNetwork> {
+) -> Result<StatisticsTrainer> {
     let mut rng = seeds.start();
-    let statistics = StatisticsNetwork::new(device, &mut rng, source.sizes())?;
+    let statistics = StatisticsNetwork::new(&mut rng, source.sizes())?;
     let adam = AdamConfig {
         learning_rate: config.learning_rate,
         ..AdamConfig::paper()
     };
-    let mut adam = Adam::new(statistics.parameters(), adam)?;
+    let mut statistics = StatisticsTrainer::new(processor, statistics, adam)?;
     let mut average = MovingAverage::new(crate::MesaConfig::paper().moving_average_rate);
     for step in 0..config.steps {
         let mut rng = seeds.at(Position { epoch: 0, step });
         let pairs = source.draw(&mut rng, config.batch_size)?;
         let scores = statistics.score_pairs(&pairs.noise, &pairs.fresh_noise, &pairs.triggers)?;
         let (loss, _) = statistics_loss(&scores.matched, &scores.mismatched, &mut average)?;
-        adam.step(&statistics.parameter_gradients(&scores, &loss.backward()?)?)?;
+        statistics.step(&loss.backward()?)?;
     }
     Ok(statistics)
 }
 
 /// The bound on pairs from a stream of their own: none of them was trained on.
 pub(crate) fn held_out_bound(
-    statistics: &StatisticsNetwork,
+    statistics: &mut StatisticsTrainer,
     source: &mut dyn PairSource,
     config: &EntropyConfig,
     seeds: &Seeds,
@@ -274,7 +276,7 @@ fn bound_with_error(matched: &[f32], mismatched: &[f32]) -> InformationEstimate 
 #[cfg(test)]
 mod tests {
     use approx::assert_abs_diff_eq;
-    use candle::Var;
+    use candle::{Device, Var};
     use rand_distr::{Distribution, StandardNormal};
 
     use super::*;

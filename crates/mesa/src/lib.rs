@@ -39,7 +39,7 @@ pub use information::{
     InformationEstimate, MovingAverage, PairSource, Pairs, measure_information, mutual_information,
     statistics_loss,
 };
-pub use mesa_models::{BoxError, PerceptronConfig, Position, Seeds, Status};
+pub use mesa_models::{BoxError, PerceptronConfig, Position, Processor, Seeds, Status};
 pub use nearest_neighbor::{NearestNeighborEntropy, nearest_neighbor_entropy};
 pub use objective::{HingeLoss, hinge_loss};
 pub use staircase::{MixtureWeights, Staircase, mixture_weights};

@@ -113,13 +113,12 @@ fn normalized(mut weights: Vec<f64>) -> Vec<f64> {
 /// # Examples
 ///
 /// ```
-/// use candle::Device;
-/// use mesa::{MesaConfig, Seeds, Staircase, SubModelFit};
+/// use mesa::{MesaConfig, Processor, Seeds, Staircase, SubModelFit};
 ///
 /// let config = MesaConfig { network_width: 16, ..MesaConfig::paper() };
 /// let untrained = |beta| {
-///     let fit = SubModelFit::new(&Device::Cpu, config.clone(), beta, Seeds::new(0, "fit"))?;
-///     Ok::<_, mesa::Error>(fit.into_sub_model())
+///     let fit = SubModelFit::new(&Processor::Cpu, config.clone(), beta, Seeds::new(0, "fit"))?;
+///     fit.into_sub_model()
 /// };
 /// let staircase = Staircase::new(vec![untrained(0.9)?, untrained(0.5)?], &[0.4, 0.6])?;
 /// let triggers = staircase.sample(&mut Seeds::new(0, "samples").start(), 5)?;
@@ -197,7 +196,7 @@ impl Staircase {
 #[cfg(test)]
 mod tests {
     use approx::assert_abs_diff_eq;
-    use candle::Device;
+    use mesa_models::Processor;
 
     use super::*;
     use crate::{MesaConfig, Seeds, SubModelFit};
@@ -287,9 +286,10 @@ mod tests {
         };
         let untrained = |seed| {
             let seeds = Seeds::new(seed, "fit");
-            SubModelFit::new(&Device::Cpu, config.clone(), 0.5, seeds)
+            SubModelFit::new(&Processor::Cpu, config.clone(), 0.5, seeds)
                 .unwrap()
                 .into_sub_model()
+                .unwrap()
         };
         let staircase = Staircase::new(vec![untrained(0), untrained(1)], &[0.0, 2.0]).unwrap();
         let rng = || Seeds::new(9, "samples").start();

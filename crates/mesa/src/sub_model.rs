@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle::{Device, Tensor};
+use candle::Tensor;
 use mesa_models::{
     Generator, NamedTensors, PerceptronConfig, Seeds, load_tensors, save_tensors, uniform_noise,
 };
@@ -30,18 +30,13 @@ pub struct SubModelInfo {
 /// A fitted generator: triggers that reach one β, spread widely.
 #[derive(Debug)]
 pub struct SubModel {
-    device: Device,
     generator: Generator,
     info: SubModelInfo,
 }
 
 impl SubModel {
-    pub(crate) fn new(device: Device, generator: Generator, info: SubModelInfo) -> Self {
-        Self {
-            device,
-            generator,
-            info,
-        }
+    pub(crate) fn new(generator: Generator, info: SubModelInfo) -> Self {
+        Self { generator, info }
     }
 
     /// What it was fitted for.
@@ -66,16 +61,15 @@ impl SubModel {
             .step_by(SAMPLE_CHUNK)
             .map(|start| {
                 let len = SAMPLE_CHUNK.min(count - start);
-                let noise = uniform_noise(&self.device, rng, len, self.info.sizes.noise_dim)?;
-                self.triggers_for(&noise)
+                let noise = uniform_noise(rng, len, self.info.sizes.noise_dim)?;
+                Ok(self.generator.forward(&noise)?)
             })
             .collect();
         Ok(Tensor::cat(&chunks?, 0)?)
     }
 
-    /// The triggers of given noise.
-    pub(crate) fn triggers_for(&self, noise: &Tensor) -> Result<Tensor> {
-        Ok(self.generator.forward(noise)?)
+    pub(crate) fn generator(&self) -> &Generator {
+        &self.generator
     }
 
     /// Writes the generator with its description, atomically; `made_by` is kept beside it.
@@ -114,7 +108,7 @@ impl SubModel {
     ///
     /// [`Error::Metadata`] if the file describes no sub-model, [`Error::Models`] if it cannot be
     /// read or its tensors do not fit the description.
-    pub fn load(device: &Device, path: &Path) -> Result<Self> {
+    pub fn load(path: &Path) -> Result<Self> {
         let (tensors, metadata) = load_tensors(path)?;
         if metadata
             .get("kind")
@@ -133,7 +127,7 @@ impl SubModel {
             trigger_shape,
         };
         check_sizes(&sizes, &tensors)?;
-        let mut generator = Generator::new(device, &mut Seeds::new(0, "load").start(), sizes)?;
+        let mut generator = Generator::new(&mut Seeds::new(0, "load").start(), sizes)?;
         generator.load_state(&tensors)?;
         let info = SubModelInfo {
             beta: entry(&metadata, "beta")?,
@@ -141,11 +135,7 @@ impl SubModel {
             trigger_noise_std: entry(&metadata, "trigger_noise_std")?,
             sizes,
         };
-        Ok(Self {
-            device: device.clone(),
-            generator,
-            info,
-        })
+        Ok(Self { generator, info })
     }
 }
 

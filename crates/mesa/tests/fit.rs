@@ -5,10 +5,10 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::Command;
 
-use candle::{Device, Tensor};
+use candle::Tensor;
 use mesa::{
-    BoxError, EntropyConfig, Error, Hinge, MesaConfig, Observations, Position, Seeds, Status,
-    SubModel, SubModelFit, TestingFunction, entropy_of,
+    BoxError, EntropyConfig, Error, Hinge, MesaConfig, Observations, Position, Processor, Seeds,
+    Status, SubModel, SubModelFit, TestingFunction, entropy_of,
 };
 
 const CENTER: f64 = 0.5;
@@ -80,7 +80,7 @@ fn config() -> MesaConfig {
 }
 
 fn new_fit(config: MesaConfig, beta: f64, seed: u64) -> SubModelFit {
-    SubModelFit::new(&Device::Cpu, config, beta, Seeds::new(seed, "fit")).unwrap()
+    SubModelFit::new(&Processor::Cpu, config, beta, Seeds::new(seed, "fit")).unwrap()
 }
 
 fn samples(sub_model: &SubModel, count: usize) -> Tensor {
@@ -141,7 +141,7 @@ fn samples_clear_their_beta_and_spread_over_its_level_set() {
             .run(&mut bump, &mut |_| ControlFlow::Continue(()))
             .unwrap();
         assert_eq!(status, Status::Finished);
-        let sub_model = fit.into_sub_model();
+        let sub_model = fit.into_sub_model().unwrap();
         let (reached, spread) = quality(&sub_model);
         println!("beta {beta}: {reached} in the level set, spread {spread}");
         assert!(reached > 0.75, "beta {beta}: {reached} in the level set");
@@ -151,7 +151,7 @@ fn samples_clear_their_beta_and_spread_over_its_level_set() {
             ..EntropyConfig::standard()
         };
         let seeds = Seeds::new(0, "entropy");
-        let entropy = entropy_of(&Device::Cpu, &sub_model, &config, &seeds).unwrap();
+        let entropy = entropy_of(&Processor::Cpu, &sub_model, &config, &seeds).unwrap();
         println!("{entropy:?}");
         assert!(entropy.entropy_nats < entropy.gaussian_bound_nats + 3.0 * entropy.information_se);
         assert!(entropy.information_nats > 0.3);
@@ -240,11 +240,11 @@ fn a_saved_sub_model_samples_the_same() {
         ControlFlow::Continue(())
     })
     .unwrap();
-    let sub_model = fit.into_sub_model();
+    let sub_model = fit.into_sub_model().unwrap();
     sub_model
         .save(&path, &[("command".to_owned(), "test".to_owned())].into())
         .unwrap();
-    let loaded = SubModel::load(&Device::Cpu, &path).unwrap();
+    let loaded = SubModel::load(&path).unwrap();
     assert_eq!(loaded.info(), sub_model.info());
     assert_eq!(bits(&samples(&loaded, 10)), bits(&samples(&sub_model, 10)));
 }
@@ -254,7 +254,7 @@ fn a_state_is_no_sub_model() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fit.safetensors");
     new_fit(config(), 0.8, 1).save_state(&path).unwrap();
-    let error = SubModel::load(&Device::Cpu, &path).unwrap_err();
+    let error = SubModel::load(&path).unwrap_err();
     assert!(matches!(error, Error::Metadata { name: "kind" }));
 }
 
@@ -297,7 +297,7 @@ fn digest() -> u64 {
         ControlFlow::Continue(())
     })
     .unwrap();
-    let bits = bits(&samples(&fit.into_sub_model(), 200));
+    let bits = bits(&samples(&fit.into_sub_model().unwrap(), 200));
     bits.into_iter().fold(0, |digest: u64, bits| {
         digest
             .wrapping_mul(0x0100_0000_01b3)

@@ -5,8 +5,8 @@ mod one_thread;
 
 use candle::{Device, Tensor};
 use mesa::{
-    EntropyConfig, InformationEstimate, PairSource, Pairs, PerceptronConfig, RngCore, Seeds,
-    measure_information,
+    EntropyConfig, InformationEstimate, PairSource, Pairs, PerceptronConfig, Processor, RngCore,
+    Seeds, measure_information,
 };
 use one_thread::in_one_thread;
 use rand::Rng;
@@ -62,7 +62,7 @@ fn measured(mut joint: Joint) -> InformationEstimate {
         held_out: 16_384,
     };
     let seeds = Seeds::new(0, "information");
-    measure_information(&Device::Cpu, &mut joint, &config, &seeds).unwrap()
+    measure_information(&Processor::Cpu, &mut joint, &config, &seeds).unwrap()
 }
 
 /// Never above the truth but for sampling error, and below it by no more than 0.03 nats and a

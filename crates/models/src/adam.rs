@@ -121,17 +121,8 @@ impl Adam {
     ///
     /// [`Error::Tensor`](crate::Error::Tensor) if memory cannot be copied.
     pub fn state(&self) -> Result<NamedTensors> {
-        let mut tensors = NamedTensors::new();
-        for (prefix, moments) in [("first", &self.first), ("second", &self.second)] {
-            for (name, tensor) in state::copies(moments)? {
-                tensors.insert(format!("{prefix}.{name}"), tensor);
-            }
-        }
-        tensors.insert(
-            "steps".into(),
-            Tensor::new(&[self.steps], &candle::Device::Cpu)?,
-        );
-        Ok(tensors)
+        let moments = [state::copies(&self.first)?, state::copies(&self.second)?];
+        adam_state(moments, self.steps)
     }
 
     /// Takes over a state of [`Adam::state`].
@@ -144,25 +135,50 @@ impl Adam {
         state::check(&self.state()?, tensors)?;
         for (prefix, moments) in [("first", &self.first), ("second", &self.second)] {
             for (name, var) in moments {
-                var.set(&tensors[&format!("{prefix}.{name}")].to_device(var.device())?)?;
+                var.set(&tensors[&format!("{prefix}.{name}")])?;
             }
         }
         self.steps = tensors["steps"].to_vec1::<u32>()?[0];
         Ok(())
     }
+
+    /// Settings and the number of steps, for whoever goes on from here elsewhere.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn progress(&self) -> (AdamConfig, u32) {
+        (self.config, self.steps)
+    }
+
+    /// The variables, their gradients' averages and those of the squares, by name.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn variables(&self) -> [&BTreeMap<String, Var>; 3] {
+        [&self.parameters, &self.first, &self.second]
+    }
+}
+
+/// A state as of [`Adam::state`]: both moments by the names of their variables, and the steps taken.
+pub(crate) fn adam_state([first, second]: [NamedTensors; 2], steps: u32) -> Result<NamedTensors> {
+    let mut tensors = NamedTensors::new();
+    for (prefix, moments) in [("first", first), ("second", second)] {
+        let named = |(name, tensor)| (format!("{prefix}.{name}"), tensor);
+        tensors.extend(moments.into_iter().map(named));
+    }
+    let steps = Tensor::new(&[steps], &candle::Device::Cpu)?;
+    tensors.insert("steps".into(), steps);
+    Ok(tensors)
 }
 
 /// One step's factors.
-struct Update {
-    beta1: f64,
-    beta2: f64,
-    step_size: f64,
-    second_correction: f64,
-    epsilon: f64,
+pub(crate) struct Update {
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) step_size: f64,
+    pub(crate) second_correction: f64,
+    pub(crate) epsilon: f64,
 }
 
 impl Update {
-    fn new(config: AdamConfig, steps: u32) -> Self {
+    /// Those of step number `steps`, the first being 1.
+    pub(crate) fn new(config: AdamConfig, steps: u32) -> Self {
         let correction = |beta: f64| 1.0 - beta.powf(f64::from(steps));
         Self {
             beta1: config.beta1,
@@ -174,17 +190,9 @@ impl Update {
     }
 
     fn apply(&self, var: &Var, first: &Var, second: &Var, gradient: &Tensor) -> candle::Result<()> {
-        if var.device().is_cpu() {
-            first.inplace_op2(gradient, &FirstMoment(self.beta1))?;
-            second.inplace_op2(gradient, &SecondMoment(self.beta2))?;
-            return var.inplace_op3(first, second, self);
-        }
-        let (m, v) = (first.detach(), second.detach());
-        first.set(&((m * self.beta1)? + (gradient * (1.0 - self.beta1))?)?)?;
-        second.set(&((v * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?)?;
-        let denominator = (second.detach().sqrt()? / self.second_correction)?;
-        let step = (first.detach() / (denominator + self.epsilon)?)?;
-        var.set(&(var.detach() - (step * self.step_size)?)?)
+        first.inplace_op2(gradient, &FirstMoment(self.beta1))?;
+        second.inplace_op2(gradient, &SecondMoment(self.beta2))?;
+        var.inplace_op3(first, second, self)
     }
 }
 

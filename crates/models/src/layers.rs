@@ -4,8 +4,8 @@
 //! Their gradients are written out. candle's own graph would give the same ones, but adds every
 //! gradient to a tensor of zeros, computes those that nobody asked for, and waits at a spinning
 //! barrier in each larger elementwise op, which is slow wherever two threads are not alone on
-//! their cores. On a CPU elementwise work passes over memory once; on other devices it is
-//! composed of candle's ops. Matrix products are candle's on all of them.
+//! their cores. So elementwise work passes over memory once here; matrix products are candle's. On a
+//! GPU the same layers are those of `cuda/perceptrons.rs`.
 
 use candle::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor, Var};
 use rand::Rng;
@@ -17,7 +17,7 @@ const LEAK: f32 = 0.2;
 /// Added to the variance inside batch norm (PyTorch's default).
 const NORM_EPSILON: f32 = 1e-5;
 /// Weight of the newest batch in the running statistics (PyTorch's default).
-const NORM_MOMENTUM: f64 = 0.1;
+pub(crate) const NORM_MOMENTUM: f64 = 0.1;
 
 /// A fully connected layer, `x Wᵀ + b`.
 #[derive(Clone, Debug)]
@@ -28,28 +28,19 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// PyTorch's default initialization: weight and bias uniform within `1 / √inputs`.
-    pub(crate) fn new(
-        device: &Device,
-        rng: &mut impl Rng,
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<Self> {
+    pub(crate) fn new(rng: &mut impl Rng, inputs: usize, outputs: usize) -> Result<Self> {
         let bound = 1.0 / (inputs as f32).sqrt();
         let weight = uniform(rng, bound, outputs * inputs);
         let bias = uniform(rng, bound, outputs);
         Ok(Self {
-            weight: Var::from_vec(weight, (outputs, inputs), device)?,
-            bias: Var::from_vec(bias, outputs, device)?,
+            weight: Var::from_vec(weight, (outputs, inputs), &Device::Cpu)?,
+            bias: Var::from_vec(bias, outputs, &Device::Cpu)?,
         })
     }
 
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let product = xs.matmul(&self.weight.detach().t()?)?;
-        let bias = self.bias.detach();
-        if !xs.device().is_cpu() {
-            return Ok(product.broadcast_add(&bias)?);
-        }
-        product.inplace_op2(&bias, &AddToRows)?;
+        product.inplace_op2(&self.bias.detach(), &AddToRows)?;
         Ok(product)
     }
 
@@ -97,8 +88,8 @@ pub(crate) struct NormGradients {
 }
 
 impl NormLeaky {
-    pub(crate) fn new(device: &Device, width: usize) -> Result<Self> {
-        let ones = Tensor::ones(width, DType::F32, device)?;
+    pub(crate) fn new(width: usize) -> Result<Self> {
+        let ones = Tensor::ones(width, DType::F32, &Device::Cpu)?;
         Ok(Self {
             weight: Var::from_tensor(&ones)?,
             bias: Var::from_tensor(&ones.zeros_like()?)?,
@@ -134,13 +125,6 @@ impl NormLeaky {
     fn normalize(&self, xs: &Tensor, mean: &Tensor, inverse_std: &Tensor) -> Result<Tensor> {
         let scale = (self.weight.detach() * inverse_std)?;
         let bias = self.bias.detach();
-        if !xs.device().is_cpu() {
-            let ys = xs
-                .broadcast_sub(mean)?
-                .broadcast_mul(&scale)?
-                .broadcast_add(&bias)?;
-            return leaky_relu(&ys);
-        }
         let ys = with_floats([xs, mean, &scale, &bias], |[xs, mean, scale, bias]| {
             let mut ys = Vec::with_capacity(xs.len());
             for row in xs.chunks_exact(mean.len()) {
@@ -160,14 +144,6 @@ impl NormLeaky {
     /// ∂x = weight / std · (d − ∂bias / B − x̂ ∂weight / B)
     /// ```
     pub(crate) fn backward(&self, tape: &NormTape, gradient: &Tensor) -> Result<NormGradients> {
-        if gradient.device().is_cpu() {
-            self.backward_fused(tape, gradient)
-        } else {
-            self.backward_composed(tape, gradient)
-        }
-    }
-
-    fn backward_fused(&self, tape: &NormTape, gradient: &Tensor) -> Result<NormGradients> {
         let NormTape {
             xs,
             ys,
@@ -183,25 +159,6 @@ impl NormLeaky {
             bias: Tensor::from_vec(bias, width, on)?,
         })
     }
-
-    fn backward_composed(&self, tape: &NormTape, gradient: &Tensor) -> Result<NormGradients> {
-        let batch_size = gradient.dim(0)? as f64;
-        let through = leaky_relu_gradient(&tape.ys, gradient)?;
-        let normalized = tape
-            .xs
-            .broadcast_sub(&tape.mean)?
-            .broadcast_mul(&tape.inverse_std)?;
-        let weight = (&through * &normalized)?.sum(0)?;
-        let bias = through.sum(0)?;
-        let shared = normalized.broadcast_mul(&(&weight / batch_size)?)?;
-        let centered = (through.broadcast_sub(&(&bias / batch_size)?)? - shared)?;
-        let scale = (self.weight.detach() * &tape.inverse_std)?;
-        Ok(NormGradients {
-            xs: centered.broadcast_mul(&scale)?,
-            weight,
-            bias,
-        })
-    }
 }
 
 fn inverse_std(variance: &Tensor) -> Result<Tensor> {
@@ -214,11 +171,6 @@ fn moved(running: &Tensor, newest: &Tensor) -> Result<Tensor> {
 
 /// Mean and biased variance of each column.
 fn moments(xs: &Tensor) -> Result<(Tensor, Tensor)> {
-    if !xs.device().is_cpu() {
-        let mean = xs.mean_keepdim(0)?;
-        let variance = xs.broadcast_sub(&mean)?.sqr()?.mean(0)?;
-        return Ok((mean.squeeze(0)?, variance));
-    }
     let (batch_size, width) = xs.dims2()?;
     let scale = 1.0 / batch_size as f32;
     let (mean, variance) = with_floats([xs], |[xs]| {
@@ -279,20 +231,12 @@ fn norm_backward(
 
 /// `x` where it is positive, `0.2 x` elsewhere.
 pub(crate) fn leaky_relu(xs: &Tensor) -> Result<Tensor> {
-    if !xs.device().is_cpu() {
-        return Ok(xs.maximum(&(xs * f64::from(LEAK))?)?);
-    }
     let ys = with_floats([xs], |[xs]| xs.iter().map(|x| leak(*x)).collect::<Vec<_>>())?;
     Ok(Tensor::from_vec(ys, xs.shape(), xs.device())?)
 }
 
 /// The gradient in front of a leaky ReLU, whose output (it keeps the sign) tells its slope.
 pub(crate) fn leaky_relu_gradient(ys: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    if !ys.device().is_cpu() {
-        let positive = ys.gt(0.0)?.to_dtype(ys.dtype())?;
-        let slopes = positive.affine(1.0 - f64::from(LEAK), f64::from(LEAK))?;
-        return Ok((gradient * slopes)?);
-    }
     let result = with_floats([ys, gradient], |[ys, gradient]| {
         let pairs = ys.iter().zip(gradient);
         pairs
@@ -321,9 +265,6 @@ pub(crate) fn sigmoid_gradient(ys: &Tensor, gradient: &Tensor) -> Result<Tensor>
 }
 
 fn column_sums(matrix: &Tensor) -> Result<Tensor> {
-    if !matrix.device().is_cpu() {
-        return Ok(matrix.sum(0)?);
-    }
     let width = matrix.dim(1)?;
     let sums = with_floats([matrix], |[values]| sum_rows(values, width))?;
     Ok(Tensor::from_vec(sums, width, matrix.device())?)
@@ -431,7 +372,7 @@ mod tests {
     #[test]
     fn the_linear_layer_agrees_with_candles_graph() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let layer = Linear::new(&Device::Cpu, &mut rng, 5, 7).unwrap();
+        let layer = Linear::new(&mut rng, 5, 7).unwrap();
         let xs = Var::from_tensor(&matrix(&mut rng, 11, 5)).unwrap();
         let probe = matrix(&mut rng, 11, 7);
         let product = xs.matmul(&layer.weight.t().unwrap()).unwrap();
@@ -455,7 +396,7 @@ mod tests {
     #[test]
     fn batch_norm_agrees_with_candles_graph() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let mut layer = NormLeaky::new(&Device::Cpu, 6).unwrap();
+        let mut layer = NormLeaky::new(6).unwrap();
         layer.weight = Var::from_vec(uniform(&mut rng, 1.0, 6), 6, &Device::Cpu).unwrap();
         layer.bias = Var::from_vec(uniform(&mut rng, 1.0, 6), 6, &Device::Cpu).unwrap();
         let xs = Var::from_tensor(&matrix(&mut rng, 9, 6)).unwrap();
@@ -484,18 +425,15 @@ mod tests {
             .unwrap()
             .backward()
             .unwrap();
-        let fused = layer.backward_fused(&tape, &probe).unwrap();
-        let composed = layer.backward_composed(&tape, &probe).unwrap();
-        for ours in [fused, composed] {
-            assert_close(&ours.xs, theirs.get(&xs).unwrap());
-            assert_close(&ours.weight, theirs.get(&layer.weight).unwrap());
-            assert_close(&ours.bias, theirs.get(&layer.bias).unwrap());
-        }
+        let ours = layer.backward(&tape, &probe).unwrap();
+        assert_close(&ours.xs, theirs.get(&xs).unwrap());
+        assert_close(&ours.weight, theirs.get(&layer.weight).unwrap());
+        assert_close(&ours.bias, theirs.get(&layer.bias).unwrap());
     }
 
     #[test]
     fn evaluation_uses_the_running_statistics() {
-        let mut layer = NormLeaky::new(&Device::Cpu, 2).unwrap();
+        let mut layer = NormLeaky::new(2).unwrap();
         layer.running_mean = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
         layer.running_var = Tensor::new(&[4f32, 0.25], &Device::Cpu).unwrap();
         let xs = Tensor::new(&[[3f32, 1.0]], &Device::Cpu).unwrap();

@@ -21,6 +21,7 @@ mod normalize;
 #[cfg(test)]
 mod on_threads;
 mod optim;
+mod perceptron_trainers;
 mod processor;
 mod pytorch;
 mod recipe;
@@ -52,6 +53,7 @@ pub use mlp::{
 pub use network::{BatchLoss, Network};
 pub use normalize::Normalization;
 pub use optim::Sgd;
+pub use perceptron_trainers::{GeneratorTrainer, Sampler, StatisticsTrainer};
 pub use processor::Processor;
 pub use recipe::{ImagePool, Recipe, Recipes, Triggers};
 pub use resnet::ResNetConfig;

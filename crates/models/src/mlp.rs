@@ -16,9 +16,9 @@ use crate::state::{self, NamedTensors};
 use crate::{Error, Result};
 
 /// The noise reaches the generator in as many equal parts, one more with each layer.
-const NOISE_PARTS: usize = 4;
+pub(crate) const NOISE_PARTS: usize = 4;
 /// The statistics network's layers.
-const LAYER_NAMES: [&str; 3] = ["input", "hidden", "output"];
+pub(crate) const LAYER_NAMES: [&str; 3] = ["input", "hidden", "output"];
 
 /// Sizes that the generator and its statistics network share.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,13 +71,12 @@ impl PerceptronConfig {
 /// # Examples
 ///
 /// ```
-/// use candle::Device;
 /// use mesa_models::{Generator, PerceptronConfig, Seeds, uniform_noise};
 ///
 /// let mut rng = Seeds::new(0, "doc").start();
 /// let config = PerceptronConfig { network_width: 16, ..PerceptronConfig::paper() };
-/// let mut generator = Generator::new(&Device::Cpu, &mut rng, config)?;
-/// let noise = uniform_noise(&Device::Cpu, &mut rng, 8, config.noise_dim)?;
+/// let mut generator = Generator::new(&mut rng, config)?;
+/// let noise = uniform_noise(&mut rng, 8, config.noise_dim)?;
 /// assert_eq!(generator.forward_train(&noise)?.triggers.dims(), [8, 3, 3, 3]);
 /// assert_eq!(generator.forward(&noise)?.dims(), [8, 3, 3, 3]);
 /// # Ok::<(), mesa_models::Error>(())
@@ -95,17 +94,17 @@ impl Generator {
     /// # Errors
     ///
     /// [`Error::PerceptronConfig`] if the sizes do not fit together.
-    pub fn new(device: &Device, rng: &mut impl Rng, config: PerceptronConfig) -> Result<Self> {
+    pub fn new(rng: &mut impl Rng, config: PerceptronConfig) -> Result<Self> {
         config.validate()?;
         let (part, width) = (config.noise_dim / NOISE_PARTS, config.network_width);
-        let mut linear = |inputs, outputs| Linear::new(device, rng, inputs, outputs);
+        let mut linear = |inputs, outputs| Linear::new(rng, inputs, outputs);
         let linears = [
             linear(part, width)?,
             linear(width + part, width)?,
             linear(width + part, width)?,
             linear(width + part, config.trigger_len())?,
         ];
-        let norm = || NormLeaky::new(device, width);
+        let norm = || NormLeaky::new(width);
         Ok(Self {
             config,
             linears,
@@ -249,11 +248,7 @@ impl Generator {
         state::check(&self.state()?, tensors)?;
         state::load(&self.parameters(), tensors)?;
         for (i, norm) in self.norms.iter_mut().enumerate() {
-            let device = norm.running_mean.device().clone();
-            let named = |name| {
-                let tensor: &Tensor = &tensors[&format!("norm{}.{name}", i + 1)];
-                tensor.to_device(&device)?.copy()
-            };
+            let named = |name| tensors[&format!("norm{}.{name}", i + 1)].copy();
             norm.running_mean = named("running_mean")?;
             norm.running_var = named("running_var")?;
         }
@@ -288,7 +283,7 @@ impl StatisticsNetwork {
     /// # Errors
     ///
     /// [`Error::PerceptronConfig`] if the sizes do not fit together.
-    pub fn new(device: &Device, rng: &mut impl Rng, config: PerceptronConfig) -> Result<Self> {
+    pub fn new(rng: &mut impl Rng, config: PerceptronConfig) -> Result<Self> {
         config.validate()?;
         let (width, hidden) = (config.network_width, config.network_width);
         let bound = |inputs: usize| 1.0 / (inputs as f32).sqrt();
@@ -298,14 +293,14 @@ impl StatisticsNetwork {
             bound(config.trigger_len()),
             width * config.trigger_len(),
         );
-        let noise = Tensor::from_vec(noise, (width, config.noise_dim), device)?;
-        let trigger = Tensor::from_vec(trigger, (width, config.trigger_len()), device)?;
+        let noise = Tensor::from_vec(noise, (width, config.noise_dim), &Device::Cpu)?;
+        let trigger = Tensor::from_vec(trigger, (width, config.trigger_len()), &Device::Cpu)?;
         let input = Linear {
             weight: Var::from_tensor(&Tensor::cat(&[noise, trigger], 1)?)?,
-            bias: Var::zeros(width, DType::F32, device)?,
+            bias: Var::zeros(width, DType::F32, &Device::Cpu)?,
         };
-        let hidden = Linear::new(device, rng, width, hidden)?;
-        let output = Linear::new(device, rng, width, 1)?;
+        let hidden = Linear::new(rng, width, hidden)?;
+        let output = Linear::new(rng, width, 1)?;
         Ok(Self {
             config,
             linears: [input, hidden, output],
@@ -388,12 +383,7 @@ impl StatisticsNetwork {
         objective: &GradStore,
         visit: &mut dyn FnMut(&str, &Tensor, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        let of = |score: &Var| match objective.get(score) {
-            Some(gradient) => Ok(gradient.contiguous()?),
-            None => score.detach().zeros_like(),
-        };
-        let both = [of(&scores.matched)?, of(&scores.mismatched)?];
-        let mut gradient = Tensor::cat(&both, 0)?.unsqueeze(1)?;
+        let mut gradient = scores.gradient(objective)?.unsqueeze(1)?;
         for (i, linear) in self.linears.iter().enumerate().rev() {
             gradient = leaky_relu_gradient(&scores.activations[i + 1], &gradient)?;
             visit(LAYER_NAMES[i], &scores.activations[i], &gradient)?;
@@ -449,22 +439,40 @@ pub struct PairScores {
     pub matched: Var,
     /// Scores of `(fresh_noise, triggers)`, `(B,)`.
     pub mismatched: Var,
+    /// Where the network is on the CPU.
     activations: Vec<Tensor>,
+}
+
+impl PairScores {
+    /// Scores that were computed elsewhere, as was what their gradient needs.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn without_activations(matched: Var, mismatched: Var) -> Self {
+        Self {
+            matched,
+            mismatched,
+            activations: Vec::new(),
+        }
+    }
+
+    /// The gradient of all scores `(2 B,)`, the matched ones first.
+    pub(crate) fn gradient(&self, objective: &GradStore) -> Result<Tensor> {
+        let of = |score: &Var| match objective.get(score) {
+            Some(gradient) => Ok(gradient.contiguous()?),
+            None => score.detach().zeros_like(),
+        };
+        let both = [of(&self.matched)?, of(&self.mismatched)?];
+        Ok(Tensor::cat(&both, 0)?)
+    }
 }
 
 /// Noise for the generator: uniform in `[0, 1)`, drawn on the host, shape `(count, noise_dim)`.
 ///
 /// # Errors
 ///
-/// [`Error::Tensor`] if the device cannot take it.
-pub fn uniform_noise(
-    device: &Device,
-    rng: &mut impl Rng,
-    count: usize,
-    noise_dim: usize,
-) -> Result<Tensor> {
+/// [`Error::Tensor`] if there is no memory for it.
+pub fn uniform_noise(rng: &mut impl Rng, count: usize, noise_dim: usize) -> Result<Tensor> {
     let values: Vec<f32> = (0..count * noise_dim).map(|_| rng.random()).collect();
-    Ok(Tensor::from_vec(values, (count, noise_dim), device)?)
+    Ok(Tensor::from_vec(values, (count, noise_dim), &Device::Cpu)?)
 }
 
 fn insert_linear(parameters: &mut BTreeMap<String, Var>, name: &str, linear: &Linear) {
@@ -486,11 +494,11 @@ mod tests {
     }
 
     fn generator(seed: u64) -> Generator {
-        Generator::new(&Device::Cpu, &mut Seeds::new(seed, "g").start(), small()).unwrap()
+        Generator::new(&mut Seeds::new(seed, "g").start(), small()).unwrap()
     }
 
     fn noise(seed: u64) -> Tensor {
-        uniform_noise(&Device::Cpu, &mut Seeds::new(seed, "z").start(), 5, 8).unwrap()
+        uniform_noise(&mut Seeds::new(seed, "z").start(), 5, 8).unwrap()
     }
 
     fn values(tensor: &Tensor) -> Vec<f32> {
@@ -504,10 +512,10 @@ mod tests {
         let count = |parameters: BTreeMap<String, Var>| -> usize {
             parameters.values().map(|var| var.elem_count()).sum()
         };
-        let generator = Generator::new(&Device::Cpu, &mut rng, config).unwrap();
+        let generator = Generator::new(&mut rng, config).unwrap();
         let layers = (16 + 1) * 512 + 2 * (528 + 1) * 512 + (528 + 1) * 27;
         assert_eq!(count(generator.parameters()), layers + 3 * 2 * 512);
-        let statistics = StatisticsNetwork::new(&Device::Cpu, &mut rng, config).unwrap();
+        let statistics = StatisticsNetwork::new(&mut rng, config).unwrap();
         let layers = (64 + 27 + 1) * 512 + (512 + 1) * 512 + (512 + 1);
         assert_eq!(count(statistics.parameters()), layers);
     }
@@ -516,7 +524,7 @@ mod tests {
     fn initial_weights_stay_within_pytorchs_bounds() {
         let mut rng = Seeds::new(0, "bounds").start();
         let config = PerceptronConfig::paper();
-        let statistics = StatisticsNetwork::new(&Device::Cpu, &mut rng, config).unwrap();
+        let statistics = StatisticsNetwork::new(&mut rng, config).unwrap();
         let largest =
             |tensor: &Tensor| values(tensor).into_iter().fold(0f32, |a, b| a.max(b.abs()));
         let input = &statistics.parameters()["input.weight"];
@@ -616,7 +624,7 @@ mod tests {
     #[test]
     fn the_scores_gradients_agree_with_finite_differences() {
         let mut rng = Seeds::new(5, "t").start();
-        let statistics = StatisticsNetwork::new(&Device::Cpu, &mut rng, small()).unwrap();
+        let statistics = StatisticsNetwork::new(&mut rng, small()).unwrap();
         let triggers = Var::from_tensor(&generator(0).forward(&noise(1)).unwrap()).unwrap();
         let score = |triggers: &Tensor| {
             let scores = statistics
@@ -642,7 +650,7 @@ mod tests {
     #[test]
     fn mismatched_pairs_are_scored_like_matched_ones() {
         let mut rng = Seeds::new(5, "t").start();
-        let statistics = StatisticsNetwork::new(&Device::Cpu, &mut rng, small()).unwrap();
+        let statistics = StatisticsNetwork::new(&mut rng, small()).unwrap();
         let triggers = generator(0).forward(&noise(1)).unwrap();
         let scores = statistics
             .score_pairs(&noise(1), &noise(2), &triggers)

@@ -6,8 +6,10 @@
 use std::error::Error;
 use std::ops::ControlFlow;
 
-use candle::{Device, Tensor};
-use mesa::{BoxError, MesaConfig, Observations, Position, Seeds, SubModelFit, TestingFunction};
+use candle::Tensor;
+use mesa::{
+    BoxError, MesaConfig, Observations, Position, Processor, Seeds, SubModelFit, TestingFunction,
+};
 use mesa_datasets::{Patches, Placement, Stamps, poison, synthetic};
 
 const BETA: f64 = 0.8;
@@ -74,9 +76,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         learning_rate: 1e-3,
         ..MesaConfig::paper()
     };
-    let mut fit = SubModelFit::new(&Device::Cpu, config, BETA, Seeds::new(0, "fit"))?;
+    let mut fit = SubModelFit::new(&Processor::Cpu, config, BETA, Seeds::new(0, "fit"))?;
     fit.run(&mut stands_out, &mut |_| ControlFlow::Continue(()))?;
-    let sub_model = fit.into_sub_model();
+    let sub_model = fit.into_sub_model()?;
 
     let mut rng = Seeds::new(0, "samples").start();
     let patches = sub_model.sample(&mut rng, SAMPLES)?;

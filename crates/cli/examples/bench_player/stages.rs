@@ -6,12 +6,11 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use candle::Device;
 use mesa::{EntropyConfig, MesaConfig, SubModel, SubModelFit, entropy_of};
 use mesa_attack::{AttackConfig, Attacked, PoisonedBatches, evaluate};
 use mesa_datasets::{Placement, Trigger as Patch, synthetic};
 use mesa_defense::{RetrainBatches, RetrainConfig, SampleTest, TriggerSource, sample_success};
-use mesa_models::{BatchSource, Network, Seeds, Trainer, TrainingConfig};
+use mesa_models::{BatchSource, Network, Processor, Seeds, Trainer, TrainingConfig};
 
 use crate::works::{self, Advance, ENDLESS};
 
@@ -193,7 +192,12 @@ fn entropy() -> Result<Advance> {
             held_out: (whole.held_out * steps / whole.steps).max(2),
             ..whole
         };
-        entropy_of(&Device::Cpu, &sub_model, &config, &Seeds::new(0, "entropy"))?;
+        entropy_of(
+            &Processor::Cpu,
+            &sub_model,
+            &config,
+            &Seeds::new(0, "entropy"),
+        )?;
         Ok(())
     }))
 }
@@ -201,8 +205,8 @@ fn entropy() -> Result<Advance> {
 /// An unfitted sub-model: it samples as fast as a fitted one.
 fn sub_model() -> Result<SubModel> {
     let seeds = Seeds::new(0, "bench/sub-model");
-    let fit = SubModelFit::new(&Device::Cpu, MesaConfig::paper(), 0.9, seeds);
+    let fit = SubModelFit::new(&Processor::Cpu, MesaConfig::paper(), 0.9, seeds);
     Ok(fit
         .context("the paper's settings are valid")?
-        .into_sub_model())
+        .into_sub_model()?)
 }

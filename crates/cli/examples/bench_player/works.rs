@@ -7,7 +7,7 @@ use candle::{Device, Tensor};
 use mesa::{MesaConfig, SubModelFit};
 use mesa_datasets::{Images, split, synthetic};
 use mesa_defense::{AttackSuccess, AttackSuccessConfig, DefenseImages};
-use mesa_models::{IMAGE_SIDE, Network, Normalization, ResNetConfig, Seeds, Sgd};
+use mesa_models::{IMAGE_SIDE, Network, Normalization, Processor, ResNetConfig, Seeds, Sgd};
 use rand::Rng as _;
 
 /// Takes so many steps.
@@ -84,7 +84,7 @@ pub(crate) fn mesa(width: usize, batch_size: usize) -> Result<Advance> {
         ..MesaConfig::paper()
     };
     let beta = config.betas[0];
-    let mut fit = SubModelFit::new(&Device::Cpu, config, beta, Seeds::new(0, "mesa/fit"))?;
+    let mut fit = SubModelFit::new(&Processor::Cpu, config, beta, Seeds::new(0, "mesa/fit"))?;
     Ok(Box::new(move |steps| {
         let mut left = steps;
         fit.run(&mut testing, &mut |_| {

@@ -1,14 +1,13 @@
 //! `mesa defend`: remove a backdoor.
 
 use anyhow::{Context, Result, ensure};
-use candle::Device;
 use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_attack::evaluate;
 use mesa_datasets::Trigger;
 use mesa_defense::{
     DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource, reverse_trigger,
 };
-use mesa_models::{Network, Seeds, load_tensors, save_network};
+use mesa_models::{Network, Processor, Seeds, load_tensors, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
 use serde_json::json;
@@ -61,7 +60,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
             &suspect, &images, search, size, target, args.seed,
         )?)
     };
-    let (method, source) = source(args, trigger, &settings, &reverse)?;
+    let (method, source) = source(&computer.processor, args, trigger, &settings, &reverse)?;
     let config = retraining(args, &settings, source.is_some())?;
     let (shown, patch) = match &source {
         Some(source) => (json!(config), source.size()),
@@ -181,6 +180,7 @@ fn retraining(args: &Defend, settings: &ExperimentConfig, stamps: bool) -> Resul
 
 /// The method's name, and where the triggers come from; `None` for the one that only trains on.
 fn source(
+    processor: &Processor,
     args: &Defend,
     trigger: Option<Trigger>,
     settings: &ExperimentConfig,
@@ -220,7 +220,7 @@ fn source(
             sub_models.len() > 1,
             "--weighted mixes several sub-models; only one was named"
         );
-        let gamma = weigh(&sub_models, &settings.entropy, args.seed)?;
+        let gamma = weigh(processor, &sub_models, &settings.entropy, args.seed)?;
         let staircase = Staircase::new(sub_models, &gamma)?;
         return Ok((
             "ensemble:weighted".to_owned(),
@@ -239,11 +239,16 @@ fn source(
 }
 
 /// Measures the sub-models' entropies and weighs them.
-fn weigh(sub_models: &[SubModel], config: &EntropyConfig, seed: u64) -> Result<Vec<f64>> {
+fn weigh(
+    processor: &Processor,
+    sub_models: &[SubModel],
+    config: &EntropyConfig,
+    seed: u64,
+) -> Result<Vec<f64>> {
     let seeds = Seeds::new(seed, "entropy");
     let found = sub_models
         .iter()
-        .map(|sub_model| entropy_of(&Device::Cpu, sub_model, config, &seeds))
+        .map(|sub_model| entropy_of(processor, sub_model, config, &seeds))
         .collect::<Result<Vec<_>, _>>()?;
     let entropies: Vec<(f64, f64)> = found
         .iter()
@@ -288,7 +293,7 @@ mod tests {
         let mut settings = ExperimentConfig::paper();
         settings.mesa.trigger_shape = [3, 2, 5];
         let reverse = |_| unreachable!("nothing is reversed for random patches");
-        let (method, source) = source(&args, None, &settings, &reverse).unwrap();
+        let (method, source) = source(&Processor::Cpu, &args, None, &settings, &reverse).unwrap();
         let size = source.unwrap().size();
         assert_eq!((method.as_str(), size), ("random", Some((2, 5))));
     }

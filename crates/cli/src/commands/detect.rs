@@ -148,6 +148,7 @@ impl<'a> Search<'a> {
         let (args, settings) = (self.args, &self.settings);
         let modeling = Modeling {
             ledger: &self.ledger,
+            processor: &self.computer.processor,
             config: settings,
             images: &self.images,
             suspect: &|| Ok(self.suspect.clone()),

@@ -73,6 +73,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
     let frozen = computer.processor.freeze(&suspect.network)?;
     let testing = inputs::testing(&config, args.target, placement);
     let sub_model = stages::fit(
+        &computer.processor,
         frozen.clone(),
         images.clone(),
         testing,

@@ -168,6 +168,7 @@ impl<'a> Running<'a> {
         let (session, chain) = (self.session, self.chain);
         let modeling = Modeling {
             ledger: &session.ledger,
+            processor: session.processor(),
             config: &session.config,
             images: &session.defense_images,
             suspect: &|| Ok(session.processor().freeze(&self.backdoored()?)?),

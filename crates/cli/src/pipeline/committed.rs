@@ -12,8 +12,8 @@ use super::summary::put_row;
 use crate::method::Method;
 
 impl Session {
-    /// Adds the rows of committed records that this run would compute just so.
-    /// They are marked; a row that the run has itself stays.
+    /// Adds the rows of committed records that this run would compute just so, or that a GPU of its kind
+    /// did with earlier kernels, whose rounding is all that differs. They are marked; a row that the run has itself stays.
     pub(crate) fn take_committed(&self, root: &Path, summary: &mut Summary) -> Result<usize> {
         let mut taken = 0;
         for (path, committed) in read_committed(root)? {
@@ -28,7 +28,7 @@ impl Session {
                 if summary.rows.iter().any(same) {
                     continue;
                 }
-                if committed.data != summary.data || !self.holds(&row) {
+                if committed.data != summary.data || !self.holds_committed(&row) {
                     others += 1;
                     continue;
                 }

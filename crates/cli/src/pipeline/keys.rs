@@ -2,7 +2,7 @@
 
 use mesa_datasets::TriggerId;
 use mesa_models::ENGINE_VERSION;
-use mesa_record::{Key, Step};
+use mesa_record::{Key, Row, Step};
 use serde_json::{Value, json};
 
 use crate::computer::Computer;
@@ -27,6 +27,13 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
+    /// The chain that a row belongs to, if this program knows its trigger.
+    pub(crate) fn of(row: &Row) -> Option<Self> {
+        let trigger = row.trigger.to_string().parse().ok()?;
+        let seed = row.seed;
+        Some(Self { trigger, seed })
+    }
+
     /// Where the chain's files are, below the folders of the run.
     pub(crate) fn folder(self) -> String {
         format!(
@@ -242,6 +249,12 @@ impl Steps {
                 Some(row.key())
             }
         }
+    }
+
+    /// Whether these steps, if asked, would compute just this row.
+    pub(crate) fn made(&self, row: &Row) -> bool {
+        let expected = Chain::of(row).and_then(|chain| self.row(chain, &row.method, row.repeat));
+        expected.is_some_and(|key| row.key == Some(key.to_string()))
     }
 
     /// The attacked class: the paper's color triggers have one each on CIFAR-100.

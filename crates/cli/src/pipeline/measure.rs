@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use candle::Device;
 use mesa::{EntropyConfig, SubModelFit, entropy_of};
 use mesa_attack::evaluate;
 use mesa_datasets::{Images, Trigger};
@@ -137,7 +136,15 @@ impl Session {
                 let testing = inputs::testing(&config.mesa, 0, config.retrain.placement);
                 let images = self.defense_images.clone();
                 let mesa = (&config.mesa, config.mesa.betas[0]);
-                stages::fit(frozen.clone(), images, testing, mesa, 0, &mut watch)?;
+                stages::fit(
+                    self.processor(),
+                    frozen.clone(),
+                    images,
+                    testing,
+                    mesa,
+                    0,
+                    &mut watch,
+                )?;
                 rates.fit = watch.images_per_s() * config.mesa.images_per_trigger as f64;
             }
             let images = first_batches(&self.data.test, 128, batches);
@@ -155,7 +162,7 @@ impl Session {
     fn entropy_s(&self, steps: usize) -> Result<f64> {
         let (mesa, whole) = (self.config.mesa.clone(), &self.config.entropy);
         let beta = mesa.betas[0];
-        let fit = SubModelFit::new(&Device::Cpu, mesa, beta, Seeds::new(0, "measure"))?;
+        let fit = SubModelFit::new(self.processor(), mesa, beta, Seeds::new(0, "measure"))?;
         let few = EntropyConfig {
             steps,
             held_out: 512,
@@ -163,8 +170,8 @@ impl Session {
         };
         let started = Instant::now();
         entropy_of(
-            &Device::Cpu,
-            &fit.into_sub_model(),
+            self.processor(),
+            &fit.into_sub_model()?,
             &few,
             &Seeds::new(0, "measure"),
         )?;

@@ -37,6 +37,8 @@ pub(crate) struct Session {
     pub(crate) ledger: Ledger,
     pub(crate) clean: CleanSource,
     pub(crate) steps: Steps,
+    /// The steps of committed rows that count as this run's.
+    pub(crate) committed_steps: Vec<Steps>,
     pub(crate) computer: Computer,
     /// Turns at training a network.
     pub(crate) trainings: Turns,
@@ -135,8 +137,13 @@ impl Session {
             num_classes: data.num_classes(),
         };
         let clean = clean_source(clean, normalize, shape, &data)?;
-        let clean_step = clean.step(&config, &data.digest, &computer);
-        let steps = Steps::new(&config, &data.digest, clean_step.key(), &computer);
+        let steps_on = |computer: &Computer| {
+            let clean = clean.step(&config, &data.digest, computer).key();
+            Steps::new(&config, &data.digest, clean, computer)
+        };
+        let steps = steps_on(&computer);
+        let earlier = computer.with_first_kernels().as_ref().map(steps_on);
+        let committed_steps = std::iter::once(steps.clone()).chain(earlier).collect();
         Ok(Self {
             attack_images: inputs::first(&data.train, config.data.attack_images),
             defense_images: inputs::defense_images(&data, &config.data)?,
@@ -147,6 +154,7 @@ impl Session {
             data,
             clean,
             steps,
+            committed_steps,
             trainings: Turns::new(if computer.is_gpu() {
                 TRAININGS_ON_GPU
             } else {

@@ -1,9 +1,7 @@
 //! `summary.json` and the samples picture of a run.
 
 use anyhow::Result;
-use mesa_record::{
-    Key, NetworkRecord, Row, Summary, TriggerName, peak_rss_mb, processor, write_text,
-};
+use mesa_record::{NetworkRecord, Row, Summary, TriggerName, peak_rss_mb, processor, write_text};
 use mesa_report::{SampleGroup, SamplesPicture};
 
 use super::keys::Chain;
@@ -83,11 +81,12 @@ impl Session {
 
     /// Whether this run, if asked, would compute just this row.
     pub(crate) fn holds(&self, row: &mesa_record::Row) -> bool {
-        let Some(chain) = chain_of(row) else {
-            return false;
-        };
-        let expected = self.steps.row(chain, &row.method, row.repeat);
-        expected.is_some() && row.key == expected.as_ref().map(Key::to_string)
+        self.steps.made(row)
+    }
+
+    /// Whether a committed row is one that this run would compute, perhaps with other kernels.
+    pub(crate) fn holds_committed(&self, row: &mesa_record::Row) -> bool {
+        self.committed_steps.iter().any(|steps| steps.made(row))
     }
 
     /// Replaces `summary.json`.
@@ -127,7 +126,9 @@ impl Session {
     /// them.
     fn remember(&self, rows: &[Row]) {
         for row in rows {
-            let Some(chain) = chain_of(row) else { continue };
+            let Some(chain) = Chain::of(row) else {
+                continue;
+            };
             for (name, step) in self.steps.of_row(chain, &row.method, row.repeat) {
                 self.ledger.remember(&name, &step);
             }
@@ -172,14 +173,6 @@ impl Session {
         write_text(&own, &svg)?;
         Ok(write_text(&self.ledger.run.samples(), &svg)?)
     }
-}
-
-/// The chain that a row belongs to, if this program knows its trigger.
-fn chain_of(row: &Row) -> Option<Chain> {
-    Some(Chain {
-        trigger: row.trigger.to_string().parse().ok()?,
-        seed: row.seed,
-    })
 }
 
 /// Where a row stands: rows of one place are the same one.

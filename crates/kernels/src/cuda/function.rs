@@ -35,10 +35,18 @@ pub(crate) enum Kernel {
     TargetGradient,
     Descend,
     CopyWeights,
+    Product,
+    CopyColumns,
+    ColumnSums,
+    NormLeaky,
+    FixedNormLeaky,
+    NormLeakyGradient,
+    ThroughFunction,
+    Adam,
 }
 
 /// In the order of [`Kernel`].
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 26] = [
     "load_images",
     "trigger_gradient",
     "moment_parts",
@@ -57,6 +65,14 @@ const NAMES: [&str; 18] = [
     "target_gradient",
     "descend",
     "copy_weights",
+    "product",
+    "copy_columns",
+    "column_sums",
+    "norm_leaky",
+    "fixed_norm_leaky",
+    "norm_leaky_gradient",
+    "through_function",
+    "adam",
 ];
 
 /// An argument of a kernel.
@@ -144,7 +160,7 @@ mod tests {
             }
             assert_eq!(ptx.matches(".entry ").count(), NAMES.len());
         }
-        assert_eq!(Kernel::CopyWeights as usize + 1, NAMES.len());
+        assert_eq!(Kernel::Adam as usize + 1, NAMES.len());
     }
 
     /// The parameters of each kernel as PTX declares them, against what the host passes.
@@ -156,6 +172,8 @@ mod tests {
             (Kernel::Pool, "pool"),
             (Kernel::TargetGradient, "target_gradient"),
             (Kernel::Descend, "descend"),
+            (Kernel::Product, "product"),
+            (Kernel::NormLeaky, "norm_leaky"),
         ] {
             assert_eq!(NAMES[kernel as usize], name);
         }

@@ -30,3 +30,4 @@ __device__ __forceinline__ int thread_index() { return blockIdx.x * blockDim.x +
 #include "norm.cuh"
 #include "head.cuh"
 #include "optimizer.cuh"
+#include "perceptron.cuh"

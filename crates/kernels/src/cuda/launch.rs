@@ -15,6 +15,11 @@ const MOST_COLUMNS: usize = 64;
 /// Threads of a warp; as in `kernels.cu`.
 pub(crate) const WARP: u32 = 32;
 
+/// Rows and columns of a block of a perceptron's matrix, and the rows of its threads; as in
+/// `perceptron.cuh`.
+const TILE: u32 = 32;
+const TILE_ROWS: u32 = 8;
+
 /// The most parts that sums over rows are taken in, two for each of an H100's 132 multiprocessors,
 /// and the fewest rows that a thread of one sums: the pixels that it has on their way at once.
 const MOST_PARTS: usize = 264;
@@ -42,6 +47,14 @@ impl Grid {
         Ok(Self {
             blocks: (index(count)?.max(1), 1),
             threads: (WARP, 1),
+        })
+    }
+
+    /// A block for each tile of a matrix.
+    pub(crate) fn tiles(rows: usize, columns: usize) -> Result<Self> {
+        Ok(Self {
+            blocks: (index(columns)?.div_ceil(TILE), index(rows)?.div_ceil(TILE)),
+            threads: (TILE, TILE_ROWS),
         })
     }
 

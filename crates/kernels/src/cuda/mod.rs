@@ -11,6 +11,7 @@
 //! device  buffer  function  graph                               the device, its memory, its kernels, recordings
 //! mark                                                          times and versions, for measurements
 //! descriptor  dnn  conv  images  norm  head  optimizer          what is computed
+//! perceptron                                                    what MESA's perceptrons are made of
 //! check                                                         all of it against plain computations in f64
 //! kernels.cu  *.cuh                                             the kernels, compiled by build.rs
 //! ```
@@ -50,6 +51,8 @@ mod mark;
 mod norm;
 #[cfg(feature = "cuda")]
 mod optimizer;
+#[cfg(feature = "cuda")]
+mod perceptron;
 
 #[doc(no_inline)]
 pub use crate::{ImagePlan, Stamp, TargetGradient};
@@ -71,4 +74,5 @@ pub use self::{
     mark::{Mark, Versions},
     norm::{CudaNorm, NormParameters, Residual},
     optimizer::{Descent, DeviceDescent},
+    perceptron::{Activation, AdamStep, DeviceAdam, LayerEnd, Matrix, MatrixPlace},
 };

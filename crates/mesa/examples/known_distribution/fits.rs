@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use candle::{Device, Tensor};
 use mesa::{
-    EntropyConfig, MesaConfig, Result, Seeds, SubModel, SubModelFit, entropy_of, mixture_weights,
-    nearest_neighbor_entropy,
+    EntropyConfig, MesaConfig, Processor, Result, Seeds, SubModel, SubModelFit, entropy_of,
+    mixture_weights, nearest_neighbor_entropy,
 };
 
 use crate::compare::{coverage, energy_distance};
@@ -89,9 +89,9 @@ pub(crate) struct Staircase {
 
 pub(crate) fn fit(known: Known, beta: f64, config: MesaConfig, seed: u64) -> Result<SubModel> {
     let seeds = Seeds::new(seed, &format!("fit/{}/{beta}", known.name()));
-    let mut fit = SubModelFit::new(&Device::Cpu, config, beta, seeds)?;
+    let mut fit = SubModelFit::new(&Processor::Cpu, config, beta, seeds)?;
     fit.run(&mut { known }, &mut |_| ControlFlow::Continue(()))?;
-    Ok(fit.into_sub_model())
+    fit.into_sub_model()
 }
 
 pub(crate) fn measure(known: &Known, sub_model: &SubModel, seed: u64) -> Result<Measured> {
@@ -135,7 +135,7 @@ pub(crate) fn bound(sub_model: &SubModel, seed: u64) -> Result<(f64, f64)> {
         learning_rate: 2e-3,
         ..EntropyConfig::standard()
     };
-    let found = entropy_of(&Device::Cpu, sub_model, &config, &seeds)?;
+    let found = entropy_of(&Processor::Cpu, sub_model, &config, &seeds)?;
     Ok((found.entropy_nats, found.information_se))
 }
 

@@ -8,6 +8,7 @@
 //! engine    buffers of one batch size; forward and backward over the units
 //! network   training          frozen   evaluation, gradients of triggers
 //! training  a run on recipes  classifier   what all classifiers are asked
+//! perceptrons   MESA's generator and statistics network
 //! check     whole steps against the same on the CPU
 //! ```
 //!
@@ -21,6 +22,7 @@ mod classifier;
 mod engine;
 mod frozen;
 mod network;
+mod perceptrons;
 mod plan;
 mod state;
 mod training;
@@ -29,6 +31,7 @@ pub use check::check_steps;
 pub(crate) use classifier::CudaClassifier;
 pub use frozen::{CudaFrozen, TriggerGradient};
 pub use network::{CudaNetwork, StepSettings};
+pub use perceptrons::{CudaGenerator, CudaStatistics};
 pub(crate) use training::{CudaTraining, STRETCH};
 
 pub use mesa_kernels::cuda::{CudaDevice, CudaError, Precision};

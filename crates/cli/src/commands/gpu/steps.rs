@@ -1,12 +1,16 @@
-//! Whole steps: training, evaluation, gradients of triggers.
+//! Whole steps: training, evaluation, gradients of triggers, and those of MESA's perceptrons.
 
 use anyhow::Result;
+use mesa::{EntropyConfig, mutual_information};
 use mesa_kernels::cuda::{
     CudaDevice, DeviceImages, DevicePlans, DeviceTriggers, ImagePlan, PlanLimits, Precision, Stamp,
     TargetGradient, noise,
 };
-use mesa_models::cuda::{CudaFrozen, CudaNetwork, CudaSettings, DeviceBatch, StepSettings};
-use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
+use mesa_models::cuda::{CudaFrozen, CudaNetwork, CudaSettings, DeviceBatch, Gpu, StepSettings};
+use mesa_models::{
+    AdamConfig, Generator, GeneratorTrainer, Network, Normalization, PerceptronConfig, Processor,
+    ResNetConfig, Seeds, StatisticsNetwork, StatisticsTrainer, uniform_noise,
+};
 use mesa_record::GpuRow;
 
 use super::shapes::StepGflop;
@@ -15,6 +19,8 @@ use super::timer::{Timer, Work, precision_name};
 pub(super) const TRAINING: &str = "training step";
 pub(super) const EVALUATION: &str = "evaluation";
 pub(super) const TRIGGERS: &str = "MESA step: gradient of triggers";
+const PERCEPTRONS: &str = "MESA step: both perceptrons";
+const ENTROPY: &str = "entropy: statistics network";
 
 const CLASSES: usize = 10;
 const SIDE: usize = 32;
@@ -171,10 +177,89 @@ pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
         let of_it = row(TRIGGERS, settings, batch, gflop.trigger);
         add((&mut works, &mut rows), once, of_it);
     }
+    // f32 whatever the classifier is; the host takes part in each of them.
+    let settings = CudaSettings {
+        precision: Precision::F32,
+        deterministic: true,
+    };
+    let pairs = EntropyConfig::standard().batch_size;
+    for (of_it, once) in [
+        (
+            row(PERCEPTRONS, settings, batch, 0.0),
+            iteration(&device, settings, batch),
+        ),
+        (
+            row(ENTROPY, settings, pairs, 0.0),
+            entropy(&device, settings, pairs),
+        ),
+    ] {
+        add((&mut works, &mut rows), once, of_it);
+    }
     rows.extend(timer.rows(works)?);
     // By kind of work, for whoever reads the record.
-    rows.sort_by_key(|row| [TRAINING, EVALUATION, TRIGGERS].map(|work| row.work != work));
+    let kinds = [TRAINING, EVALUATION, TRIGGERS, PERCEPTRONS, ENTROPY];
+    rows.sort_by_key(|row| kinds.map(|work| row.work != work));
     Ok(rows)
+}
+
+/// One iteration of a fit but for the classifier: the generator's step and the statistics network's.
+fn iteration(
+    device: &CudaDevice,
+    settings: CudaSettings,
+    batch: usize,
+) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let sizes = PerceptronConfig::paper();
+    let (mut generator, mut statistics) = perceptrons(device, settings, sizes)?;
+    let mut rng = Seeds::new(1, "gpu").start();
+    let mut noise = move || uniform_noise(&mut rng, batch, sizes.noise_dim);
+    Ok(Box::new(move || {
+        let (own, fresh) = (noise()?, noise()?);
+        let triggers = generator.triggers(&own)?;
+        let scores = statistics.score_pairs(&own, &fresh, &triggers)?;
+        let information = mutual_information(&scores.matched, &scores.mismatched)?;
+        let gradient = statistics.trigger_gradient(&information.backward()?)?;
+        generator.step(&gradient)?;
+        let (own, fresh) = (noise()?, noise()?);
+        let triggers = generator.triggers(&own)?;
+        let scores = statistics.score_pairs(&own, &fresh, &triggers)?;
+        let information = mutual_information(&scores.matched, &scores.mismatched)?;
+        Ok(statistics.step(&information.backward()?)?)
+    }))
+}
+
+/// One step of the measurement of entropy: samples are drawn, pairs scored, the network moves.
+fn entropy(
+    device: &CudaDevice,
+    settings: CudaSettings,
+    pairs: usize,
+) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let sizes = PerceptronConfig::paper();
+    let (mut generator, mut statistics) = perceptrons(device, settings, sizes)?;
+    let mut rng = Seeds::new(2, "gpu").start();
+    let mut noise = move || uniform_noise(&mut rng, pairs, sizes.noise_dim);
+    Ok(Box::new(move || {
+        let (own, fresh) = (noise()?, noise()?);
+        let triggers = generator.triggers(&own)?;
+        let scores = statistics.score_pairs(&own, &fresh, &triggers)?;
+        let information = mutual_information(&scores.matched, &scores.mismatched)?;
+        Ok(statistics.step(&information.backward()?)?)
+    }))
+}
+
+fn perceptrons(
+    device: &CudaDevice,
+    settings: CudaSettings,
+    sizes: PerceptronConfig,
+) -> Result<(GeneratorTrainer, StatisticsTrainer)> {
+    let device = device.clone();
+    let on = Processor::Cuda(Gpu { device, settings });
+    let mut rng = Seeds::new(0, "gpu").start();
+    let generator = Generator::new(&mut rng, sizes)?;
+    let statistics = StatisticsNetwork::new(&mut rng, sizes)?;
+    Ok((
+        GeneratorTrainer::new(&on, generator, AdamConfig::paper())?,
+        StatisticsTrainer::new(&on, statistics, AdamConfig::paper())?,
+    ))
 }
 
 /// What can be made is measured; of what cannot, the reason is kept.

@@ -11,6 +11,8 @@ mod graph_cases;
 mod head_cases;
 #[cfg(feature = "cuda")]
 mod norm_cases;
+#[cfg(feature = "cuda")]
+mod perceptron_cases;
 mod reference;
 
 use super::algorithm::Precision;
@@ -96,7 +98,7 @@ type Case = fn(&CudaDevice, Precision, &mut Vec<Comparison>) -> Result<()>;
 /// [passed](Comparison::passed), and the others go on.
 #[cfg(feature = "cuda")]
 pub fn check_kernels(device: &CudaDevice) -> Vec<Comparison> {
-    let cases: [(&str, Case); 7] = [
+    let cases: [(&str, Case); 8] = [
         ("convolutions", cases::convolutions),
         ("images", cases::images),
         ("head", head_cases::head),
@@ -104,6 +106,7 @@ pub fn check_kernels(device: &CudaDevice) -> Vec<Comparison> {
         ("recordings", graph_cases::recordings),
         ("batch norm in training", norm_cases::training),
         ("batch norm with fixed statistics", norm_cases::fixed),
+        ("perceptrons' layers", perceptron_cases::perceptrons),
     ];
     let mut found = Vec::new();
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {

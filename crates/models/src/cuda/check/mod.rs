@@ -1,6 +1,7 @@
 //! Compares whole steps on a GPU with the same steps on the CPU, at fixed inputs.
 
 mod inputs;
+mod perceptrons;
 mod runs;
 
 use mesa_kernels::cuda::{Comparison, CudaDevice, Precision, TargetGradient};
@@ -96,6 +97,11 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
         };
         let result = runs::check(&gpu, &mut found);
         found.extend(result.err().map(|error| failed("runs", error)));
+        // They are f32 whatever the classifier is.
+        if precision == Precision::F32 {
+            let result = perceptrons::check(&gpu, &mut found);
+            found.extend(result.err().map(|error| failed("perceptrons", error)));
+        }
     }
     Ok(found)
 }
