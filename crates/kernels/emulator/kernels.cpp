@@ -104,6 +104,8 @@ struct Entry {
 const Entry entries[] = {
     {"load_images", sizes(load_images), invoke<load_images>, false},
     {"trigger_gradient", sizes(trigger_gradient), invoke<trigger_gradient>, false},
+    {"gather", sizes(gather), invoke<gather>, false},
+    {"spread", sizes(spread), invoke<spread>, false},
     {"moment_parts", sizes(moment_parts), invoke<moment_parts>, true},
     {"moments", sizes(moments), invoke<moments>, true},
     {"fixed_moments", sizes(fixed_moments), invoke<fixed_moments>, false},

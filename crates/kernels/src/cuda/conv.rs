@@ -6,6 +6,8 @@ use super::device::CudaDevice;
 use super::dnn::Addresses;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
+use super::function::{Argument, Kernel};
+use super::launch::{Grid, int};
 use crate::ConvShape;
 
 /// A convolution of a batch of feature maps; see the crate's [`crate::Conv`] for what it computes.
@@ -13,7 +15,7 @@ use crate::ConvShape;
 /// Images are (batch, row, column, channel), weights (output, row, column, input). Channels are
 /// multiples of [`CHANNEL_MULTIPLE`]. Only algorithms that give the same bits every time are used,
 /// unless others are allowed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Convolution {
     device: CudaDevice,
     shape: ConvShape,
@@ -21,6 +23,9 @@ pub struct Convolution {
     batch: usize,
     precision: Precision,
     deterministic: bool,
+    /// What a 1×1 convolution of stride 2 sees of its input: every second row and column, or the
+    /// gradients of these. cuDNN is slow at stride 2, and convolves them with stride 1.
+    thinned: Option<Values>,
 }
 
 impl Convolution {
@@ -28,7 +33,7 @@ impl Convolution {
     ///
     /// # Errors
     ///
-    /// [`CudaError::Argument`] for a shape that is not computed here.
+    /// [`CudaError::Argument`] for a shape that is not computed here; [`CudaError::OutOfMemory`].
     pub fn new(
         device: &CudaDevice,
         shape: ConvShape,
@@ -60,14 +65,21 @@ impl Convolution {
                 "at least one pixel",
             ));
         }
-        Ok(Self {
+        let mut convolution = Self {
             device: device.clone(),
             shape,
             size,
             batch,
             precision,
             deterministic,
-        })
+            thinned: None,
+        };
+        if (shape.kernel, shape.stride) == (1, 2) {
+            let (rows, columns) = convolution.output_size();
+            let len = batch * rows * columns * shape.in_channels;
+            convolution.thinned = Some(Values::zeros(device, len, precision)?);
+        }
+        Ok(convolution)
     }
 
     /// Values of the input.
@@ -77,8 +89,7 @@ impl Convolution {
 
     /// Values of the output.
     pub fn output_len(&self) -> usize {
-        let rows = self.shape.output_side(self.size.0);
-        let columns = self.shape.output_side(self.size.1);
+        let (rows, columns) = self.output_size();
         self.batch * rows * columns * self.shape.out_channels
     }
 
@@ -163,6 +174,12 @@ impl Convolution {
         self.run(Direction::BackwardFilter, addresses, false)
     }
 
+    fn output_size(&self) -> (usize, usize) {
+        let (height, width) = self.size;
+        let side = |side| self.shape.output_side(side);
+        (side(height), side(width))
+    }
+
     fn input(&self, values: &Values) -> Result<u64> {
         let what = "the input of a convolution";
         values.whole(&self.device, what, self.input_len(), self.precision)
@@ -177,8 +194,52 @@ impl Convolution {
         values.at(&self.device, place, self.weights_len(), self.precision)
     }
 
-    #[allow(unsafe_code)]
     fn run(&self, direction: Direction, at: Addresses, accumulate: bool) -> Result<()> {
+        let Some(thinned) = &self.thinned else {
+            return self.convolve(direction, at, accumulate);
+        };
+        // To the end: no other thread changes the thinned images in between.
+        let _turn = self.device.turn();
+        let (what, len) = ("thinned images", thinned.len());
+        let input = thinned.whole(&self.device, what, len, self.precision)?;
+        let inner = Addresses { input, ..at };
+        if direction == Direction::BackwardData {
+            self.convolve(direction, inner, false)?;
+            let accumulate = Argument::Int(i32::from(accumulate));
+            self.thin(Kernel::Spread, (at.input, input), len, &[accumulate])
+        } else {
+            self.thin(Kernel::Gather, (at.input, input), len, &[])?;
+            self.convolve(direction, inner, false)
+        }
+    }
+
+    /// Starts `gather` or `spread` between the input, or its gradient, and `len` thinned values.
+    /// `more` are arguments that come last.
+    #[allow(unsafe_code)]
+    fn thin(
+        &self,
+        kernel: Kernel,
+        (full, thinned): (u64, u64),
+        len: usize,
+        more: &[Argument],
+    ) -> Result<()> {
+        let groups = len / CHANNEL_MULTIPLE;
+        let arguments = [
+            Argument::Pointer(full),
+            Argument::Pointer(thinned),
+            Argument::Int(int(groups)?),
+            Argument::Int(int(self.size.0)?),
+            Argument::Int(int(self.size.1)?),
+            Argument::Int(int(self.shape.in_channels)?),
+        ];
+        let (arguments, grid) = ([&arguments, more].concat(), Grid::list(groups)?);
+        // SAFETY: the arguments of the two kernels; lengths were checked, by the callers of `run`
+        // and by `new`.
+        unsafe { self.device.launch(self.precision, kernel, grid, &arguments) }
+    }
+
+    #[allow(unsafe_code)]
+    fn convolve(&self, direction: Direction, at: Addresses, accumulate: bool) -> Result<()> {
         let (mut dnn, key) = (self.device.dnn()?, self.key(direction));
         if !dnn.knows(&key) {
             self.device.check_not_recording("preparing a convolution")?;
@@ -193,9 +254,13 @@ impl Convolution {
     }
 
     fn key(&self, direction: Direction) -> ConvKey {
+        let (mut shape, mut size) = (self.shape, self.size);
+        if self.thinned.is_some() {
+            (shape.stride, size) = (1, self.output_size());
+        }
         ConvKey::new(
-            &self.shape,
-            self.size,
+            &shape,
+            size,
             self.batch,
             self.precision,
             self.deterministic,

@@ -19,6 +19,8 @@ const BF16: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels_bf16.ptx"));
 pub(crate) enum Kernel {
     LoadImages,
     TriggerGradient,
+    Gather,
+    Spread,
     MomentParts,
     Moments,
     FixedMoments,
@@ -46,9 +48,11 @@ pub(crate) enum Kernel {
 }
 
 /// In the order of [`Kernel`].
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 28] = [
     "load_images",
     "trigger_gradient",
+    "gather",
+    "spread",
     "moment_parts",
     "moments",
     "fixed_moments",
@@ -168,6 +172,7 @@ mod tests {
     fn names_stand_in_the_order_of_their_kernels() {
         for (kernel, name) in [
             (Kernel::LoadImages, "load_images"),
+            (Kernel::Spread, "spread"),
             (Kernel::Normalize, "normalize"),
             (Kernel::Pool, "pool"),
             (Kernel::TargetGradient, "target_gradient"),

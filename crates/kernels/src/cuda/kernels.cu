@@ -27,6 +27,7 @@ struct alignas(16) Lanes {
 __device__ __forceinline__ int thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
 #include "images.cuh"
+#include "conv.cuh"
 #include "norm.cuh"
 #include "head.cuh"
 #include "optimizer.cuh"

@@ -13,7 +13,8 @@ use crate::cuda::optimizer::{Descent, DeviceDescent};
 use crate::cuda::packing::PlanLimits;
 use crate::{ImagePlan, Stamp};
 
-/// All three products of convolutions as a ResNet has them, and with sizes that divide nothing.
+/// All three products of convolutions as a ResNet has them, and with sizes that divide nothing; the
+/// input's gradient added to what is there and written over it.
 pub(super) fn convolutions(
     device: &CudaDevice,
     precision: Precision,
@@ -23,6 +24,9 @@ pub(super) fn convolutions(
         (8, 16, 3, 1, (32, 32)),
         (16, 32, 3, 2, (16, 16)),
         (16, 32, 1, 2, (16, 16)),
+        (24, 16, 1, 2, (7, 9)),
+        (16, 8, 1, 2, (6, 5)),
+        (8, 24, 1, 2, (5, 6)),
         (64, 64, 3, 1, (7, 5)),
     ] {
         let shape = ConvShape {
@@ -38,14 +42,15 @@ pub(super) fn convolutions(
         let input = values(1, conv.input_len())?;
         let weights = values(2, conv.weights_len())?;
         let gradient = values(3, conv.output_len())?;
-        // An input gradient that is added to something.
-        let mut of_input = values(4, conv.input_len())?;
+        let mut added = values(4, conv.input_len())?;
+        let mut written = values(5, conv.input_len())?;
         let mut of_weights = Values::zeros(device, conv.weights_len(), precision)?;
         let mut output = Values::zeros(device, conv.output_len(), precision)?;
         let (x, w, g) = (input.read()?, weights.read()?, gradient.read()?);
         let mut expected = [
             vec![0.0; output.len()],
-            wide(&of_input.read()?),
+            wide(&added.read()?),
+            vec![0.0; x.len()],
             vec![0.0; w.len()],
         ];
         let taps = Taps { shape, size, batch };
@@ -53,17 +58,29 @@ pub(super) fn convolutions(
             let [x, w, g] = [x[i], w[k], g[o]].map(f64::from);
             expected[0][o] += x * w;
             expected[1][i] += g * w;
-            expected[2][k] += g * x;
+            expected[2][i] += g * w;
+            expected[3][k] += g * x;
         });
         let place = Place {
             offset: 0,
             len: conv.weights_len(),
         };
         conv.forward(&input, (&weights, place), &mut output)?;
-        conv.input_gradient((&weights, place), &gradient, &mut of_input, true)?;
+        conv.input_gradient((&weights, place), &gradient, &mut added, true)?;
+        conv.input_gradient((&weights, place), &gradient, &mut written, false)?;
         conv.weight_gradient(&input, &gradient, (&mut of_weights, place))?;
-        let results = [output.read()?, of_input.read()?, of_weights.read()?];
-        let names = ["forward", "input gradient", "weight gradient"];
+        let results = [
+            output.read()?,
+            added.read()?,
+            written.read()?,
+            of_weights.read()?,
+        ];
+        let names = [
+            "forward",
+            "input gradient, added",
+            "input gradient, written",
+            "weight gradient",
+        ];
         for ((name, result), expected) in names.iter().zip(&results).zip(&expected) {
             let name = format!(
                 "convolution {kernel}x{kernel}/{stride} {in_channels} to {out_channels}: {name}"
