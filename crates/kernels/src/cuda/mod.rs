@@ -72,7 +72,7 @@ pub use self::{
     head::{CudaHead, LinearParameters, Totals},
     images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers},
     mark::{Mark, Versions},
-    norm::{CudaNorm, NormParameters, Residual},
+    norm::{CudaNorm, Gate, NormParameters, Residual},
     optimizer::{Descent, DeviceDescent},
     perceptron::{Activation, AdamStep, DeviceAdam, LayerEnd, Matrix, MatrixPlace},
 };

@@ -13,7 +13,7 @@
 // cuda/launch.rs.
 #define SUM_THREADS 256
 
-// Pixels that a thread has on their way at once. A gradient's sums read three values of each.
+// Pixels that a thread has on their way at once. A gradient's sums read up to three values of each.
 #define MOMENTS_AT_ONCE 4
 #define GRADIENTS_AT_ONCE 2
 
@@ -23,10 +23,9 @@
 #define SHIFT 2
 #define INVERSE 3
 
-// Factors of a gradient: `channels` of the gradient, then of the image, and constants.
-#define OF_GRADIENT 0
-#define OF_IMAGE 1
-#define CONSTANT 2
+// Factors of a gradient beside its scale: `channels` of the image, then constants.
+#define OF_IMAGE 0
+#define CONSTANT 1
 
 struct alignas(16) Eight {
     float lane[LANES];
@@ -177,7 +176,7 @@ extern "C" __global__ void moments(
 }
 
 // One thread for each channel: the coefficients of fixed statistics, and the factors of a gradient
-// that passes them.
+// that passes them, which is scaled and nothing else.
 extern "C" __global__ void fixed_moments(
     const float* running_mean, const float* running_variance, const float* gamma, const float* beta,
     int channels, float* coefficients, float* factors)
@@ -192,7 +191,6 @@ extern "C" __global__ void fixed_moments(
     coefficients[SCALE * channels + channel] = scale;
     coefficients[SHIFT * channels + channel] = beta[channel];
     coefficients[INVERSE * channels + channel] = (float)inverse;
-    factors[OF_GRADIENT * channels + channel] = scale;
     factors[OF_IMAGE * channels + channel] = 0.0f;
     factors[CONSTANT * channels + channel] = 0.0f;
 }
@@ -259,37 +257,48 @@ extern "C" __global__ void normalize(
     reinterpret_cast<Lanes*>(output)[at] = result;
 }
 
+// Where a unit's gradient passes: with `relu`, where the unit's output is positive. That is `gate`
+// or, if it is not `given`, y normalized: there is no residual then.
+struct Gate {
+    bool relu, given;
+    Normalizing normalizing;
+
+    __device__ __forceinline__ float pass(
+        float gradient, const Lanes& gate, float y, int lane) const
+    {
+        float output = given ? to_float(gate.lane[lane]) : normalizing.of(y, lane);
+        return !relu || output > 0.0f ? gradient : 0.0f;
+    }
+};
+
 __device__ __forceinline__ void add_gradients(
-    const Lanes& gradient, const Lanes& gate, const Lanes& image, bool gated, const Eight& mean,
-    Eight& sum, Eight& product)
+    const Gate& through, const Lanes& gradient, const Lanes& gate, const Lanes& image, Eight& sum,
+    Eight& product)
 {
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
-        float g = to_float(gradient.lane[lane]);
-        if (gated && !(to_float(gate.lane[lane]) > 0.0f)) {
-            g = 0.0f;
-        }
+        float y = to_float(image.lane[lane]);
+        float g = through.pass(to_float(gradient.lane[lane]), gate, y, lane);
         sum.lane[lane] += g;
-        product.lane[lane] += g * (to_float(image.lane[lane]) - mean.lane[lane]);
+        product.lane[lane] += g * (y - through.normalizing.mean.lane[lane]);
     }
 }
 
-// Sums of g and of g * (y - mean) over the rows of part blockIdx.y, where g is the gradient, zero
-// where `gate` (the unit's output; may be null) is not positive.
+// Sums of g and of g * (y - mean) over the rows of part blockIdx.y, where g is what passes of the
+// gradient (`Gate`; `gate` may be null).
 extern "C" __global__ void __launch_bounds__(SUM_THREADS) gradient_parts(
-    const value* gradient, const value* gate, const value* y, const float* coefficients, int rows,
-    int channels, int rows_in_part, float* parts)
+    const value* gradient, int relu, const value* gate, const value* y, const float* coefficients,
+    int rows, int channels, int rows_in_part, float* parts)
 {
     int groups = channels / LANES;
     int group = sum_group();
     Eight sum = {};
     Eight product = {};
     if (group < groups) {
-        bool gated = gate != nullptr;
         const Lanes* gradients = reinterpret_cast<const Lanes*>(gradient) + group;
-        const Lanes* gates = gated ? reinterpret_cast<const Lanes*>(gate) + group : gradients;
+        const Lanes* gates = reinterpret_cast<const Lanes*>(gate ? gate : y) + group;
         const Lanes* images = reinterpret_cast<const Lanes*>(y) + group;
-        Eight mean = eight(coefficients, MEAN, group * LANES, channels);
+        Gate through{relu != 0, gate != nullptr, Normalizing(coefficients, group * LANES, channels)};
         int step = blockDim.y;
         int last = min(rows, (int)(blockIdx.y + 1) * rows_in_part);
         int row = blockIdx.y * rows_in_part + threadIdx.y;
@@ -306,12 +315,12 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) gradient_parts(
             }
 #pragma unroll
             for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
-                add_gradients(g[i], open[i], x[i], gated, mean, sum, product);
+                add_gradients(through, g[i], open[i], x[i], sum, product);
             }
         }
         for (; row < last; row += step) {
             int at = row * groups;
-            add_gradients(gradients[at], gates[at], images[at], gated, mean, sum, product);
+            add_gradients(through, gradients[at], gates[at], images[at], sum, product);
         }
     }
     store_part(sum, product, channels, parts);
@@ -332,7 +341,6 @@ extern "C" __global__ void gradient_factors(
     if (threadIdx.x > 0) {
         return;
     }
-    factors[OF_GRADIENT * channels + channel] = (float)scale;
     factors[OF_IMAGE * channels + channel] = (float)(-scale * inverse * inverse * product / rows);
     factors[CONSTANT * channels + channel] = (float)(-scale * sum / rows);
     gamma_gradient[channel] = (float)(product * inverse);
@@ -340,9 +348,10 @@ extern "C" __global__ void gradient_factors(
 }
 
 // One thread for each 8 channels of a pixel: the gradient of y, in place, and that of the
-// residual (may be null), which is written or, with `accumulate`, added to.
+// residual (may be null), which is written or, with `accumulate`, added to. What passes of the
+// gradient is as in `gradient_parts`.
 extern "C" __global__ void apply_gradient(
-    value* gradient, const value* gate, const value* y, const float* coefficients,
+    value* gradient, int relu, const value* gate, const value* y, const float* coefficients,
     const float* factors, value* residual_gradient, int accumulate, int groups, int channels)
 {
     int at = thread_index();
@@ -355,19 +364,17 @@ extern "C" __global__ void apply_gradient(
     Lanes open = gate ? reinterpret_cast<const Lanes*>(gate)[at] : own;
     Lanes other = residual_gradient && accumulate
         ? reinterpret_cast<Lanes*>(residual_gradient)[at] : own;
-    Eight mean = eight(coefficients, MEAN, first, channels);
-    Eight of_gradient = eight(factors, OF_GRADIENT, first, channels);
+    Gate through{relu != 0, gate != nullptr, Normalizing(coefficients, first, channels)};
     Eight of_image = eight(factors, OF_IMAGE, first, channels);
     Eight constant = eight(factors, CONSTANT, first, channels);
     Lanes result;
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
-        float g = to_float(own.lane[lane]);
-        if (gate && !(to_float(open.lane[lane]) > 0.0f)) {
-            g = 0.0f;
-        }
-        float centred = to_float(image.lane[lane]) - mean.lane[lane];
-        float of_y = of_gradient.lane[lane] * g + of_image.lane[lane] * centred + constant.lane[lane];
+        float x = to_float(image.lane[lane]);
+        float g = through.pass(to_float(own.lane[lane]), open, x, lane);
+        float scaled = through.normalizing.scale.lane[lane] * g;
+        float centred = x - through.normalizing.mean.lane[lane];
+        float of_y = scaled + of_image.lane[lane] * centred + constant.lane[lane];
         store(&result.lane[lane], of_y);
         store(&other.lane[lane], accumulate ? to_float(other.lane[lane]) + g : g);
     }

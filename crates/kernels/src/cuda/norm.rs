@@ -11,8 +11,8 @@ use super::launch::{Grid, Parts, int};
 /// A channel's mean, scale, shift and inverse deviation.
 const COEFFICIENTS: usize = 4;
 
-/// A channel's factors of gradient and image, and a constant.
-const FACTORS: usize = 3;
+/// A channel's factor of the image in a gradient, and a constant.
+const FACTORS: usize = 2;
 
 /// Batch norm of one layer, for feature maps of `rows` pixels (all images together).
 ///
@@ -47,6 +47,18 @@ pub enum Residual<'a> {
     Ready(&'a Values),
     /// The result of another convolution, normalized on the way.
     Raw(&'a Values, &'a CudaNorm),
+}
+
+/// Where a layer lets a gradient through.
+#[derive(Copy, Clone, Debug)]
+pub enum Gate<'a> {
+    /// Everywhere: it has no ReLU.
+    Open,
+    /// Where its output, which is read, is positive.
+    Output(&'a Values),
+    /// The same for a layer without a residual: the output is computed again, from what is read
+    /// anyway.
+    Normalized,
 }
 
 impl CudaNorm {
@@ -207,9 +219,8 @@ impl CudaNorm {
         }
     }
 
-    /// Reduces a gradient of the layer's output, for [`CudaNorm::apply_gradient`]: `gate` is the
-    /// output where the layer has a ReLU. Writes the gradients of scale and shift to places of a
-    /// flat buffer.
+    /// Reduces a gradient of the layer's output, for [`CudaNorm::apply_gradient`]. Writes the
+    /// gradients of scale and shift to places of a flat buffer.
     ///
     /// # Errors
     ///
@@ -218,14 +229,16 @@ impl CudaNorm {
     pub fn reduce_gradient(
         &mut self,
         gradient: &Values,
-        gate: Option<&Values>,
+        gate: Gate<'_>,
         y: &Values,
         (targets, gamma, beta): (&mut DeviceBuffer<f32>, Place, Place),
     ) -> Result<()> {
         let [rows, channels] = [int(self.rows)?, int(self.channels)?];
+        let [relu, gate] = self.gate(gate)?;
         let arguments = [
             self.layer("a gradient", gradient)?,
-            self.gate(gate)?,
+            relu,
+            gate,
             self.layer("a convolution's result", y)?,
             self.coefficients()?,
             Argument::Int(rows),
@@ -268,7 +281,7 @@ impl CudaNorm {
     pub fn apply_gradient(
         &self,
         gradient: &mut Values,
-        gate: Option<&Values>,
+        gate: Gate<'_>,
         y: &Values,
         residual: Option<(&mut Values, bool)>,
     ) -> Result<()> {
@@ -276,9 +289,11 @@ impl CudaNorm {
             None => (Argument::Pointer(0), false),
             Some((values, accumulate)) => (self.layer("a residual", values)?, accumulate),
         };
+        let [relu, gate] = self.gate(gate)?;
         let arguments = [
             self.layer("a gradient", gradient)?,
-            self.gate(gate)?,
+            relu,
+            gate,
             self.layer("a convolution's result", y)?,
             self.coefficients()?,
             self.factors()?,
@@ -307,8 +322,14 @@ impl CudaNorm {
         Ok(Argument::Pointer(address))
     }
 
-    fn gate(&self, gate: Option<&Values>) -> Result<Argument> {
-        gate.map_or(Ok(Argument::Pointer(0)), |gate| self.layer("a gate", gate))
+    /// Whether there is a ReLU, and the output if it is to be read.
+    fn gate(&self, gate: Gate<'_>) -> Result<[Argument; 2]> {
+        let null = Argument::Pointer(0);
+        Ok(match gate {
+            Gate::Open => [Argument::Int(0), null],
+            Gate::Output(output) => [Argument::Int(1), self.layer("a gate", output)?],
+            Gate::Normalized => [Argument::Int(1), null],
+        })
     }
 
     fn channel_place(&self, buffer: &DeviceBuffer<f32>, place: Place) -> Result<Argument> {

@@ -2,7 +2,7 @@
 
 use mesa_kernels::ConvShape;
 use mesa_kernels::cuda::{
-    BatchPlans, Colors, Convolution, CudaDevice, CudaHead, CudaNorm, DeviceBuffer,
+    BatchPlans, Colors, Convolution, CudaDevice, CudaHead, CudaNorm, DeviceBuffer, Gate,
     LinearParameters, NormParameters, PlanLimits, Precision, Residual, Totals, Values, padded,
 };
 
@@ -260,7 +260,12 @@ impl Engine {
             let unit = &self.graph.units[step.unit];
             let (before, after) = self.layers.split_at_mut(step.unit);
             let layer = &mut after[0];
-            let (raw, gate) = (&layer.raw, layer.output.as_ref());
+            let raw = &layer.raw;
+            let gate = match &layer.output {
+                None => Gate::Open,
+                Some(_) if unit.residual.is_none() => Gate::Normalized,
+                Some(output) => Gate::Output(output),
+            };
             if let Some(targets) = &mut targets {
                 let target = (&mut targets.values, gamma, beta);
                 let gradient = &self.gradients[step.gradient];

@@ -1,10 +1,10 @@
-//! Batch norm alone: each of its four passes, at the size of each of the network's stages.
+//! Batch norm alone: each of its passes, at the size of each of the network's stages.
 
 use std::cell::RefCell;
 
 use anyhow::Result;
 use mesa_kernels::cuda::{
-    CHANNEL_MULTIPLE, CudaNorm, DeviceBuffer, NormParameters, Place, Precision, Values, noise,
+    CHANNEL_MULTIPLE, CudaNorm, DeviceBuffer, Gate, NormParameters, Place, Precision, Values, noise,
 };
 use mesa_record::GpuRow;
 
@@ -14,21 +14,21 @@ use super::timer::{Timer, Work, precision_name};
 pub(super) fn norms(timer: &mut Timer) -> Result<Vec<GpuRow>> {
     let (width, images) = (timer.sizes().width, timer.sizes().batch_size);
     let mut rows = Vec::new();
-    for (stage, count) in [(0, 5), (1, 5), (2, 5), (3, 5)] {
+    for stage in 0..4 {
         let (side, channels) = (32 >> stage, width << stage);
         let layer = match Layer::new(timer, images * side * side, channels) {
             Ok(layer) => RefCell::new(layer),
             Err(error) => {
                 rows.push(GpuRow {
                     failed: Some(format!("{error:#}")),
-                    ..row(&PASSES[0], (side, channels), images, count)
+                    ..row(&PASSES[0], (side, channels), images)
                 });
                 continue;
             }
         };
         let layer = &layer;
         let works = PASSES.map(|pass| Work {
-            row: row(&pass, (side, channels), images, count),
+            row: row(&pass, (side, channels), images),
             once: Box::new(move || layer.borrow_mut().run(pass.kind)),
         });
         rows.extend(timer.rows(works.into())?);
@@ -40,8 +40,13 @@ pub(super) fn norms(timer: &mut Timer) -> Result<Vec<GpuRow>> {
 enum Kind {
     Moments,
     Normalize,
-    Reduce,
-    Apply,
+    /// With a residual, behind which the gate is read; without, it is computed again.
+    Reduce {
+        residual: bool,
+    },
+    Apply {
+        residual: bool,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -50,32 +55,50 @@ struct Pass {
     name: &'static str,
     /// Feature maps that are read or written.
     maps: usize,
+    /// How often it comes in a stage.
+    count: usize,
 }
 
-const PASSES: [Pass; 4] = [
+const PASSES: [Pass; 6] = [
     Pass {
         kind: Kind::Moments,
         name: "statistics",
         maps: 1,
+        count: 5,
     },
     Pass {
         kind: Kind::Normalize,
         name: "normalize, ReLU",
         maps: 2,
+        count: 5,
     },
     Pass {
-        kind: Kind::Reduce,
+        kind: Kind::Reduce { residual: true },
         name: "gradient's sums",
         maps: 3,
+        count: 2,
     },
     Pass {
-        kind: Kind::Apply,
+        kind: Kind::Reduce { residual: false },
+        name: "gradient's sums, no residual",
+        maps: 2,
+        count: 3,
+    },
+    Pass {
+        kind: Kind::Apply { residual: true },
         name: "gradient",
         maps: 4,
+        count: 2,
+    },
+    Pass {
+        kind: Kind::Apply { residual: false },
+        name: "gradient, no residual",
+        maps: 3,
+        count: 3,
     },
 ];
 
-fn row(pass: &Pass, (side, channels): (usize, usize), images: usize, count: usize) -> GpuRow {
+fn row(pass: &Pass, (side, channels): (usize, usize), images: usize) -> GpuRow {
     let precision = Precision::Bf16;
     let values = pass.maps * images * side * side * channels;
     GpuRow {
@@ -83,7 +106,7 @@ fn row(pass: &Pass, (side, channels): (usize, usize), images: usize, count: usiz
         part: pass.name.to_owned(),
         precision: precision_name(precision).to_owned(),
         deterministic: true,
-        count,
+        count: pass.count,
         images,
         megabytes: 1e-6 * (values * precision.bytes()) as f64,
         ..GpuRow::default()
@@ -130,6 +153,13 @@ impl Layer {
     fn run(&mut self, kind: Kind) -> Result<()> {
         let [first, second] = self.places;
         let (norm, raw) = (&mut self.norm, &self.raw);
+        let gate = |residual| {
+            if residual {
+                Gate::Output(&self.output)
+            } else {
+                Gate::Normalized
+            }
+        };
         match kind {
             Kind::Moments => {
                 let parameters = NormParameters {
@@ -140,11 +170,13 @@ impl Layer {
                 norm.take_moments(raw, parameters, (&mut self.running, first, second), 0.1)
             }
             Kind::Normalize => norm.normalize(raw, None, true, &mut self.output),
-            Kind::Reduce => {
+            Kind::Reduce { residual } => {
                 let targets = (&mut self.targets, first, second);
-                norm.reduce_gradient(&self.gradient, Some(&self.output), raw, targets)
+                norm.reduce_gradient(&self.gradient, gate(residual), raw, targets)
             }
-            Kind::Apply => norm.apply_gradient(&mut self.gradient, Some(&self.output), raw, None),
+            Kind::Apply { residual } => {
+                norm.apply_gradient(&mut self.gradient, gate(residual), raw, None)
+            }
         }?;
         Ok(())
     }

@@ -98,13 +98,14 @@ type Case = fn(&CudaDevice, Precision, &mut Vec<Comparison>) -> Result<()>;
 /// [passed](Comparison::passed), and the others go on.
 #[cfg(feature = "cuda")]
 pub fn check_kernels(device: &CudaDevice) -> Vec<Comparison> {
-    let cases: [(&str, Case); 8] = [
+    let cases: [(&str, Case); 9] = [
         ("convolutions", cases::convolutions),
         ("images", cases::images),
         ("head", head_cases::head),
         ("gradient descent", cases::descent),
         ("recordings", graph_cases::recordings),
         ("batch norm in training", norm_cases::training),
+        ("gates of gradients", norm_cases::gates),
         ("batch norm with fixed statistics", norm_cases::fixed),
         ("perceptrons' layers", perceptron_cases::perceptrons),
     ];

@@ -7,7 +7,7 @@ use crate::cuda::algorithm::Precision;
 use crate::cuda::buffer::{DeviceBuffer, Place, Values};
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::Result;
-use crate::cuda::norm::{CudaNorm, NormParameters, Residual};
+use crate::cuda::norm::{CudaNorm, Gate, NormParameters, Residual};
 
 /// Rows that fill no whole number of parts, channels that fill no whole block.
 const ROWS: usize = 3 * 81;
@@ -138,11 +138,11 @@ pub(super) fn training(
     let y = &layer.y;
     layer
         .norm
-        .reduce_gradient(&gradient, Some(&output), y, targets)?;
+        .reduce_gradient(&gradient, Gate::Output(&output), y, targets)?;
     let residual = Some((&mut of_residual, true));
     layer
         .norm
-        .apply_gradient(&mut gradient, Some(&output), y, residual)?;
+        .apply_gradient(&mut gradient, Gate::Output(&output), y, residual)?;
     for (name, result, expected, bar) in [
         (
             "gradients of scale and shift",
@@ -165,6 +165,54 @@ pub(super) fn training(
     ] {
         found.push(Comparison::new(name, precision, &result, expected, bar));
     }
+    Ok(())
+}
+
+/// Gradients of a layer without a residual: without a ReLU, and with one whose gate is computed
+/// again, which has to give the bits of a gate that is read.
+pub(super) fn gates(
+    device: &CudaDevice,
+    precision: Precision,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    let mut layer = Layer::new(device, precision, 80)?;
+    let mut running = DeviceBuffer::zeros(device, 2 * CHANNELS)?;
+    let (norm, y, parameters) = layer.parts();
+    norm.take_moments(y, parameters, (&mut running, FIRST, SECOND), 0.1)?;
+    let mut output = Values::zeros(device, ROWS * CHANNELS, precision)?;
+    norm.normalize(y, None, true, &mut output)?;
+    let drawn = noise(90, ROWS * CHANNELS);
+    let mut gradients = |gate: Gate<'_>| -> Result<[Vec<f32>; 2]> {
+        let mut gradient = Values::from_slice(device, &drawn, precision)?;
+        let mut of_parameters = DeviceBuffer::zeros(device, 2 * CHANNELS)?;
+        let (norm, y, _) = layer.parts();
+        norm.reduce_gradient(&gradient, gate, y, (&mut of_parameters, FIRST, SECOND))?;
+        norm.apply_gradient(&mut gradient, gate, y, None)?;
+        Ok([of_parameters.read()?, gradient.read()?])
+    };
+    let open = gradients(Gate::Open)?;
+    let read = gradients(Gate::Output(&output))?;
+    let computed = gradients(Gate::Normalized)?;
+
+    let (mean, variance) = moments(&layer.y.read()?, CHANNELS);
+    let gradient = Values::from_slice(device, &drawn, precision)?;
+    let everywhere = vec![1.0; ROWS * CHANNELS];
+    for (name, gate, [of_parameters, of_y]) in [
+        ("no ReLU", everywhere, &open),
+        ("ReLU, no residual", output.read()?, &computed),
+    ] {
+        let expected = Backward::of(&layer, &gradient, &gate, &mean, &variance)?;
+        for (part, result, expected) in [
+            ("of scale and shift", of_parameters, &expected.parameters),
+            ("of a layer", of_y, &expected.of_y),
+        ] {
+            let (name, bar) = (format!("{name}: gradient {part}"), tolerance(precision));
+            found.push(Comparison::new(name, precision, result, expected, bar));
+        }
+    }
+    let (computed, read) = (computed.concat(), wide(&read.concat()));
+    let name = "a gate computed again against one that is read";
+    found.push(Comparison::new(name, precision, &computed, &read, 0.0));
     Ok(())
 }
 
@@ -252,7 +300,7 @@ pub(super) fn fixed(
     let to = Some((&mut of_residual, false));
     layer
         .norm
-        .apply_gradient(&mut gradient, Some(&output), &layer.y, to)?;
+        .apply_gradient(&mut gradient, Gate::Output(&output), &layer.y, to)?;
     let gated = (0..g.len()).map(|at| {
         if gate[at] > 0.0 {
             f64::from(g[at])
