@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use mesa_models::Position;
@@ -53,8 +53,6 @@ pub(crate) struct Watch {
     rate: Option<f64>,
     label: String,
     started: Instant,
-    /// Time spent waiting for others, which is not the step's.
-    waited: Duration,
     before: Note,
     last_save: Instant,
     last_epoch: usize,
@@ -143,7 +141,6 @@ impl Watch {
             rate: None,
             label: label.to_owned(),
             started: now,
-            waited: Duration::ZERO,
             before: Note {
                 key,
                 wall_s: 0.0,
@@ -166,14 +163,6 @@ impl Watch {
         let mut watch = Self::new(label, None, SaveEvery::Epoch);
         watch.batches_left = Some(batches);
         watch
-    }
-
-    /// Waits for something that others hold: a turn, say.
-    pub(crate) fn wait<T>(&mut self, wait: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
-        let got = wait();
-        self.waited += begun.elapsed();
-        got
     }
 
     /// Loads the saved state into `training`, if there is one.
@@ -281,12 +270,7 @@ impl Watch {
     /// What the step has cost until now.
     pub(crate) fn effort(&self) -> Effort {
         Effort {
-            wall_s: self.before.wall_s
-                + self
-                    .started
-                    .elapsed()
-                    .saturating_sub(self.waited)
-                    .as_secs_f64(),
+            wall_s: self.before.wall_s + self.started.elapsed().as_secs_f64(),
             resumed: self.before.starts,
             peak_rss_mb: highest(self.before.peak_rss_mb, peak_rss_mb()),
             curve: self.curve.clone(),

@@ -21,7 +21,7 @@ use crate::pipeline::{
     Chain, Clock, Open, Session, Setup, is_all_committed, repository, run_chain,
 };
 use crate::progress::{bytes, duration};
-use crate::queue::{Queue, Took, locked};
+use crate::queue::{Queue, locked};
 use crate::{inputs, interrupt, logging, output};
 
 /// Batches that the estimate before a run is made from.
@@ -161,10 +161,10 @@ fn run_chains(
         .zip(chains)
         .filter(|(_, (chain, methods))| !is_all_committed(*chain, methods, summary))
         .collect();
-    // One keeps the CPU busy; a GPU has time for others while one is on the CPU.
-    let usual = if session.computer.is_gpu() { 8 } else { 1 };
+    // One keeps the CPU busy; a GPU has time for others while one waits for its host.
+    let usual = if session.computer.is_gpu() { 4 } else { 1 };
     let workers = pace.workers.map_or(usual, usize::from).min(left.len());
-    let queue = Queue::new(&left, deadline, session.trainings.at_once());
+    let queue = Queue::new(&left, deadline);
     let clock = Clock::start(workers, summary.at_once);
     let is_clocked = workers > 1 || summary.at_once.is_some();
     let summary = Mutex::new(summary);
@@ -182,15 +182,8 @@ fn run_chains(
             let show = |summary: &Summary| live.show(number, *chain, summary);
             show(&locked(&summary));
             let begun = Instant::now();
-            session.trainings.take_times();
-            let done = run_chain(session, &clean, (*chain, methods), &summary, &show);
-            let took = Took {
-                time: begun.elapsed(),
-                turns: session.trainings.take_times(),
-            };
-            queue.ended(number, done.is_ok().then_some(took));
-            match done {
-                Ok(()) => {}
+            match run_chain(session, &clean, (*chain, methods), &summary, &show) {
+                Ok(()) => queue.done_after(begun.elapsed()),
                 // The others of a sweep may still be done.
                 Err(error) if chains.len() > 1 && !error.is::<interrupt::Interrupted>() => {
                     tracing::error!("trigger {}, seed {}: {error:#}", chain.trigger, chain.seed);
@@ -228,8 +221,7 @@ struct Outcome {
     out_of_time: bool,
 }
 
-/// Runs `work` in so many workers. They share the threads out among themselves: the small matrices
-/// of MESA's perceptrons keep one thread busy, not many.
+/// Runs `work` in so many workers, which share the threads out among themselves.
 fn each_on_threads_of_its_own(
     session: &Session,
     workers: usize,

@@ -119,7 +119,6 @@ fn attack(
             let trained = (images.len() * config.training.epochs) as u64;
             let trigger = chain.trigger.trigger()?;
             let network = session.clean_network(clean)?;
-            let turn = watch.wait(|| session.trainings.take());
             let network = stages::attack(
                 session.processor(),
                 network,
@@ -129,7 +128,6 @@ fn attack(
                 chain.seed,
                 watch,
             )?;
-            drop(turn);
             let work = session.evaluate(chain, &network)?;
             let made_by = [
                 ("trigger", chain.trigger.to_string()),
@@ -263,7 +261,6 @@ impl<'a> Running<'a> {
         let (images, backdoored) = (&session.defense_images, self.backdoored()?);
         let training = session.config.defense_training(method);
         let trained = (images.images().len() * training.epochs) as u64;
-        let turn = watch.wait(|| session.trainings.take());
         let network = match source {
             None => stages::fine_tune(
                 session.processor(),
@@ -286,7 +283,6 @@ impl<'a> Running<'a> {
                 )?
             }
         };
-        drop(turn);
         let work = session.evaluate(self.chain, &network)?;
         if session.config.output.keep_repaired {
             let made_by = [

@@ -18,12 +18,7 @@ use crate::args::SaveEvery;
 use crate::computer::Computer;
 use crate::config::ExperimentConfig;
 use crate::ledger::{Finished, Ledger, Work};
-use crate::queue::Turns;
 use crate::{inputs, seen, stages};
-
-/// Trainings that go on at once: on a GPU two, on a CPU as many as there may be workers.
-const TRAININGS_ON_GPU: usize = 2;
-const TRAININGS_ON_CPU: usize = 64;
 
 /// What all steps of a run share. Clones share the data and what they have seen.
 #[derive(Clone)]
@@ -40,8 +35,6 @@ pub(crate) struct Session {
     /// The steps of committed rows that count as this run's.
     pub(crate) committed_steps: Vec<Steps>,
     pub(crate) computer: Computer,
-    /// Turns at training a network.
-    pub(crate) trainings: Turns,
     /// Where several networks are worked on at once, since when.
     pub(crate) clock: Option<Clock>,
 }
@@ -155,11 +148,6 @@ impl Session {
             clean,
             steps,
             committed_steps,
-            trainings: Turns::new(if computer.is_gpu() {
-                TRAININGS_ON_GPU
-            } else {
-                TRAININGS_ON_CPU
-            }),
             computer,
             clock: None,
         })
@@ -170,7 +158,6 @@ impl Session {
         let mut session = Self {
             clock: Some(clock),
             computer: self.computer.for_another_thread()?,
-            trainings: self.trainings.for_another_thread(),
             ..self.clone()
         };
         session.ledger.threads = threads;
