@@ -179,10 +179,13 @@ fn run_chains(
                     chain.seed
                 );
             }
-            let show = |summary: &Summary| live.show(number, *chain, summary);
+            live.begin(number, *chain);
+            let show = |summary: &Summary| live.show(summary);
             show(&locked(&summary));
             let begun = Instant::now();
-            match run_chain(session, &clean, (*chain, methods), &summary, &show) {
+            let done = run_chain(session, &clean, (*chain, methods), &summary, &show);
+            live.end(number);
+            match done {
                 Ok(()) => queue.done_after(begun.elapsed()),
                 // The others of a sweep may still be done.
                 Err(error) if chains.len() > 1 && !error.is::<interrupt::Interrupted>() => {
