@@ -5,7 +5,7 @@ use candle::backprop::GradStore;
 
 use crate::mlp::Generated;
 use crate::{
-    Adam, AdamConfig, Error, Generator, NamedTensors, PairScores, Processor, Result, Seeds,
+    Adam, AdamConfig, Error, Generator, NamedTensors, PairScores, Processor, Result,
     StatisticsNetwork,
 };
 
@@ -164,12 +164,7 @@ impl GeneratorTrainer {
         match self.0 {
             GeneratorOn::Cpu { generator, .. } => Ok(generator),
             #[cfg(feature = "cuda")]
-            GeneratorOn::Cuda(generator) => {
-                let mut rng = Seeds::new(0, "copy").start();
-                let mut copy = Generator::new(&mut rng, generator.config())?;
-                copy.load_state(&generator.state()?[0])?;
-                Ok(copy)
-            }
+            GeneratorOn::Cuda(generator) => generator.to_host(),
         }
     }
 }

@@ -347,10 +347,6 @@ impl CudaGenerator {
         })
     }
 
-    pub(crate) fn config(&self) -> PerceptronConfig {
-        self.config
-    }
-
     pub(crate) fn forward(&mut self, noise: &Tensor) -> Result<Tensor> {
         self.generate(GeneratorPass::Evaluate, noise)
     }
@@ -472,10 +468,20 @@ impl CudaGenerator {
         Ok([state, self.learned.adam_state()?])
     }
 
-    pub(crate) fn load_state(&mut self, [of_generator, of_adam]: [&NamedTensors; 2]) -> Result<()> {
+    /// A copy on the CPU.
+    pub(crate) fn to_host(&self) -> Result<Generator> {
+        self.of_state(&self.state()?[0])
+    }
+
+    fn of_state(&self, state: &NamedTensors) -> Result<Generator> {
         let mut rng = Seeds::new(0, "load").start();
         let mut generator = Generator::new(&mut rng, self.config)?;
-        generator.load_state(of_generator)?;
+        generator.load_state(state)?;
+        Ok(generator)
+    }
+
+    pub(crate) fn load_state(&mut self, [of_generator, of_adam]: [&NamedTensors; 2]) -> Result<()> {
+        let generator = self.of_state(of_generator)?;
         let mut adam = Adam::new(generator.parameters(), self.learned.adam)?;
         adam.load_state(of_adam)?;
         *self = Self::new(&self.learned.device, &generator, &adam)?;

@@ -1,6 +1,8 @@
 //! Which sizes are measured.
 
+use mesa::EntropyConfig;
 use mesa_kernels::ConvShape;
+use mesa_models::PerceptronConfig;
 
 /// A convolution of a ResNet-18 for 32×32 images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +123,10 @@ pub(super) struct Sizes {
     pub(super) batch_size: usize,
     /// Of evaluation, larger since nothing goes back.
     pub(super) evaluation_batch: usize,
+    /// Of MESA's perceptrons.
+    pub(super) perceptrons: PerceptronConfig,
+    /// Pairs of noise and trigger in a step of the measurement of entropy.
+    pub(super) pairs: usize,
     pub(super) large: Vec<Large>,
     /// Values of a copied buffer, 4 bytes each.
     pub(super) copied: usize,
@@ -146,6 +152,8 @@ impl Sizes {
             width: 64,
             batch_size: 128,
             evaluation_batch: 1000,
+            perceptrons: PerceptronConfig::paper(),
+            pairs: EntropyConfig::standard().batch_size,
             large: vec![large(4096, 1, 8), large(1024, 3, 16), large(512, 3, 32)],
             copied: 1 << 28,
             rounds: 5,
@@ -161,6 +169,12 @@ impl Sizes {
             width: 8,
             batch_size: 2,
             evaluation_batch: 3,
+            perceptrons: PerceptronConfig {
+                noise_dim: 8,
+                network_width: 16,
+                trigger_shape: [3, 2, 2],
+            },
+            pairs: 4,
             large: vec![Large {
                 channels: 16,
                 kernel: 1,

@@ -1,7 +1,7 @@
 //! Whole steps: training, evaluation, gradients of triggers, and those of MESA's perceptrons.
 
 use anyhow::Result;
-use mesa::{EntropyConfig, mutual_information};
+use mesa::mutual_information;
 use mesa_kernels::cuda::{
     CudaDevice, DeviceImages, DevicePlans, DeviceTriggers, ImagePlan, PlanLimits, Precision, Stamp,
     TargetGradient, noise,
@@ -182,15 +182,15 @@ pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
         precision: Precision::F32,
         deterministic: true,
     };
-    let pairs = EntropyConfig::standard().batch_size;
+    let (sizes, pairs) = (timer.sizes().perceptrons, timer.sizes().pairs);
     for (of_it, once) in [
         (
             row(PERCEPTRONS, settings, batch, 0.0),
-            iteration(&device, settings, batch),
+            iteration(&device, settings, (sizes, batch)),
         ),
         (
             row(ENTROPY, settings, pairs, 0.0),
-            entropy(&device, settings, pairs),
+            entropy(&device, settings, (sizes, pairs)),
         ),
     ] {
         add((&mut works, &mut rows), once, of_it);
@@ -206,9 +206,8 @@ pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
 fn iteration(
     device: &CudaDevice,
     settings: CudaSettings,
-    batch: usize,
+    (sizes, batch): (PerceptronConfig, usize),
 ) -> Result<Box<dyn FnMut() -> Result<()>>> {
-    let sizes = PerceptronConfig::paper();
     let (mut generator, mut statistics) = perceptrons(device, settings, sizes)?;
     let mut rng = Seeds::new(1, "gpu").start();
     let mut noise = move || uniform_noise(&mut rng, batch, sizes.noise_dim);
@@ -231,9 +230,8 @@ fn iteration(
 fn entropy(
     device: &CudaDevice,
     settings: CudaSettings,
-    pairs: usize,
+    (sizes, pairs): (PerceptronConfig, usize),
 ) -> Result<Box<dyn FnMut() -> Result<()>>> {
-    let sizes = PerceptronConfig::paper();
     let (mut generator, mut statistics) = perceptrons(device, settings, sizes)?;
     let mut rng = Seeds::new(2, "gpu").start();
     let mut noise = move || uniform_noise(&mut rng, pairs, sizes.noise_dim);
