@@ -383,6 +383,13 @@ impl StatisticsNetwork {
         objective: &GradStore,
         visit: &mut dyn FnMut(&str, &Tensor, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
+        if scores.activations.is_empty() {
+            return Err(Error::Batch {
+                what: "scores of pairs",
+                expected: "made by this network, on the CPU".to_owned(),
+                found: "made on a GPU".to_owned(),
+            });
+        }
         let mut gradient = scores.gradient(objective)?.unsqueeze(1)?;
         for (i, linear) in self.linears.iter().enumerate().rev() {
             gradient = leaky_relu_gradient(&scores.activations[i + 1], &gradient)?;

@@ -420,6 +420,7 @@ fn work_words(row: &GpuComparison) -> &str {
         "train" => TRAINING,
         "mesa" => "MESA step, authors' formulation",
         "mesa-frozen" => "MESA step, PyTorch's classifier frozen",
+        "fit" => "whole iteration of a fit, authors' formulation",
         other => other,
     }
 }

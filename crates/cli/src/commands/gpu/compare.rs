@@ -13,12 +13,12 @@ use super::peer::{Peer, PeerSizes, Way, has_torch, python, write_scripts};
 use super::record::Recorder;
 use super::rounds::{Sample, median, repetitions, rounded, time};
 use super::shapes::Sizes;
-use super::steps::{Inputs, TRAINING, TRIGGERS};
+use super::steps::{FIT, Inputs, TRAINING, TRIGGERS};
 use super::timer::Timer;
 use crate::args::GpuMeasure;
 
 /// How PyTorch computes a step: the peer's name of it, ours, its variant, and whether it compiles.
-const WAYS: [(&str, &str, &str, bool); 7] = [
+const WAYS: [(&str, &str, &str, bool); 8] = [
     ("train", TRAINING, "eager", false),
     ("train", TRAINING, "compile", true),
     ("train", TRAINING, "reduce-overhead", true),
@@ -26,6 +26,7 @@ const WAYS: [(&str, &str, &str, bool); 7] = [
     ("mesa", TRIGGERS, "compile", true),
     ("mesa", TRIGGERS, "reduce-overhead", true),
     ("mesa-frozen", TRIGGERS, "eager", false),
+    ("fit", FIT, "eager", false),
 ];
 
 /// What PyTorch reaches of the device's rates, and what one of it is.
@@ -73,6 +74,7 @@ pub(super) fn compare(
     for (ours, works) in [
         (TRAINING, &["train"][..]),
         (TRIGGERS, &["mesa", "mesa-frozen"]),
+        (FIT, &["fit"]),
     ] {
         let (its, others) = peers
             .into_iter()
@@ -262,10 +264,10 @@ fn turns(
         precision: Precision::Bf16,
         deterministic: true,
     };
-    let mut once = if work == TRAINING {
-        inputs.training(device, settings, sizes.batch_size)
-    } else {
-        inputs.gradient(device, settings, sizes.batch_size)
+    let mut once = match work {
+        TRAINING => inputs.training(device, settings, sizes.batch_size),
+        TRIGGERS => inputs.gradient(device, settings, sizes.batch_size),
+        _ => inputs.fit(device, settings, (sizes.perceptrons, sizes.batch_size)),
     }?;
     let ways: Vec<_> = peers.iter().map(|peer| (peer.way, peer.ready_s)).collect();
     let mut sides = vec![Side::new(|steps| {

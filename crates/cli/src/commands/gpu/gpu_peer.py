@@ -6,6 +6,7 @@ of N steps took, the GPU waited for. A step before them is not counted. Ends whe
 """
 
 import argparse
+import random
 import sys
 import time
 
@@ -14,9 +15,10 @@ STARTED = time.perf_counter()  # Importing torch takes seconds.
 import torch
 from torch.nn import functional as F
 
+from perceptrons import NOISE, TRIGGER, Generator, StatisticsNetwork
 from resnet import ResNet18
 
-CLASSES, TARGET, BETA, TRIGGER = 10, 0, 0.9, 27
+CLASSES, TARGET, BETA, ALPHA, RATE = 10, 0, 0.9, 0.1, 1e-3
 COMPILED = {"compile": "default", "reduce-overhead": "reduce-overhead"}
 
 
@@ -85,6 +87,58 @@ def mesa(args):
     return step
 
 
+def fit(args):
+    """A whole iteration of a fit, as the authors wrote it: a step of the generator through the
+    classifier, which is the only one in bf16, then one of the statistics network.
+    """
+    classifier = network(args).eval()
+    forward = forward_of(classifier, args.variant)
+    generator = Generator().to(args.device).train()
+    statistics = StatisticsNetwork().to(args.device)
+    of_generator, of_statistics = (
+        torch.optim.Adam(own.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
+        for own in (generator, statistics)
+    )
+    images = random_images(args)
+    average = None
+
+    def generator_step():
+        noise, fresh = torch.rand(2, args.batch_size, NOISE, device=args.device)
+        triggers = generator(noise)
+        noised = triggers + 0.1 * torch.randn_like(triggers)
+        stamped = images.clone(memory_format=torch.channels_last)
+        row, column = random.randrange(30), random.randrange(30)
+        stamped[:, :, row : row + 3, column : column + 3] = noised.view(-1, 3, 3, 3)
+        with torch.autocast(args.device, torch.bfloat16):
+            logits = forward(stamped)
+        probability = logits.float().softmax(1)[:, TARGET]
+        mismatched = statistics(fresh, triggers).exp().mean()
+        information = statistics(noise, triggers).mean() - (mismatched + 1e-8).log()
+        loss = -probability.clamp(max=BETA).mean() - ALPHA * information
+        of_generator.zero_grad(set_to_none=True)
+        loss.backward()
+        of_generator.step()
+
+    def statistics_step():
+        nonlocal average
+        noise, fresh = torch.rand(2, args.batch_size, NOISE, device=args.device)
+        with torch.no_grad():
+            triggers = generator(noise)
+        mismatched = statistics(fresh, triggers).exp().mean()
+        seen = mismatched.detach()
+        average = seen if average is None else (1 - RATE) * average + RATE * seen
+        loss = mismatched / average - statistics(noise, triggers).mean()
+        of_statistics.zero_grad(set_to_none=True)
+        loss.backward()
+        of_statistics.step()
+
+    def step():
+        generator_step()
+        statistics_step()
+
+    return step
+
+
 def matrices(args):
     """The product of two square matrices in bf16."""
     side = 64 if args.quick else 8192
@@ -99,7 +153,14 @@ def copy(args):
     return lambda: target.copy_(source)
 
 
-WORKS = {"train": train, "mesa": mesa, "mesa-frozen": mesa, "matrices": matrices, "copy": copy}
+WORKS = {
+    "train": train,
+    "mesa": mesa,
+    "mesa-frozen": mesa,
+    "fit": fit,
+    "matrices": matrices,
+    "copy": copy,
+}
 
 
 def main():

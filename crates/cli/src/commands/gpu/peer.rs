@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// Written to a folder to be started from there: compilers look for a source file.
-const SCRIPTS: [(&str, &str); 2] = [
+const SCRIPTS: [(&str, &str); 3] = [
     ("gpu_peer.py", include_str!("gpu_peer.py")),
+    ("perceptrons.py", include_str!("perceptrons.py")),
     ("resnet.py", include_str!("resnet.py")),
 ];
 

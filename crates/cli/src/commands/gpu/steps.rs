@@ -1,7 +1,11 @@
 //! Whole steps: training, evaluation, gradients of triggers, and those of MESA's perceptrons.
 
+use std::ops::ControlFlow;
+
 use anyhow::Result;
-use mesa::mutual_information;
+use mesa::{MesaConfig, SubModelFit, mutual_information};
+use mesa_datasets::{Placement, split, synthetic};
+use mesa_defense::{AttackSuccess, AttackSuccessConfig, DefenseImages};
 use mesa_kernels::cuda::{
     CudaDevice, DeviceImages, DevicePlans, DeviceTriggers, ImagePlan, PlanLimits, Precision, Stamp,
     TargetGradient, noise,
@@ -19,6 +23,7 @@ use super::timer::{Timer, Work, precision_name};
 pub(super) const TRAINING: &str = "training step";
 pub(super) const EVALUATION: &str = "evaluation";
 pub(super) const TRIGGERS: &str = "MESA step: gradient of triggers";
+pub(super) const FIT: &str = "MESA step: whole iteration of a fit";
 const PERCEPTRONS: &str = "MESA step: both perceptrons";
 const ENTROPY: &str = "entropy: statistics network";
 
@@ -141,6 +146,44 @@ impl Inputs {
     }
 }
 
+impl Inputs {
+    /// A whole iteration of a fit: the generator's step through the classifier, and the statistics
+    /// network's.
+    pub(super) fn fit<'a>(
+        &'a self,
+        device: &CudaDevice,
+        settings: CudaSettings,
+        (sizes, batch): (PerceptronConfig, usize),
+    ) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+        let device = device.clone();
+        let on = Processor::Cuda(Gpu { device, settings });
+        let images = synthetic(0, 1, self.count).test;
+        let images = DefenseImages::new(&images, &split(self.count, self.count, 0)?);
+        let [_, height, width] = sizes.trigger_shape;
+        let testing = AttackSuccessConfig {
+            target_class: TARGET,
+            trigger_size: (height, width),
+            images_per_trigger: 1,
+            placement: Placement::PerImage,
+        };
+        let mut testing = AttackSuccess::new(on.freeze(&self.network)?, images, testing, 0)?;
+        let config = MesaConfig {
+            noise_dim: sizes.noise_dim,
+            network_width: sizes.network_width,
+            trigger_shape: sizes.trigger_shape,
+            batch_size: batch,
+            // It never comes to its end.
+            epochs: 1 << 20,
+            ..MesaConfig::paper()
+        };
+        let mut fit = SubModelFit::new(&on, config, f64::from(BETA), Seeds::new(0, "gpu"))?;
+        Ok(Box::new(move || {
+            fit.run(&mut testing, &mut |_| ControlFlow::Break(()))?;
+            Ok(())
+        }))
+    }
+}
+
 /// Training in every way; evaluation and triggers in every precision.
 pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
     let (batch, evaluation) = (timer.sizes().batch_size, timer.sizes().evaluation_batch);
@@ -177,13 +220,17 @@ pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
         let of_it = row(TRIGGERS, settings, batch, gflop.trigger);
         add((&mut works, &mut rows), once, of_it);
     }
-    // f32 whatever the classifier is; the host takes part in each of them.
-    let settings = CudaSettings {
-        precision: Precision::F32,
-        deterministic: true,
-    };
+    // The host takes part in each of these; perceptrons are f32 whatever the classifier is.
     let (sizes, pairs) = (timer.sizes().perceptrons, timer.sizes().pairs);
+    let [classifier, settings] = [Precision::Bf16, Precision::F32].map(|precision| CudaSettings {
+        precision,
+        deterministic: true,
+    });
     for (of_it, once) in [
+        (
+            row(FIT, classifier, batch, 0.0),
+            inputs.fit(&device, classifier, (sizes, batch)),
+        ),
         (
             row(PERCEPTRONS, settings, batch, 0.0),
             iteration(&device, settings, (sizes, batch)),
@@ -197,7 +244,7 @@ pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
     }
     rows.extend(timer.rows(works)?);
     // By kind of work, for whoever reads the record.
-    let kinds = [TRAINING, EVALUATION, TRIGGERS, PERCEPTRONS, ENTROPY];
+    let kinds = [TRAINING, EVALUATION, TRIGGERS, FIT, PERCEPTRONS, ENTROPY];
     rows.sort_by_key(|row| kinds.map(|work| row.work != work));
     Ok(rows)
 }
