@@ -1,7 +1,9 @@
 //! What changes when one thing about the attack or the defense does: variations of a preset beside
 //! the preset itself.
 
-use mesa_record::{Difference, Summary};
+use std::collections::BTreeSet;
+
+use mesa_record::{Difference, Row, Summary};
 
 use crate::{
     Table,
@@ -19,7 +21,7 @@ const METHODS: [&str; 5] = [
 ];
 
 /// A row for each run whose preset is another's variation (`cpu-corner` of `cpu`), below those of
-/// the preset; `None` where there is none.
+/// the preset on the same networks; `None` where there is none.
 pub(crate) fn table(runs: &[&Summary]) -> Option<Table> {
     let mut columns = vec!["preset", "changed", "networks"];
     let headings = METHODS.map(|method| format!("{method}\nASR % (worst)"));
@@ -35,12 +37,25 @@ pub(crate) fn table(runs: &[&Summary]) -> Option<Table> {
         if varied.is_empty() {
             continue;
         }
-        table.rows.extend(rows(base, ""));
+        table
+            .rows
+            .extend(rows(&of_the_same_networks(base, &varied), ""));
         for run in varied {
             table.rows.extend(rows(run, &changes(run, base)));
         }
     }
     (!table.rows.is_empty()).then(|| table.without_blank_columns())
+}
+
+/// What a run says of the networks that its variations have, so that like is compared with like: a trigger
+/// that is hard to remove is so in all of them.
+fn of_the_same_networks(base: &Summary, varied: &[&Summary]) -> Summary {
+    let network = |row: &Row| (row.trigger.clone(), row.seed);
+    let theirs = varied.iter().flat_map(|run| &run.rows).map(network);
+    let theirs: BTreeSet<_> = theirs.collect();
+    let mut same = base.clone();
+    same.rows.retain(|row| theirs.contains(&network(row)));
+    same
 }
 
 /// Whether a run is a variation of another.
@@ -129,6 +144,22 @@ mod tests {
             table.rows[1][1],
             "backdoor.training.epochs: 2 → 3; backdoor.placement: per-image → corner"
         );
+    }
+
+    #[test]
+    fn a_preset_is_shown_on_its_variations_networks() {
+        let mut corner = named("cpu-corner");
+        corner.differences[0].here = "3".into();
+        let mut base = named("cpu");
+        let mut others = base.rows.clone();
+        for row in &mut others {
+            (row.seed, row.asr) = (7, 1.0);
+        }
+        let alone = table(&[&base, &corner]);
+        base.rows.extend(others);
+        assert_eq!(table(&[&base, &corner]), alone);
+        corner.rows = base.rows.clone();
+        assert_ne!(table(&[&base, &corner]), alone);
     }
 
     #[test]
