@@ -33,6 +33,8 @@ mod error;
 mod files;
 mod format;
 mod gpu;
+mod gpu_bars;
+mod gpu_measured;
 mod html;
 mod live;
 #[cfg(test)]
