@@ -80,7 +80,7 @@ fn figure_path(name: &str, picture: &str) -> String {
 }
 
 /// The network and the ASR of its trigger.
-fn network_words(distribution: &Distribution) -> String {
+pub(crate) fn network_words(distribution: &Distribution) -> String {
     format!(
         "{} on {}: trigger {}, seed {}; ASR of the true trigger {} %",
         distribution.preset,

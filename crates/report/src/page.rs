@@ -71,7 +71,11 @@ impl Contents {
         match (self.runs.first(), self.detections.first()) {
             (Some(run), _) => verdict(&run.summary),
             (None, Some(found)) => detection::headline(&found.record),
-            (None, None) => "Nothing has been measured yet.".to_owned(),
+            (None, None) => match &self.distributions[..] {
+                [] => "Nothing has been measured yet.".to_owned(),
+                [found] => format!("{}.", distribution::network_words(&found.record)),
+                all => format!("Samples of the sub-models of {} networks.", all.len()),
+            },
         }
     }
 

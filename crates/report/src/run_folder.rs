@@ -12,9 +12,10 @@ use crate::page::{Contents, Recorded, markdown, report_page};
 use crate::runs::Run;
 use crate::{Error, PatchOf, Result};
 
-/// The report of the run in `folder`, of `mesa run`, `mesa detect` or both: a page (`report.html`,
-/// or `output`), its tables as `results.md`, its rows as `results.csv`. What some networks of a
-/// half-finished sweep have and others do not have yet is said, and which steps have begun.
+/// The report of the run in `folder`, of `mesa run`, `mesa detect`, `mesa distributions` or several: a
+/// page (`report.html`, or `output`), its tables as `results.md`, the rows of its first kind of record
+/// as `results.csv`. What some networks of a half-finished sweep have and others do not have yet is
+/// said, and which steps have begun.
 ///
 /// # Errors
 ///
@@ -45,17 +46,14 @@ pub fn run_files(
     let rows = match (contents.runs.first(), contents.detections.first()) {
         (Some(run), _) => csv(&run.summary),
         (None, Some(found)) => detection_csv(&found.record),
-        (None, None) => String::new(),
+        (None, None) => distributions_csv(&contents.distributions),
     };
     let file = |path: PathBuf, text: String| GeneratedFile { path, text };
-    let mut files = vec![
+    Ok(vec![
         file(page, report_page(&contents, patch_of)),
         file(folder.join("results.md"), markdown(&contents)),
-    ];
-    if !rows.is_empty() {
-        files.push(file(folder.join("results.csv"), rows));
-    }
-    Ok(files)
+        file(folder.join("results.csv"), rows),
+    ])
 }
 
 fn run_contents(folder: &Path, page_folder: &Path) -> Result<Contents> {
@@ -86,14 +84,23 @@ fn run_contents(folder: &Path, page_folder: &Path) -> Result<Contents> {
     }
     for path in below(folder, "distribution.json")? {
         let record: Distribution = read_json(&path)?;
-        if contents.title.is_empty() {
-            contents.title = format!("MESA: distributions of trigger {}", record.trigger);
-        }
         contents.distributions.push(Recorded {
             name: record.trigger.to_string(),
             link: link(&path),
             record,
         });
+    }
+    if contents.title.is_empty() && !contents.distributions.is_empty() {
+        let found = contents.distributions.iter();
+        let mut names: Vec<String> = found
+            .map(|found| found.record.trigger.to_string())
+            .collect();
+        names.dedup();
+        let plural = if names.len() == 1 { "" } else { "s" };
+        contents.title = format!(
+            "MESA: distributions of trigger{plural} {}",
+            names.join(", ")
+        );
     }
     if contents.title.is_empty() {
         return Err(Error::NothingMeasured {
@@ -154,6 +161,38 @@ fn detection_csv(detection: &Detection) -> String {
             index.unwrap_or_default(),
             class.attacked
         );
+    }
+    text
+}
+
+/// A row for each sub-model of each network, in fractions; where the samples lie is in the records.
+fn distributions_csv(distributions: &[Recorded<Distribution>]) -> String {
+    let mut text =
+        "preset,data,device,trigger,seed,true_trigger_asr,beta,alpha,samples,sample_asr,\
+        in_level_set,entropy_nats,entropy_se,entropy_upper_bound,sample_std\n"
+            .to_owned();
+    for Recorded { record, .. } in distributions {
+        for panel in &record.panels {
+            let _ = writeln!(
+                text,
+                "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+                quoted(&record.preset),
+                quoted(&record.data),
+                quoted(&record.device),
+                quoted(&record.trigger.to_string()),
+                record.seed,
+                record.true_trigger_asr,
+                panel.beta,
+                panel.alpha,
+                panel.samples.len(),
+                panel.sample_asr,
+                panel.in_level_set,
+                panel.entropy_nats,
+                panel.entropy_se,
+                panel.entropy_upper_bound,
+                panel.sample_std
+            );
+        }
     }
     text
 }
@@ -269,6 +308,36 @@ mod tests {
                 .text
                 .contains("made-up.safetensors,0,rings & dots,0.021")
         );
+    }
+
+    #[test]
+    fn distributions_alone_have_rows_and_a_first_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        write_json(&path("a/distribution.json"), &made_up::distribution()).unwrap();
+        let files = files_of(&folder);
+        check_page(&files[0].text);
+        for file in &files[..2] {
+            assert!(!file.text.contains("Nothing has been measured"));
+            assert!(file.text.contains("made-up on CIFAR-10: trigger 170"));
+        }
+        assert!(files[2].path.ends_with("results.csv"));
+        let rows: Vec<&str> = files[2].text.lines().collect();
+        assert_eq!(rows.len(), 1 + 4, "{rows:?}");
+        let columns = |row: &str| row.split(',').count();
+        assert!(rows.iter().all(|row| columns(row) == columns(rows[0])));
+        assert_eq!(
+            rows[3],
+            "made-up,cifar10,cpu,170,0,0.963,0.9,10,3,0.931,0.875,3.456,0.021,-18.25,0.21"
+        );
+
+        let mut other = made_up::distribution();
+        other.trigger = "16".into();
+        write_json(&path("b/distribution.json"), &other).unwrap();
+        let files = files_of(&folder);
+        assert!(files[0].text.contains("sub-models of 2 networks"));
+        assert!(files[0].text.contains("distributions of triggers 170, 16"));
+        assert_eq!(files[2].text.lines().count(), 1 + 8);
     }
 
     #[test]
