@@ -241,6 +241,21 @@ mod tests {
     }
 
     #[test]
+    fn detections_without_a_run_are_counted() {
+        let root = repository(&[]);
+        for (name, attacked) in [("bad", true), ("good", false)] {
+            let path = root.path().join("docs/records").join(name);
+            let found = made_up::detection(attacked);
+            mesa_record::write_json(&path.join("detection.json"), &found).unwrap();
+        }
+        let files = files_of(&root);
+        let page = text(&files, "report.html");
+        assert!(page.contains("Backdoors found in 1 of 2 networks."));
+        // Both networks' classes, not one network's chart.
+        assert_eq!(page.matches("<svg").count(), 1);
+    }
+
+    #[test]
     fn nothing_committed_is_said() {
         let root = repository(&[]);
         let files = files_of(&root);

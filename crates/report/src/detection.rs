@@ -202,18 +202,65 @@ pub(crate) fn networks_table(detections: &[(String, &Detection)]) -> Table {
 
 /// What a reader of that table has to know.
 pub(crate) fn notes(detections: &[(String, &Detection)]) -> Vec<String> {
-    let Some((_, found)) = detections.first() else {
+    if detections.is_empty() {
         return Vec::new();
-    };
-    vec![
-        rule_words(found),
-        format!(
-            "seed {}; β = {}; {}",
-            found.seed,
-            found.beta,
-            hardware_words(&found.device, "", found.threads, &found.processor)
-        ),
-    ]
+    }
+    let hardware =
+        |found: &Detection| hardware_words(&found.device, "", found.threads, &found.processor);
+    let settings = [
+        by_network(detections, |found| format!("seed {}", found.seed)),
+        by_network(detections, |found| format!("β = {}", found.beta)),
+        by_network(detections, hardware),
+    ];
+    let mut notes = by_network(detections, rule_words);
+    // What differs has a note of its own, so that it is plain where it ends.
+    let (shared, differing): (Vec<_>, Vec<_>) =
+        settings.into_iter().partition(|words| words.len() == 1);
+    let lines = [vec![shared.concat()], differing].concat();
+    let lines = lines.iter().filter(|words| !words.is_empty());
+    notes.extend(lines.map(|words| words.join("; ")));
+    notes
+}
+
+/// What is said of every network: once where it is the same of all, else with the networks of
+/// which it is said, what most have last.
+fn by_network(
+    detections: &[(String, &Detection)],
+    words: impl Fn(&Detection) -> String,
+) -> Vec<String> {
+    let mut said: Vec<(String, Vec<&str>)> = Vec::new();
+    for (name, found) in detections {
+        let words = words(found);
+        match said.iter_mut().find(|(known, _)| *known == words) {
+            Some((_, names)) => names.push(name),
+            None => said.push((words, vec![name])),
+        }
+    }
+    if said.len() > 1 {
+        said.sort_by_key(|(_, names)| names.len());
+        let last = said.len() - 1;
+        for (index, (words, names)) in said.iter_mut().enumerate() {
+            let whose = if index == last && names.len() > 1 {
+                "the others".to_owned()
+            } else {
+                names.join(", ")
+            };
+            *words = format!("for {whose}: {words}");
+        }
+    }
+    said.into_iter().map(|(words, _)| words).collect()
+}
+
+/// The thresholds of every rule that was followed, ASR and index.
+pub(crate) fn rules(detections: &[(String, &Detection)]) -> Vec<(f64, f64)> {
+    let mut rules = Vec::new();
+    for (_, found) in detections {
+        let rule = (found.rule_sample_asr, found.rule_anomaly_index);
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    rules
 }
 
 const MARGIN: usize = 16;
@@ -307,6 +354,41 @@ mod tests {
         for expected in ["1 (stripes)", "94.3", "6.2", "2.1", "-0.4", "backdoor"] {
             assert!(row.contains(expected), "{row}");
         }
+    }
+
+    #[test]
+    fn notes_hold_for_every_network() {
+        let mut found: Vec<Detection> = vec![made_up(true); 4];
+        let of = |found: &[Detection]| {
+            let names = ["a", "b", "c", "d"].map(str::to_owned);
+            let networks: Vec<(String, &Detection)> = names.into_iter().zip(found).collect();
+            notes(&networks)
+        };
+        let [rule, settings] = &of(&found)[..] else {
+            panic!("one note on the rule, one on settings");
+        };
+        assert_eq!(*rule, rule_words(&found[0]));
+        assert_eq!(settings, "seed 0; β = 0.9; cpu, 2 threads, made-up");
+
+        // The first record is the one that differs.
+        found[0].seed = 1;
+        found[2].beta = 0.8;
+        found[3].beta = 0.5;
+        found[1].rule_sample_asr = 0.6;
+        let notes = of(&found);
+        for (note, [whose, least]) in notes.iter().zip([
+            ["for b: rule:", "60.0 %"],
+            ["for the others: rule:", "50.0 %"],
+        ]) {
+            assert!(note.starts_with(whose) && note.contains(least), "{note}");
+        }
+        let settings = [
+            "cpu, 2 threads, made-up",
+            "for a: seed 1; for the others: seed 0",
+            "for c: β = 0.8; for d: β = 0.5; for the others: β = 0.9",
+        ];
+        assert_eq!(notes[2..], settings);
+        assert_eq!(of(&found[..2])[3], "for a: seed 1; for b: seed 0");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use mesa_record::{ClassDetection, Detection};
 
+use crate::detection::rules;
 use crate::format::percent;
 use crate::svg::{Anchor, Canvas, Figure, GRID, INK, Point, cut};
 
@@ -17,16 +18,22 @@ const LOUD: &str = "#a3231c";
 
 /// Sample ASR and anomaly index of every class of every network; none without networks.
 pub(crate) fn detection_dots(detections: &[(String, &Detection)]) -> Option<Figure> {
-    let (_, first) = detections.first()?;
+    let rules: Vec<String> = rules(detections)
+        .into_iter()
+        .map(|(asr, index)| format!("{} % and {index}", percent(asr)))
+        .collect();
+    let rules = match &rules[..] {
+        [] => return None,
+        [rule] => format!("the rule ({rule})"),
+        several => format!("the rules ({}; a network has one)", several.join("; ")),
+    };
     let title = "Detection: every class of every network";
     let caption = format!(
         "A dot is a class: the ASR of its samples (above) and its anomaly index (below), for {} \
          networks. Red squares are classes that count as attacked, named beside them; the dashed \
-         lines are the thresholds of the rule ({} % and {}), and a class has to reach both. There is \
+         lines are the thresholds of {rules}, and a class has to reach both. There is \
          no ROC: the records do not hold which networks were attacked.",
         detections.len(),
-        percent(first.rule_sample_asr),
-        first.rule_anomaly_index
     );
     let svg = Dots::new(detections).drawn(detections, title);
     Some(Figure { svg, caption })
@@ -88,9 +95,9 @@ impl Dots {
             let at = (MARGIN + 8.0, top + PANEL / 2.0);
             self.canvas.upward_text(at, 13.0, Anchor::Middle, words);
         }
-        if let Some((_, first)) = detections.first() {
-            self.threshold(asr(first.rule_sample_asr));
-            self.threshold(index(first.rule_anomaly_index));
+        for (least_asr, least_index) in rules(detections) {
+            self.threshold(asr(least_asr));
+            self.threshold(index(least_index));
         }
         let bottom = tops[1] + PANEL;
         for (number, (name, detection)) in detections.iter().enumerate() {
@@ -181,5 +188,26 @@ mod tests {
         assert!(svg.contains("good: no class attacked, others at most 94.3 %"));
         assert!(caption.contains("no ROC"));
         assert!(detection_dots(&[]).is_none());
+    }
+
+    #[test]
+    fn every_rule_has_its_lines() {
+        let (one, mut other) = (made_up::detection(true), made_up::detection(false));
+        let drawn = |other: &Detection| {
+            let networks = [("bad".to_owned(), &one), ("good".to_owned(), other)];
+            let Figure { svg, caption } = detection_dots(&networks).unwrap();
+            (svg.matches("stroke-dasharray").count(), caption)
+        };
+        let (lines, caption) = drawn(&other);
+        assert_eq!(lines, 2);
+        assert!(
+            caption.contains("of the rule (50.0 % and 3.5), and"),
+            "{caption}"
+        );
+        other.rule_sample_asr = 0.6;
+        let (lines, caption) = drawn(&other);
+        assert_eq!(lines, 4);
+        let rules = "of the rules (50.0 % and 3.5; 60.0 % and 3.5; a network has one), and";
+        assert!(caption.contains(rules), "{caption}");
     }
 }

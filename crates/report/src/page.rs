@@ -68,23 +68,29 @@ impl Contents {
 
     /// The page's first sentence.
     fn verdict(&self) -> String {
-        match (self.runs.first(), self.detections.first()) {
+        match (self.runs.first(), &self.detections[..]) {
             (Some(run), _) => verdict(&run.summary),
-            (None, Some(found)) => detection::headline(&found.record),
-            (None, None) => match &self.distributions[..] {
+            (None, [found]) => detection::headline(&found.record),
+            (None, []) => match &self.distributions[..] {
                 [] => "Nothing has been measured yet.".to_owned(),
                 [found] => format!("{}.", distribution::network_words(&found.record)),
                 all => format!("Samples of the sub-models of {} networks.", all.len()),
             },
+            (None, all) => {
+                let is_accused =
+                    |found: &&Recorded<Detection>| found.record.verdict == Verdict::Backdoor;
+                let accused = all.iter().filter(is_accused).count();
+                format!("Backdoors found in {accused} of {} networks.", all.len())
+            }
         }
     }
 
     /// The figure that stands below it.
     fn main_figure(&self, patch_of: PatchOf) -> Option<Figure> {
-        match (self.runs.first(), self.detections.first()) {
+        match (self.runs.first(), &self.detections[..]) {
             (Some(run), _) => defense_figure(&run.summary, patch_of),
-            (None, Some(found)) => Some(chart(&found.record)),
-            (None, None) => None,
+            (None, [found]) => Some(chart(&found.record)),
+            (None, _) => None,
         }
     }
 }
