@@ -139,6 +139,8 @@ fn with_blocks(path: PathBuf, blocks: &[(&str, String)]) -> Result<GeneratedFile
 mod tests {
     use super::*;
     use crate::made_up;
+    use crate::page_checks::check_page;
+    use mesa_record::{Distribution, write_json};
 
     fn repository(summaries: &[(&str, Summary)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -158,7 +160,7 @@ mod tests {
                 .join("docs/records")
                 .join(place)
                 .join("summary.json");
-            mesa_record::write_json(&path, summary).unwrap();
+            write_json(&path, summary).unwrap();
         }
         root
     }
@@ -220,7 +222,7 @@ mod tests {
     fn a_committed_plan_is_part_of_the_results() {
         let root = repository(&[]);
         let path = root.path().join("docs/records/paper-plan/plan.json");
-        mesa_record::write_json(&path, &made_up::plan()).unwrap();
+        write_json(&path, &made_up::plan()).unwrap();
         let files = files_of(&root);
         let results = text(&files, "results.md");
         assert!(
@@ -234,10 +236,45 @@ mod tests {
     fn what_a_gpu_was_found_to_do_is_in_the_page_on_speed() {
         let root = repository(&[]);
         let path = root.path().join(crate::gpu::RECORD);
-        mesa_record::write_json(&path, &made_up::gpu()).unwrap();
+        write_json(&path, &made_up::gpu()).unwrap();
         let files = files_of(&root);
         let page = text(&files, "performance.md");
         assert!(page.contains("147 comparisons, all within"), "{page}");
+    }
+
+    #[test]
+    fn figures_of_one_kind_are_told_apart() {
+        let (one, mut two) = (made_up::sweep(), made_up::sweep());
+        two.engine_version += 1;
+        let root = repository(&[("one", one), ("two", two)]);
+        let records = root.path().join("docs/records");
+        for (name, seed) in [("first", 0), ("second", 1)] {
+            let found = Distribution {
+                seed,
+                ..made_up::distribution()
+            };
+            write_json(&records.join(name).join("distribution.json"), &found).unwrap();
+        }
+        let files = files_of(&root);
+        let page = text(&files, "report.html");
+        check_page(page);
+        for name in [
+            "Preset made-up on CIFAR-10, cpu, engine 2: ASR of",
+            "second, preset made-up: Samples for each β on principal components: trigger 170, seed 1",
+        ] {
+            assert!(page.contains(&format!("<title>{name}")), "{name}");
+            assert!(page.contains(&format!("\"figure: {name}")), "{name}");
+        }
+        assert!(text(&files, "results.md").contains("![second: Samples for each β on a t-SNE"));
+    }
+
+    #[test]
+    fn the_committed_page_is_whole() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let files = committed_files(&root, |_| None).unwrap();
+        let page = text(&files, "report.html");
+        assert!(page.matches("<svg").count() > 10);
+        check_page(page);
     }
 
     #[test]
@@ -246,7 +283,7 @@ mod tests {
         for (name, attacked) in [("bad", true), ("good", false)] {
             let path = root.path().join("docs/records").join(name);
             let found = made_up::detection(attacked);
-            mesa_record::write_json(&path.join("detection.json"), &found).unwrap();
+            write_json(&path.join("detection.json"), &found).unwrap();
         }
         let files = files_of(&root);
         let page = text(&files, "report.html");

@@ -56,11 +56,15 @@ pub fn distribution_pictures(distribution: &Distribution) -> Vec<(&'static str, 
         .into()
 }
 
-/// The same for a page, with captions.
-pub(crate) fn page_figures(distribution: &Distribution) -> Vec<Figure> {
-    let figure = |(_, plane, axis): (&str, Plane, Axis)| Figure {
-        svg: distribution_picture(distribution, plane, axis),
-        caption: format!("{}: {}.", axis.words(plane), plane.words(distribution)),
+/// The same for a page, with captions; `name` tells networks apart.
+pub(crate) fn page_figures(name: &str, distribution: &Distribution) -> Vec<Figure> {
+    let name = format!("{name}, preset {}", distribution.preset);
+    let figure = |(_, plane, axis): (&str, Plane, Axis)| {
+        let figure = Figure {
+            svg: distribution_picture(distribution, plane, axis),
+            caption: format!("{}: {}.", axis.words(plane), plane.words(distribution)),
+        };
+        figure.of(&name)
     };
     PICTURES.map(figure).into()
 }
@@ -157,7 +161,7 @@ pub(crate) fn section(distributions: &[(&str, &Distribution)]) -> String {
         );
         for (picture, plane, axis) in PICTURES {
             let (alt, path) = (axis.words(plane), figure_path(name, picture));
-            let _ = writeln!(text, "![{alt}](../{path})\n");
+            let _ = writeln!(text, "![{name}: {alt}](../{path})\n");
         }
         let _ = writeln!(
             text,

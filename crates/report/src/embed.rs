@@ -96,6 +96,12 @@ pub(crate) fn width(svg: &str) -> Option<usize> {
     after.split_once('"')?.0.parse().ok()
 }
 
+/// The title of a picture, escaped as it stands there.
+pub(crate) fn title(svg: &str) -> Option<&str> {
+    let (_, after) = svg.split_once("<title>")?;
+    Some(after.split_once("</title>")?.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

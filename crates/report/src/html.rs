@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::Table;
-use crate::embed::width;
+use crate::embed::{title, width};
 use crate::svg::Figure;
 
 /// The shares of its size to which a figure shrinks and grows at most, so that its words stay
@@ -94,9 +94,14 @@ pub(crate) fn figure_markup(figure: &Figure) -> Markup {
         let [least, most] = [SHARES.0, SHARES.1].map(|share| (width as f64 * share).round());
         format!("min-width:{least}px;max-width:{most}px")
     });
+    let label = title(&figure.svg).map_or_else(
+        || "figure".to_owned(),
+        // Escaped already, but for what ends an attribute.
+        |title| format!("figure: {}", title.replace('"', "&quot;")),
+    );
     html! {
         figure {
-            div.scroll role="group" tabindex="0" aria-label="figure" {
+            div.scroll role="group" tabindex="0" aria-label=(PreEscaped(label)) {
                 div.least style=[style] { (PreEscaped(figure.svg.trim())) }
             }
             figcaption { (figure.caption) }
@@ -181,10 +186,16 @@ mod tests {
     #[test]
     fn figures_stay_readable() {
         let figure = Figure {
-            svg: "<svg xmlns=\"x\" width=\"1000\" height=\"2\"></svg>\n".into(),
+            svg: "<svg xmlns=\"x\" width=\"1000\" height=\"2\"><title>a \"b\" &lt;</title></svg>\n"
+                .into(),
             caption: "1 < 2".into(),
         };
-        let html = figure_markup(&figure).into_string();
+        let html = figure_markup(&figure.of("c & d")).into_string();
+        let titles = [
+            "aria-label=\"figure: c &amp; d: a &quot;b&quot; &lt;\"",
+            "<title>c &amp; d: a \"b\" &lt;</title>",
+        ];
+        assert!(titles.iter().all(|title| html.contains(title)), "{html}");
         assert!(
             html.contains("min-width:720px;max-width:1300px") && html.contains("1 &lt; 2"),
             "{html}"

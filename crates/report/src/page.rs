@@ -66,6 +66,24 @@ impl Contents {
             .collect()
     }
 
+    /// What each run is called. Where nothing but the engine tells two apart, that is said.
+    fn run_headings(&self) -> Vec<String> {
+        let words = |run: &Run| {
+            let (summary, data) = (&run.summary, data_words(&run.summary.data));
+            format!("Preset {} on {data}, {}", summary.preset, summary.device)
+        };
+        let all: Vec<String> = self.runs.iter().map(words).collect();
+        let is_shared = |heading: &String| all.iter().filter(|other| *other == heading).count() > 1;
+        let headings = all.iter().zip(&self.runs).map(|(heading, run)| {
+            if is_shared(heading) {
+                format!("{heading}, engine {}", run.summary.engine_version)
+            } else {
+                heading.clone()
+            }
+        });
+        headings.collect()
+    }
+
     /// The page's first sentence.
     fn verdict(&self) -> String {
         match (self.runs.first(), &self.detections[..]) {
@@ -88,11 +106,16 @@ impl Contents {
     /// The figure that stands below it.
     fn main_figure(&self, patch_of: PatchOf) -> Option<Figure> {
         match (self.runs.first(), &self.detections[..]) {
-            (Some(run), _) => defense_figure(&run.summary, patch_of),
+            (Some(run), _) => run_figure(run, &self.run_headings()[0], patch_of),
             (None, [found]) => Some(chart(&found.record)),
             (None, _) => None,
         }
     }
+}
+
+/// The main figure of one of several runs.
+fn run_figure(run: &Run, heading: &str, patch_of: PatchOf) -> Option<Figure> {
+    Some(defense_figure(&run.summary, patch_of)?.of(heading))
 }
 
 fn chart(detection: &Detection) -> Figure {
@@ -147,19 +170,16 @@ fn section(id: &str, heading: &str, body: Markup) -> Section {
 
 fn sections(contents: &Contents, patch_of: PatchOf) -> Vec<Section> {
     let mut sections = Vec::new();
-    for (index, run) in contents.runs.iter().enumerate() {
-        let heading = format!(
-            "Preset {} on {}, {}",
-            run.summary.preset,
-            data_words(&run.summary.data),
-            run.summary.device
-        );
+    let headings = contents.run_headings();
+    for (index, (run, heading)) in contents.runs.iter().zip(&headings).enumerate() {
         // The first run's figure stands at the top of the page.
         let figure = (index > 0)
-            .then(|| defense_figure(&run.summary, patch_of))
+            .then(|| run_figure(run, heading, patch_of))
             .flatten();
-        let body = run_body(run, contents, figure.as_ref());
-        sections.push(section(&format!("run-{}", index + 1), &heading, body));
+        let curves = curve_figures(&run.curves).into_iter();
+        let curves: Vec<Figure> = curves.map(|figure| figure.of(heading)).collect();
+        let body = run_body(run, contents, figure.as_ref(), &curves);
+        sections.push(section(&format!("run-{}", index + 1), heading, body));
     }
     let summaries: Vec<&Summary> = contents.runs.iter().map(|run| &run.summary).collect();
     if let Some(table) = variations::table(&summaries) {
@@ -214,7 +234,7 @@ fn sections(contents: &Contents, patch_of: PatchOf) -> Vec<Section> {
     sections
 }
 
-fn run_body(run: &Run, contents: &Contents, figure: Option<&Figure>) -> Markup {
+fn run_body(run: &Run, contents: &Contents, figure: Option<&Figure>, curves: &[Figure]) -> Markup {
     let summary = &run.summary;
     let all = networks(summary);
     let links: Vec<Vec<String>> = all.iter().map(|network| run.links_of(*network)).collect();
@@ -259,7 +279,7 @@ fn run_body(run: &Run, contents: &Contents, figure: Option<&Figure>) -> Markup {
                 a href="#deviations" { "Deviations from the paper" } "."
             }
         }
-        @for figure in curve_figures(&run.curves) { (figure_markup(&figure)) }
+        @for figure in curves { (figure_markup(figure)) }
         @if (2..=MOST_NETWORKS).contains(&all.len()) {
             details {
                 summary { "Every network, method by method" }
@@ -306,7 +326,7 @@ fn distributions_body(contents: &Contents) -> Markup {
             h3 { (found.name) }
             (commands_markup(&[distribution::command(&found.record)]))
             (table_markup(&distribution::table(&found.record), &[]))
-            @for figure in distribution::page_figures(&found.record) { (figure_markup(&figure)) }
+            @for figure in distribution::page_figures(&found.name, &found.record) { (figure_markup(&figure)) }
             p.quiet { "Record: " (links_markup(std::slice::from_ref(&found.link))) }
         }
     }

@@ -85,7 +85,7 @@ fn run_contents(folder: &Path, page_folder: &Path) -> Result<Contents> {
     for path in below(folder, "distribution.json")? {
         let record: Distribution = read_json(&path)?;
         contents.distributions.push(Recorded {
-            name: record.trigger.to_string(),
+            name: format!("trigger {}, seed {}", record.trigger, record.seed),
             link: link(&path),
             record,
         });

@@ -19,6 +19,16 @@ pub(crate) struct Figure {
     pub(crate) caption: String,
 }
 
+impl Figure {
+    /// The same under a name that tells it from figures of its kind, for those who hear a page: the
+    /// picture's title begins with it.
+    pub(crate) fn of(mut self, name: &str) -> Self {
+        let title = format!("<title>{}: ", escaped(name));
+        self.svg = self.svg.replacen("<title>", &title, 1);
+        self
+    }
+}
+
 /// A picture that is being drawn. Lengths are in pixels, from the top left.
 #[derive(Debug, Default)]
 pub(crate) struct Canvas {
