@@ -21,6 +21,10 @@ pub struct Detection {
     /// not measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean_accuracy: Option<f64>,
+    /// Whether the network is backdoored, where that is known. No search can tell: `mesa detect` leaves
+    /// it out, and whoever commits a record of a network of their own adds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backdoored: Option<bool>,
     /// `backdoor` or `nothing found`.
     pub verdict: Verdict,
     /// The classes that count as attacked.

@@ -293,6 +293,32 @@ mod tests {
     }
 
     #[test]
+    fn there_is_an_roc_from_ten_networks_on() {
+        let root = repository(&[]);
+        let add = |number: u8| {
+            let path = root.path().join(format!("docs/records/network-{number}"));
+            let mut found = made_up::detection(number.is_multiple_of(2));
+            found.backdoored = Some(number.is_multiple_of(3));
+            write_json(&path.join("detection.json"), &found).unwrap();
+        };
+        (0..9).for_each(add);
+        for (count, has_roc) in [(9, false), (10, true)] {
+            let files = files_of(&root);
+            let page = text(&files, "report.html");
+            check_page(page);
+            let title = format!("<title>Detection: ROC over {count} networks</title>");
+            assert_eq!(page.contains(&title), has_roc, "{count} networks");
+            assert_eq!(page.contains("There is no ROC: it takes 10"), !has_roc);
+            let results = text(&files, "results.md");
+            assert_eq!(results.contains("- AUC: the share of pairs"), has_roc);
+            assert_eq!(results.contains("| verdicts by the rule |"), has_roc);
+            // What it is made of.
+            assert!(results.contains("| nothing found | clean |"), "{results}");
+            add(9);
+        }
+    }
+
+    #[test]
     fn nothing_committed_is_said() {
         let root = repository(&[]);
         let files = files_of(&root);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
+use crate::detection_roc::{DEFINITION, Roc};
 use crate::format::{data_words, hardware_words, percent};
 use crate::svg::{opened, text};
 
@@ -143,7 +144,13 @@ pub(crate) fn section(detections: &[(String, &Detection)]) -> String {
         networks_table(detections).to_markdown()
     );
     text.push('\n');
-    for note in notes(detections) {
+    let mut notes = notes(detections);
+    if let Some(roc) = Roc::of(detections) {
+        let table = roc.table();
+        let _ = writeln!(text, "**{}**\n\n{}", table.title, table.to_markdown());
+        notes.push(DEFINITION.to_owned());
+    }
+    for note in notes {
         let _ = writeln!(text, "- {note}");
     }
     text
@@ -172,6 +179,7 @@ pub(crate) fn networks_table(detections: &[(String, &Detection)]) -> Table {
         "next sample\nASR %",
         "highest\nother index",
         "verdict",
+        "in truth",
     ];
     let mut table = Table::new(String::new(), &columns);
     for (name, found) in detections {
@@ -184,6 +192,11 @@ pub(crate) fn networks_table(detections: &[(String, &Detection)]) -> Table {
             Verdict::Backdoor => "backdoor",
             Verdict::NothingFound => "nothing found",
         };
+        let in_truth = match found.backdoored {
+            Some(true) => "backdoored",
+            Some(false) => "clean",
+            None => "",
+        };
         table.rows.push(vec![
             name.clone(),
             data_words(&found.data).to_owned(),
@@ -195,9 +208,10 @@ pub(crate) fn networks_table(detections: &[(String, &Detection)]) -> Table {
                 .unwrap_or_default(),
             next.map(|next| index_words(next)).unwrap_or_default(),
             verdict.to_owned(),
+            in_truth.to_owned(),
         ]);
     }
-    table
+    table.without_blank_columns()
 }
 
 /// What a reader of that table has to know.

@@ -3,6 +3,7 @@
 use mesa_record::{ClassDetection, Detection};
 
 use crate::detection::rules;
+use crate::detection_roc::why_none;
 use crate::format::percent;
 use crate::svg::{Anchor, Canvas, Figure, GRID, INK, Point, cut};
 
@@ -31,9 +32,9 @@ pub(crate) fn detection_dots(detections: &[(String, &Detection)]) -> Option<Figu
     let caption = format!(
         "A dot is a class: the ASR of its samples (above) and its anomaly index (below), for {} \
          networks. Red squares are classes that count as attacked, named beside them; the dashed \
-         lines are the thresholds of {rules}, and a class has to reach both. There is \
-         no ROC: the records do not hold which networks were attacked.",
+         lines are the thresholds of {rules}, and a class has to reach both.{}",
         detections.len(),
+        why_none(detections).map_or_else(String::new, |words| format!(" {words}")),
     );
     let svg = Dots::new(detections).drawn(detections, title);
     Some(Figure { svg, caption })

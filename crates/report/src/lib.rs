@@ -25,6 +25,8 @@ mod defense_drawing;
 mod defense_figure;
 mod detection;
 mod detection_dots;
+mod detection_roc;
+mod detection_roc_figure;
 mod distribution;
 mod distribution_picture;
 mod documents;

@@ -202,6 +202,7 @@ pub(crate) fn detection(attacked: bool) -> Detection {
         beta: 0.9,
         seed: 0,
         clean_accuracy: Some(0.9),
+        backdoored: None,
         verdict: if attacked {
             Verdict::Backdoor
         } else {

@@ -9,6 +9,7 @@ use crate::commands::{Program, commands};
 use crate::curves::curve_figures;
 use crate::defense_figure::defense_figure;
 use crate::detection_dots::detection_dots;
+use crate::detection_roc::Roc;
 use crate::embed::own_svg;
 use crate::format::data_words;
 use crate::html::{commands_markup, figure_markup, links_markup, notes_markup, page, table_markup};
@@ -354,6 +355,10 @@ fn detection_body(contents: &Contents) -> Markup {
         } @else {
             @if let Some(figure) = detection_dots(&detected) { (figure_markup(&figure)) }
             (table_markup(&detection::networks_table(&detected), &links))
+            @if let Some(roc) = Roc::of(&detected) {
+                (figure_markup(&roc.figure()))
+                (table_markup(&roc.table(), &[]))
+            }
             details {
                 summary { "Every class of every network" }
                 @for found in &contents.detections {

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, presets::UTF8_FULL_CONDENSED};
 
 /// Headings of columns that hold words.
-const WORDS: [&str; 16] = [
+const WORDS: [&str; 17] = [
     "remark",
     "changed",
     "device",
@@ -13,6 +13,7 @@ const WORDS: [&str; 16] = [
     "preset",
     "highest class",
     "verdict",
+    "in truth",
     "direction",
     "seeds",
     "bar",

@@ -222,6 +222,7 @@ impl<'a> Search<'a> {
             beta: self.args.beta,
             seed: self.args.seed,
             clean_accuracy: Some(self.clean_accuracy),
+            backdoored: None,
             verdict: if attacked_classes.is_empty() {
                 Verdict::NothingFound
             } else {
