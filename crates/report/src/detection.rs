@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
-use crate::detection_roc::{DEFINITION, Roc};
-use crate::format::{data_words, hardware_words, percent};
+use crate::format::{data_words, percent};
 use crate::svg::{opened, text};
 
 /// The verdict, the rule it follows, and a table of all classes, for a terminal.
@@ -91,11 +90,11 @@ pub(crate) fn rule_words(detection: &Detection) -> String {
     )
 }
 
-fn named(class: &ClassDetection) -> String {
+pub(crate) fn named(class: &ClassDetection) -> String {
     format!("{} ({})", class.class, class.name)
 }
 
-fn index_words(class: &ClassDetection) -> String {
+pub(crate) fn index_words(class: &ClassDetection) -> String {
     class
         .anomaly_index
         .map(|index| format!("{index:.1}"))
@@ -134,147 +133,6 @@ pub(crate) fn table(detection: &Detection) -> Table {
         ]);
     }
     table.without_blank_columns()
-}
-
-/// The section of all committed detections in `docs/results.md`; each has the name of its folder.
-pub(crate) fn section(detections: &[(String, &Detection)]) -> String {
-    let mut text = format!(
-        "\n## Detection: MESA against every class\n\n```text\n{}\n```\n\n{}",
-        commands(detections).join("\n"),
-        networks_table(detections).to_markdown()
-    );
-    text.push('\n');
-    let mut notes = notes(detections);
-    if let Some(roc) = Roc::of(detections) {
-        let table = roc.table();
-        let _ = writeln!(text, "**{}**\n\n{}", table.title, table.to_markdown());
-        notes.push(DEFINITION.to_owned());
-    }
-    for note in notes {
-        let _ = writeln!(text, "- {note}");
-    }
-    text
-}
-
-/// The commands that make detections again.
-pub(crate) fn commands(detections: &[(String, &Detection)]) -> Vec<String> {
-    let mut commands: Vec<String> = detections
-        .iter()
-        .map(|(_, found)| format!("mesa detect MODEL --preset {}", found.preset))
-        .collect();
-    commands.sort();
-    commands.dedup();
-    commands
-}
-
-/// A row for each network: its highest class, and the next.
-pub(crate) fn networks_table(detections: &[(String, &Detection)]) -> Table {
-    let columns = [
-        "network",
-        "data",
-        "preset",
-        "highest class",
-        "its sample\nASR %",
-        "its anomaly\nindex",
-        "next sample\nASR %",
-        "highest\nother index",
-        "verdict",
-        "in truth",
-    ];
-    let mut table = Table::new(String::new(), &columns);
-    for (name, found) in detections {
-        let mut classes: Vec<&ClassDetection> = found.classes.iter().collect();
-        classes.sort_by(|a, b| b.sample_asr.total_cmp(&a.sample_asr));
-        let (Some(first), next) = (classes.first(), classes.get(1)) else {
-            continue;
-        };
-        let verdict = match found.verdict {
-            Verdict::Backdoor => "backdoor",
-            Verdict::NothingFound => "nothing found",
-        };
-        let in_truth = match found.backdoored {
-            Some(true) => "backdoored",
-            Some(false) => "clean",
-            None => "",
-        };
-        table.rows.push(vec![
-            name.clone(),
-            data_words(&found.data).to_owned(),
-            found.preset.clone(),
-            named(first),
-            percent(first.sample_asr),
-            index_words(first),
-            next.map(|next| percent(next.sample_asr))
-                .unwrap_or_default(),
-            next.map(|next| index_words(next)).unwrap_or_default(),
-            verdict.to_owned(),
-            in_truth.to_owned(),
-        ]);
-    }
-    table.without_blank_columns()
-}
-
-/// What a reader of that table has to know.
-pub(crate) fn notes(detections: &[(String, &Detection)]) -> Vec<String> {
-    if detections.is_empty() {
-        return Vec::new();
-    }
-    let hardware =
-        |found: &Detection| hardware_words(&found.device, "", found.threads, &found.processor);
-    let settings = [
-        by_network(detections, |found| format!("seed {}", found.seed)),
-        by_network(detections, |found| format!("β = {}", found.beta)),
-        by_network(detections, hardware),
-    ];
-    let mut notes = by_network(detections, rule_words);
-    // What differs has a note of its own, so that it is plain where it ends.
-    let (shared, differing): (Vec<_>, Vec<_>) =
-        settings.into_iter().partition(|words| words.len() == 1);
-    let lines = [vec![shared.concat()], differing].concat();
-    let lines = lines.iter().filter(|words| !words.is_empty());
-    notes.extend(lines.map(|words| words.join("; ")));
-    notes
-}
-
-/// What is said of every network: once where it is the same of all, else with the networks of
-/// which it is said, what most have last.
-fn by_network(
-    detections: &[(String, &Detection)],
-    words: impl Fn(&Detection) -> String,
-) -> Vec<String> {
-    let mut said: Vec<(String, Vec<&str>)> = Vec::new();
-    for (name, found) in detections {
-        let words = words(found);
-        match said.iter_mut().find(|(known, _)| *known == words) {
-            Some((_, names)) => names.push(name),
-            None => said.push((words, vec![name])),
-        }
-    }
-    if said.len() > 1 {
-        said.sort_by_key(|(_, names)| names.len());
-        let last = said.len() - 1;
-        for (index, (words, names)) in said.iter_mut().enumerate() {
-            let whose = if index == last && names.len() > 1 {
-                "the others".to_owned()
-            } else {
-                names.join(", ")
-            };
-            *words = format!("for {whose}: {words}");
-        }
-    }
-    said.into_iter().map(|(words, _)| words).collect()
-}
-
-/// The thresholds of every rule that was followed, ASR and index.
-pub(crate) fn rules(detections: &[(String, &Detection)]) -> Vec<(f64, f64)> {
-    let mut rules = Vec::new();
-    for (_, found) in detections {
-        let rule = (found.rule_sample_asr, found.rule_anomaly_index);
-        if !rules.contains(&rule) {
-            rules.push(rule);
-        }
-    }
-    rules
 }
 
 const MARGIN: usize = 16;
@@ -356,53 +214,6 @@ mod tests {
         assert!(words.contains("at least 50.0 %"));
         let words = detection_text(&made_up(false));
         assert!(words.starts_with("Nothing found") && words.contains("no proof"));
-    }
-
-    #[test]
-    fn the_committed_table_names_the_highest_class_and_the_next() {
-        let text = section(&[("made-up".to_owned(), &made_up(true))]);
-        let row = text
-            .lines()
-            .find(|line| line.starts_with("| made-up"))
-            .unwrap();
-        for expected in ["1 (stripes)", "94.3", "6.2", "2.1", "-0.4", "backdoor"] {
-            assert!(row.contains(expected), "{row}");
-        }
-    }
-
-    #[test]
-    fn notes_hold_for_every_network() {
-        let mut found: Vec<Detection> = vec![made_up(true); 4];
-        let of = |found: &[Detection]| {
-            let names = ["a", "b", "c", "d"].map(str::to_owned);
-            let networks: Vec<(String, &Detection)> = names.into_iter().zip(found).collect();
-            notes(&networks)
-        };
-        let [rule, settings] = &of(&found)[..] else {
-            panic!("one note on the rule, one on settings");
-        };
-        assert_eq!(*rule, rule_words(&found[0]));
-        assert_eq!(settings, "seed 0; β = 0.9; cpu, 2 threads, made-up");
-
-        // The first record is the one that differs.
-        found[0].seed = 1;
-        found[2].beta = 0.8;
-        found[3].beta = 0.5;
-        found[1].rule_sample_asr = 0.6;
-        let notes = of(&found);
-        for (note, [whose, least]) in notes.iter().zip([
-            ["for b: rule:", "60.0 %"],
-            ["for the others: rule:", "50.0 %"],
-        ]) {
-            assert!(note.starts_with(whose) && note.contains(least), "{note}");
-        }
-        let settings = [
-            "cpu, 2 threads, made-up",
-            "for a: seed 1; for the others: seed 0",
-            "for c: β = 0.8; for d: β = 0.5; for the others: β = 0.9",
-        ];
-        assert_eq!(notes[2..], settings);
-        assert_eq!(of(&found[..2])[3], "for a: seed 1; for b: seed 0");
     }
 
     #[test]

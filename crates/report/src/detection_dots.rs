@@ -2,7 +2,7 @@
 
 use mesa_record::{ClassDetection, Detection};
 
-use crate::detection::rules;
+use crate::detection_networks::rules;
 use crate::detection_roc::why_none;
 use crate::format::percent;
 use crate::svg::{Anchor, Canvas, Figure, GRID, INK, Point, cut};

@@ -12,7 +12,7 @@ use crate::page::{Contents, MOST_NETWORKS};
 use crate::paper::paper_figure;
 use crate::report::{Report, attack_note, network_table};
 use crate::rows::{networks, repeats_note};
-use crate::{detection, distribution, plan, variations};
+use crate::{detection_networks, distribution, plan, variations};
 
 /// Where README's figure lies.
 pub(crate) const FIGURE: &str = "assets/figures/defense.svg";
@@ -131,7 +131,7 @@ pub(crate) fn results_page(contents: &Contents) -> String {
         .map(|found| (found.name.clone(), &found.record))
         .collect();
     if !detections.is_empty() {
-        text.push_str(&detection::section(&detections));
+        text.push_str(&detection_networks::section(&detections));
     }
     let plans: Vec<&Plan> = contents.plans.iter().map(|found| &found.record).collect();
     for plan in plans {

@@ -25,6 +25,7 @@ mod defense_drawing;
 mod defense_figure;
 mod detection;
 mod detection_dots;
+mod detection_networks;
 mod detection_roc;
 mod detection_roc_figure;
 mod distribution;

@@ -19,8 +19,8 @@ use crate::runs::Run;
 use crate::svg::Figure;
 use crate::verdict::verdict;
 use crate::{
-    PatchOf, Table, background, detection, detection_chart, distribution, gpu, means, mixture,
-    plan, speed, variations,
+    PatchOf, Table, background, detection, detection_chart, detection_networks, distribution, gpu,
+    means, mixture, plan, speed, variations,
 };
 
 /// Networks that are listed one by one at most; beyond, the table of their ASR has to do.
@@ -345,7 +345,7 @@ fn detection_body(contents: &Contents) -> Markup {
         .iter()
         .any(|(_, found)| found.verdict == Verdict::NothingFound);
     html! {
-        (commands_markup(&detection::commands(&detected)))
+        (commands_markup(&detection_networks::commands(&detected)))
         @if let [found] = &contents.detections[..] {
             p { (detection::headline(&found.record)) }
             // The chart of the only network stands at the top of a page that is all about it.
@@ -354,7 +354,7 @@ fn detection_body(contents: &Contents) -> Markup {
             p.quiet { "Record: " (links_markup(std::slice::from_ref(&found.link))) }
         } @else {
             @if let Some(figure) = detection_dots(&detected) { (figure_markup(&figure)) }
-            (table_markup(&detection::networks_table(&detected), &links))
+            (table_markup(&detection_networks::table(&detected), &links))
             @if let Some(roc) = Roc::of(&detected) {
                 (figure_markup(&roc.figure()))
                 (table_markup(&roc.table(), &[]))
@@ -369,7 +369,7 @@ fn detection_body(contents: &Contents) -> Markup {
             }
         }
         @if nothing_found { p { (detection::NO_PROOF) } }
-        (notes_markup(&detection::notes(&detected)))
+        (notes_markup(&detection_networks::notes(&detected)))
     }
 }
 
