@@ -75,6 +75,22 @@ impl Computer {
         )
     }
 
+    /// What keys say of a GPU, where there is none.
+    #[cfg(test)]
+    pub(crate) fn made_up_gpu() -> Self {
+        use crate::args::PrecisionName;
+
+        let args = DeviceArgs {
+            device: DeviceName::Cuda,
+            precision: PrecisionName::Bf16,
+            nondeterministic: false,
+        };
+        Self {
+            arithmetic: Some(arithmetic(&args)),
+            ..Self::cpu(&args)
+        }
+    }
+
     /// The same device for another thread: its work goes on beside that of the others.
     pub(crate) fn for_another_thread(&self) -> Result<Self> {
         match self.processor {
@@ -83,9 +99,9 @@ impl Computer {
         }
     }
 
-    /// The same device as its first kernels had it, which rounded otherwise and were nothing else.
+    /// The same device with its first kernels, whose results differ from today's in rounding alone.
     pub(crate) fn with_first_kernels(&self) -> Option<Self> {
-        self.is_gpu().then(|| Self {
+        self.arithmetic.as_ref().map(|_| Self {
             arithmetic: Some(first_arithmetic(&self.args)),
             ..self.clone()
         })

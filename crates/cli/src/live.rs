@@ -101,7 +101,7 @@ fn networks(at_work: &BTreeMap<usize, Chain>, all: usize) -> String {
 /// then at the pace that it has shown, of however many workers.
 fn at_this_pace(left: f64, all: Option<f64>, elapsed: f64) -> f64 {
     let done = all.unwrap_or(left) - left;
-    if done < 0.05 * (left + done) {
+    if done <= 0.0 || done < 0.05 * (left + done) {
         return left;
     }
     left * elapsed / done
@@ -157,6 +157,8 @@ mod tests {
         close(at_this_pace(50.0, Some(100.0), 25.0), 25.0);
         close(at_this_pace(50.0, None, 25.0), 50.0);
         close(at_this_pace(0.0, Some(100.0), 70.0), 0.0);
+        // All was done before.
+        close(at_this_pace(0.0, Some(0.0), 3.0), 0.0);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) struct Queue<'a> {
     next: AtomicUsize,
     /// When to be done.
     deadline: Option<Instant>,
-    /// What the slowest network took so far. One that is begun now is not slower: as many work beside it.
+    /// What the slowest network took so far, as many others beside it as beside the next one.
     longest: Mutex<Duration>,
     out_of_time: AtomicBool,
 }

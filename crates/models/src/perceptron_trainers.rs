@@ -114,7 +114,7 @@ impl GeneratorTrainer {
                 adam,
                 generated,
             } => {
-                let generated = generated.as_ref().ok_or_else(|| nothing("triggers"))?;
+                let generated = generated.as_ref().ok_or_else(|| unmade("triggers"))?;
                 adam.step(&generator.parameter_gradients(generated, trigger_gradient)?)
             }
             #[cfg(feature = "cuda")]
@@ -145,9 +145,12 @@ impl GeneratorTrainer {
     pub fn load_state(&mut self, [of_generator, of_adam]: [&NamedTensors; 2]) -> Result<()> {
         match &mut self.0 {
             GeneratorOn::Cpu {
-                generator, adam, ..
+                generator,
+                adam,
+                generated,
             } => {
                 generator.load_state(of_generator)?;
+                *generated = None;
                 adam.load_state(of_adam)
             }
             #[cfg(feature = "cuda")]
@@ -239,7 +242,7 @@ impl StatisticsTrainer {
     ///
     /// [`Error::Batch`] if no pairs were scored.
     pub fn trigger_gradient(&mut self, objective: &GradStore) -> Result<Tensor> {
-        let scores = self.scores.as_ref().ok_or_else(|| nothing("pairs"))?;
+        let scores = self.scores.as_ref().ok_or_else(|| unmade("pairs"))?;
         match &mut self.on {
             StatisticsOn::Cpu { statistics, .. } => statistics.trigger_gradient(scores, objective),
             #[cfg(feature = "cuda")]
@@ -255,7 +258,7 @@ impl StatisticsTrainer {
     ///
     /// [`Error::Batch`] if no pairs were scored.
     pub fn step(&mut self, objective: &GradStore) -> Result<()> {
-        let scores = self.scores.as_ref().ok_or_else(|| nothing("pairs"))?;
+        let scores = self.scores.as_ref().ok_or_else(|| unmade("pairs"))?;
         match &mut self.on {
             StatisticsOn::Cpu { statistics, adam } => {
                 adam.step(&statistics.parameter_gradients(scores, objective)?)
@@ -286,6 +289,7 @@ impl StatisticsTrainer {
     ///
     /// As for [`StatisticsNetwork::load_state`] and [`Adam::load_state`].
     pub fn load_state(&mut self, [of_statistics, of_adam]: [&NamedTensors; 2]) -> Result<()> {
+        self.scores = None;
         match &mut self.on {
             StatisticsOn::Cpu { statistics, adam } => {
                 statistics.load_state(of_statistics)?;
@@ -299,10 +303,12 @@ impl StatisticsTrainer {
 
 /// A generator that no longer changes.
 #[derive(Debug)]
-pub enum Sampler<'a> {
-    /// On the CPU.
+pub struct Sampler<'a>(SamplerOn<'a>);
+
+#[derive(Debug)]
+enum SamplerOn<'a> {
     Cpu(&'a Generator),
-    /// A copy of it on a GPU.
+    /// A copy of it.
     #[cfg(feature = "cuda")]
     Cuda(Box<CudaGenerator>),
 }
@@ -314,15 +320,15 @@ impl<'a> Sampler<'a> {
     ///
     /// As for [`GeneratorTrainer::new`].
     pub fn new(processor: &Processor, generator: &'a Generator) -> Result<Self> {
-        match processor {
-            Processor::Cpu => Ok(Self::Cpu(generator)),
+        Ok(Self(match processor {
+            Processor::Cpu => SamplerOn::Cpu(generator),
             #[cfg(feature = "cuda")]
             Processor::Cuda(gpu) => {
                 let adam = Adam::new(generator.parameters(), AdamConfig::paper())?;
                 let copy = CudaGenerator::new(&gpu.device, generator, &adam)?;
-                Ok(Self::Cuda(Box::new(copy)))
+                SamplerOn::Cuda(Box::new(copy))
             }
-        }
+        }))
     }
 
     /// Triggers for noise; see [`Generator::forward`].
@@ -331,18 +337,61 @@ impl<'a> Sampler<'a> {
     ///
     /// [`Error::Tensor`] if the noise is of another shape.
     pub fn triggers(&mut self, noise: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Cpu(generator) => generator.forward(noise),
+        match &mut self.0 {
+            SamplerOn::Cpu(generator) => generator.forward(noise),
             #[cfg(feature = "cuda")]
-            Self::Cuda(generator) => generator.forward(noise),
+            SamplerOn::Cuda(generator) => generator.forward(noise),
         }
     }
 }
 
-fn nothing(what: &'static str) -> Error {
+/// An error for a step that refers to nothing.
+pub(crate) fn unmade(what: &'static str) -> Error {
     Error::Batch {
         what,
         expected: "made before a step".to_owned(),
         found: "none".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PerceptronConfig, Seeds, uniform_noise};
+
+    const CONFIG: PerceptronConfig = PerceptronConfig {
+        noise_dim: 8,
+        network_width: 12,
+        trigger_shape: [3, 2, 1],
+    };
+
+    #[test]
+    fn a_step_refers_to_what_this_state_has_made() {
+        let mut rng = Seeds::new(0, "trainers").start();
+        let noise = uniform_noise(&mut rng, 5, CONFIG.noise_dim).unwrap();
+        let generator = Generator::new(&mut rng, CONFIG).unwrap();
+        let statistics = StatisticsNetwork::new(&mut rng, CONFIG).unwrap();
+        let (on, adam) = (Processor::Cpu, AdamConfig::paper());
+        let mut generator = GeneratorTrainer::new(&on, generator, adam).unwrap();
+        let mut statistics = StatisticsTrainer::new(&on, statistics, adam).unwrap();
+        let refused = |result: Result<()>| matches!(result, Err(Error::Batch { .. }));
+
+        let gradient = Tensor::zeros((5, 3, 2, 1), candle::DType::F32, noise.device()).unwrap();
+        assert!(refused(generator.step(&gradient)));
+        let triggers = generator.triggers(&noise).unwrap();
+        generator.step(&gradient).unwrap();
+        let state = generator.state().unwrap();
+        generator.load_state(state.each_ref()).unwrap();
+        assert!(refused(generator.step(&gradient)));
+
+        let nothing = triggers.sum_all().unwrap().backward().unwrap();
+        assert!(refused(statistics.step(&nothing)));
+        let scores = statistics.score_pairs(&noise, &noise, &triggers).unwrap();
+        let objective = scores.matched.sum_all().unwrap().backward().unwrap();
+        statistics.step(&objective).unwrap();
+        let state = statistics.state().unwrap();
+        statistics.load_state(state.each_ref()).unwrap();
+        assert!(refused(statistics.step(&objective)));
+        assert!(statistics.trigger_gradient(&objective).is_err());
     }
 }

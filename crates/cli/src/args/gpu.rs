@@ -71,7 +71,7 @@ pub(crate) struct GpuAll {
     /// Triggers, as `mesa run` takes them [default: the preset's, the 51 patterns]
     #[arg(long, value_name = "LIST")]
     pub(crate) triggers: Option<String>,
-    /// Networks that are worked on at once [default: 8]
+    /// Networks that are worked on at once [default: that of `mesa run`]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) workers: Option<u16>,
     /// Take rows of committed records (docs/records) as done

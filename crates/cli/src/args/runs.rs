@@ -31,7 +31,8 @@ pub(crate) struct Selection {
     /// Do only every n-th chain, the i-th of them: `1/4` … `4/4`
     #[arg(long, value_name = "I/N", value_parser = shard)]
     pub(crate) shard: Option<(usize, usize)>,
-    /// Take rows of committed records (docs/records) as done
+    /// Take rows of committed records (docs/records) as done, on a GPU also networks that earlier kernels
+    /// have computed as a whole
     #[arg(long = "continue")]
     pub(crate) go_on: bool,
 }

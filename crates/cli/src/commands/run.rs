@@ -161,7 +161,8 @@ fn run_chains(
         .zip(chains)
         .filter(|(_, (chain, methods))| !is_all_committed(*chain, methods, summary))
         .collect();
-    // One keeps the CPU busy; a GPU has time for others while one waits for its host.
+    // One keeps the CPU busy. On a GPU one waits for its host now and then; how many make up for that is
+    // not measured yet.
     let usual = if session.computer.is_gpu() { 4 } else { 1 };
     let workers = pace.workers.map_or(usual, usize::from).min(left.len());
     let queue = Queue::new(&left, deadline);
@@ -373,23 +374,13 @@ impl Chosen {
         if args.go_on {
             let root =
                 repository().context("--continue looks for docs/records, which is not here")?;
-            let taken = session.take_committed(&root, &mut summary)?;
+            let (chains, methods) = (&self.chains, &self.methods);
+            let taken = session.take_committed(&root, (chains, methods), &mut summary)?;
             tracing::info!("{taken} rows taken from committed records");
         }
-        let left = |chain: &Chain| {
-            let committed =
-                |method: &Method| session.has_rows(&summary, *chain, *method, |row| row.committed);
-            self.methods
-                .iter()
-                .copied()
-                .filter(|method| !committed(method))
-                .collect::<Vec<_>>()
-        };
-        let chains: Vec<_> = self
-            .chains
-            .iter()
-            .map(|chain| (*chain, left(chain)))
-            .collect();
+        let left = |chain| session.not_committed(&summary, chain, &self.methods);
+        let chains = self.chains.iter().map(|chain| (*chain, left(*chain)));
+        let chains: Vec<_> = chains.collect();
         if chains.is_empty() {
             bail!("nothing to do: the shard holds no network");
         }

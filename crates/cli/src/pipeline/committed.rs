@@ -14,7 +14,12 @@ use crate::method::Method;
 impl Session {
     /// Adds the rows of committed records that this run would compute just so, or that a GPU of its kind
     /// did with earlier kernels, whose rounding is all that differs. They are marked; a row that the run has itself stays.
-    pub(crate) fn take_committed(&self, root: &Path, summary: &mut Summary) -> Result<usize> {
+    pub(crate) fn take_committed(
+        &self,
+        root: &Path,
+        (chains, methods): (&[Chain], &[Method]),
+        summary: &mut Summary,
+    ) -> Result<usize> {
         let mut taken = 0;
         for (path, committed) in read_committed(root)? {
             let (mut others, before) = (0, taken);
@@ -46,7 +51,29 @@ impl Session {
                 );
             }
         }
+        for chain in chains {
+            let left = self.not_committed(summary, *chain, methods);
+            if !is_all_committed(*chain, &left, summary) {
+                // It will be attacked here: what other kernels repaired was another network.
+                let before = summary.rows.len();
+                let foreign = |row: &Row| Chain::of(row) == Some(*chain) && !self.holds(row);
+                summary.rows.retain(|row| !foreign(row));
+                taken -= before - summary.rows.len();
+            }
+        }
         Ok(taken)
+    }
+
+    /// The methods of a chain that committed rows do not have.
+    pub(crate) fn not_committed(
+        &self,
+        summary: &Summary,
+        chain: Chain,
+        methods: &[Method],
+    ) -> Vec<Method> {
+        let committed = |method| self.has_rows(summary, chain, method, |row| row.committed);
+        let methods = methods.iter().copied();
+        methods.filter(|method| !committed(*method)).collect()
     }
 }
 

@@ -60,6 +60,12 @@ impl Steps {
         }
     }
 
+    /// The steps on a computer, and those that its first kernels would have taken.
+    pub(crate) fn of_all_kernels(computer: &Computer, on: impl Fn(&Computer) -> Self) -> Vec<Self> {
+        let earlier = computer.with_first_kernels();
+        std::iter::once(computer).chain(&earlier).map(on).collect()
+    }
+
     /// The same steps with another weight of the entropy: what comes before a fit is not moved.
     pub(crate) fn with_alpha(&self, alpha: f64) -> Self {
         let mut steps = self.clone();
@@ -431,6 +437,31 @@ mod tests {
             assert_ne!(*one, other);
         }
         assert_eq!(other.attack(CHAIN).key(), steps.attack(CHAIN).key());
+    }
+
+    #[test]
+    fn rows_of_a_gpus_first_kernels_are_known() {
+        let on = |computer: &Computer| {
+            let clean = Steps::clean_file("abc", "data", computer).key();
+            Steps::new(&ExperimentConfig::paper(), "data", clean, computer)
+        };
+        assert_eq!(Steps::of_all_kernels(&computer(), on).len(), 1);
+        let gpu = Computer::made_up_gpu();
+        let all = Steps::of_all_kernels(&gpu, on);
+        let row_of = |steps: &Steps| -> Row {
+            let key = key(steps, "ideal").to_string();
+            let row = serde_json::json!({
+                "trigger": 170, "seed": 0, "method": "ideal", "asr": 0.03, "clean_accuracy": 0.95,
+                "regained_accuracy": 0.9, "wall_s": 1.0, "key": key,
+            });
+            serde_json::from_value(row).unwrap()
+        };
+        let (newest, first) = (row_of(&all[0]), row_of(&all[1]));
+        assert!(all[0].made(&newest) && !all[0].made(&first));
+        assert!(all[1].made(&first) && !all[1].made(&newest));
+        assert!(on(&gpu).made(&newest));
+        let unknown = Row { key: None, ..first };
+        assert!(!all.iter().any(|steps| steps.made(&unknown)));
     }
 
     #[test]

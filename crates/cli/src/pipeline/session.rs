@@ -135,8 +135,7 @@ impl Session {
             Steps::new(&config, &data.digest, clean, computer)
         };
         let steps = steps_on(&computer);
-        let earlier = computer.with_first_kernels().as_ref().map(steps_on);
-        let committed_steps = std::iter::once(steps.clone()).chain(earlier).collect();
+        let committed_steps = Steps::of_all_kernels(&computer, steps_on);
         Ok(Self {
             attack_images: inputs::first(&data.train, config.data.attack_images),
             defense_images: inputs::defense_images(&data, &config.data)?,

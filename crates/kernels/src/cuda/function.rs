@@ -167,7 +167,6 @@ mod tests {
         assert_eq!(Kernel::Adam as usize + 1, NAMES.len());
     }
 
-    /// The parameters of each kernel as PTX declares them, against what the host passes.
     #[test]
     fn names_stand_in_the_order_of_their_kernels() {
         for (kernel, name) in [

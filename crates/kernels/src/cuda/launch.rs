@@ -20,6 +20,9 @@ pub(crate) const WARP: u32 = 32;
 const TILE: u32 = 32;
 const TILE_ROWS: u32 = 8;
 
+/// Blocks in a grid's second dimension, as CUDA allows them.
+const MOST_BLOCKS_DOWN: u32 = 65_535;
+
 /// The most parts that sums over rows are taken in, two for each of an H100's 132 multiprocessors,
 /// and the fewest rows that a thread of one sums: the pixels that it has on their way at once.
 const MOST_PARTS: usize = 264;
@@ -52,8 +55,17 @@ impl Grid {
 
     /// A block for each tile of a matrix.
     pub(crate) fn tiles(rows: usize, columns: usize) -> Result<Self> {
+        let blocks = (index(columns)?.div_ceil(TILE), index(rows)?.div_ceil(TILE));
+        if blocks.1 > MOST_BLOCKS_DOWN {
+            let most = MOST_BLOCKS_DOWN * TILE;
+            return Err(CudaError::argument(
+                "the rows of a matrix",
+                rows,
+                format!("at most {most}; take a smaller batch"),
+            ));
+        }
         Ok(Self {
-            blocks: (index(columns)?.div_ceil(TILE), index(rows)?.div_ceil(TILE)),
+            blocks,
             threads: (TILE, TILE_ROWS),
         })
     }
@@ -153,6 +165,14 @@ mod tests {
             assert_eq!((grid.blocks, grid.threads), (blocks, threads), "{channels}");
             assert!((threads.0 * threads.1) as usize <= SUM_THREADS);
         }
+    }
+
+    #[test]
+    fn tiles_cover_a_matrix() {
+        let grid = Grid::tiles(37, 70).unwrap();
+        assert_eq!((grid.blocks, grid.threads), ((3, 2), (32, 8)));
+        assert!(Grid::tiles(65_535 * 32, 1).is_ok());
+        assert!(Grid::tiles(65_535 * 32 + 1, 1).is_err());
     }
 
     #[test]

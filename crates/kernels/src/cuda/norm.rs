@@ -285,6 +285,14 @@ impl CudaNorm {
         y: &Values,
         residual: Option<(&mut Values, bool)>,
     ) -> Result<()> {
+        if residual.is_some() && matches!(gate, Gate::Normalized) {
+            let (found, expected) = ("computed without it", "read");
+            return Err(CudaError::argument(
+                "the gate of a residual",
+                found,
+                expected,
+            ));
+        }
         let (residual, accumulate) = match residual {
             None => (Argument::Pointer(0), false),
             Some((values, accumulate)) => (self.layer("a residual", values)?, accumulate),

@@ -46,11 +46,18 @@ impl MatrixPlace {
         }
     }
 
-    /// The same at a place of a buffer.
-    #[must_use]
-    pub fn at(self, place: Place) -> Self {
-        let offset = place.offset;
-        Self { offset, ..self }
+    /// The same at a place of a buffer, which it fills.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for a place of another length.
+    pub fn at(self, place: Place) -> Result<Self> {
+        let Place { offset, len } = place;
+        if len != self.rows * self.row_len {
+            let (found, expected) = (format!("{self:?}"), format!("one of {len} values"));
+            return Err(CudaError::argument("a matrix", found, expected));
+        }
+        Ok(Self { offset, ..self })
     }
 
     /// Some of its columns.
@@ -260,7 +267,10 @@ impl CudaDevice {
         (to, target): (&mut DeviceBuffer<f32>, MatrixPlace),
     ) -> Result<()> {
         let MatrixPlace { rows, columns, .. } = source;
-        same_size(target, rows, columns)?;
+        if (target.rows, target.columns) != (rows, columns) {
+            let (found, expected) = (format!("{target:?}"), format!("{rows} rows of {columns}"));
+            return Err(CudaError::argument("the size of a matrix", found, expected));
+        }
         let arguments = [
             source.address(self, from)?,
             Argument::Int(int(source.row_len)?),
@@ -479,16 +489,4 @@ impl CudaDevice {
         // SAFETY: the caller's promise.
         unsafe { self.launch(Precision::F32, kernel, grid, arguments) }
     }
-}
-
-fn same_size(place: MatrixPlace, rows: usize, columns: usize) -> Result<()> {
-    if (place.rows, place.columns) == (rows, columns) {
-        return Ok(());
-    }
-    let expected = format!("{rows} rows of {columns}");
-    Err(CudaError::argument(
-        "the size of a matrix",
-        format!("{place:?}"),
-        expected,
-    ))
 }

@@ -31,7 +31,7 @@ pub use check::check_steps;
 pub(crate) use classifier::CudaClassifier;
 pub use frozen::{CudaFrozen, TriggerGradient};
 pub use network::{CudaNetwork, StepSettings};
-pub use perceptrons::{CudaGenerator, CudaStatistics};
+pub(crate) use perceptrons::{CudaGenerator, CudaStatistics};
 pub(crate) use training::{CudaTraining, STRETCH};
 
 pub use mesa_kernels::cuda::{CudaDevice, CudaError, Precision};

@@ -14,6 +14,7 @@ use crate::adam::{Update, adam_state};
 use crate::layers::NORM_MOMENTUM;
 use crate::mlp::{LAYER_NAMES, NOISE_PARTS};
 use crate::network::host_values;
+use crate::perceptron_trainers::unmade;
 use crate::{
     Adam, AdamConfig, Error, Generator, NamedTensors, PairScores, PerceptronConfig, Result, Seeds,
     StatisticsNetwork,
@@ -101,7 +102,7 @@ impl Learned {
     fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<LinearPlace> {
         let weight = self.parameters.place(&format!("{name}.weight"))?;
         Ok(LinearPlace {
-            weight: MatrixPlace::new(outputs, inputs).at(weight),
+            weight: MatrixPlace::new(outputs, inputs).at(weight)?,
             bias: self.parameters.place(&format!("{name}.bias"))?,
         })
     }
@@ -226,7 +227,7 @@ impl LinearPlace {
 
 /// A generator on a GPU; see [`Generator`].
 #[derive(Debug)]
-pub struct CudaGenerator {
+pub(crate) struct CudaGenerator {
     config: PerceptronConfig,
     learned: Learned,
     /// Means and variances by name.
@@ -347,7 +348,9 @@ impl CudaGenerator {
         })
     }
 
+    /// Triggers in evaluation mode. A step has to refer to others: these take their room.
     pub(crate) fn forward(&mut self, noise: &Tensor) -> Result<Tensor> {
+        self.last = None;
         self.generate(GeneratorPass::Evaluate, noise)
     }
 
@@ -491,7 +494,7 @@ impl CudaGenerator {
 
 /// A statistics network on a GPU; see [`StatisticsNetwork`].
 #[derive(Debug)]
-pub struct CudaStatistics {
+pub(crate) struct CudaStatistics {
     config: PerceptronConfig,
     learned: Learned,
     linears: [LinearPlace; LAYER_NAMES.len()],
@@ -612,7 +615,7 @@ impl CudaStatistics {
         let (learned, linears) = (&mut self.learned, &self.linears);
         let pass = StatisticsPass::TriggerGradient;
         self.replays.run(&device, (pass, rows), || {
-            back(learned, linears, batch, rows, false)?;
+            back(learned, linears, batch, rows)?;
             let triggers = (config.noise_dim, config.trigger_len());
             let (gradient, target) = (&batch.of_hidden[0], &mut batch.of_triggers);
             linears[0].input_gradient(learned, gradient, triggers, None, target, rows)
@@ -634,7 +637,12 @@ impl CudaStatistics {
         let (learned, linears) = (&mut self.learned, &self.linears);
         learned.begin_step()?;
         self.replays.run(&device, (StatisticsPass::Step, rows), || {
-            back(learned, linears, batch, rows, true)?;
+            back(learned, linears, batch, rows)?;
+            let inputs = [&batch.inputs, &batch.hidden[0], &batch.hidden[1]];
+            let gradients = [&batch.of_hidden[0], &batch.of_hidden[1], &batch.of_output];
+            for ((linear, inputs), gradient) in linears.iter().zip(inputs).zip(gradients) {
+                learned.linear_gradients(linear, inputs, gradient, rows)?;
+            }
             learned.end_step()
         })
     }
@@ -668,13 +676,12 @@ impl CudaStatistics {
     }
 }
 
-/// From the scores' gradient to that in front of each function, and with `parameters` to theirs.
+/// From the scores' gradient to that in front of each function.
 fn back(
-    learned: &mut Learned,
+    learned: &Learned,
     linears: &[LinearPlace; LAYER_NAMES.len()],
     batch: &mut PairBatch,
     rows: usize,
-    parameters: bool,
 ) -> Result<()> {
     let device = learned.device.clone();
     let leaky = Activation::LeakyRelu;
@@ -684,25 +691,11 @@ fn back(
     let [first, second] = &batch.hidden;
     let gradient = &batch.of_output;
     linears[2].input_gradient(learned, gradient, whole, Some(second), of_second, rows)?;
-    linears[1].input_gradient(learned, of_second, whole, Some(first), of_first, rows)?;
-    if parameters {
-        learned.linear_gradients(&linears[2], second, gradient, rows)?;
-        learned.linear_gradients(&linears[1], first, of_second, rows)?;
-        learned.linear_gradients(&linears[0], &batch.inputs, of_first, rows)?;
-    }
-    Ok(())
+    linears[1].input_gradient(learned, of_second, whole, Some(first), of_first, rows)
 }
 
 fn batch_of<B>(batches: &mut HashMap<usize, B>, rows: usize) -> Result<&mut B> {
     batches.get_mut(&rows).ok_or_else(|| unmade("buffers"))
-}
-
-fn unmade(what: &'static str) -> Error {
-    Error::Batch {
-        what,
-        expected: "made before a step".to_owned(),
-        found: "none".to_owned(),
-    }
 }
 
 fn check_len(what: &'static str, found: usize, expected: usize) -> Result<()> {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use mesa_kernels::cuda::Precision;
 use mesa_models::cuda::CudaSettings;
 use mesa_record::{GpuComparison, GpuRecord, GpuRow};
@@ -267,7 +267,8 @@ fn turns(
     let mut once = match work {
         TRAINING => inputs.training(device, settings, sizes.batch_size),
         TRIGGERS => inputs.gradient(device, settings, sizes.batch_size),
-        _ => inputs.fit(device, settings, (sizes.perceptrons, sizes.batch_size)),
+        FIT => inputs.fit(device, settings, (sizes.perceptrons, sizes.batch_size)),
+        other => bail!("`{other}` is not compared"),
     }?;
     let ways: Vec<_> = peers.iter().map(|peer| (peer.way, peer.ready_s)).collect();
     let mut sides = vec![Side::new(|steps| {

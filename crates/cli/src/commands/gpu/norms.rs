@@ -87,7 +87,7 @@ const PASSES: [Pass; 6] = [
     Pass {
         kind: Kind::Apply { residual: true },
         name: "gradient",
-        maps: 4,
+        maps: 5,
         count: 2,
     },
     Pass {
@@ -119,6 +119,7 @@ struct Layer {
     raw: Values,
     output: Values,
     gradient: Values,
+    residual: Values,
     weights: DeviceBuffer<f32>,
     running: DeviceBuffer<f32>,
     targets: DeviceBuffer<f32>,
@@ -143,6 +144,7 @@ impl Layer {
             raw: values(3)?,
             output: Values::zeros(device, rows * channels, precision)?,
             gradient: values(4)?,
+            residual: values(5)?,
             weights: ones()?,
             running: ones()?,
             targets: ones()?,
@@ -175,7 +177,8 @@ impl Layer {
                 norm.reduce_gradient(&self.gradient, gate(residual), raw, targets)
             }
             Kind::Apply { residual } => {
-                norm.apply_gradient(&mut self.gradient, gate(residual), raw, None)
+                let target = residual.then_some((&mut self.residual, false));
+                norm.apply_gradient(&mut self.gradient, gate(residual), raw, target)
             }
         }?;
         Ok(())

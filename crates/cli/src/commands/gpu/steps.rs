@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 
 use anyhow::Result;
-use mesa::{MesaConfig, SubModelFit, mutual_information};
+use candle::Tensor;
+use mesa::{MesaConfig, MovingAverage, SubModelFit, mutual_information, statistics_loss};
 use mesa_datasets::{Placement, split, synthetic};
 use mesa_defense::{AttackSuccess, AttackSuccessConfig, DefenseImages};
 use mesa_kernels::cuda::{
@@ -13,9 +14,10 @@ use mesa_kernels::cuda::{
 use mesa_models::cuda::{CudaFrozen, CudaNetwork, CudaSettings, DeviceBatch, Gpu, StepSettings};
 use mesa_models::{
     AdamConfig, Generator, GeneratorTrainer, Network, Normalization, PerceptronConfig, Processor,
-    ResNetConfig, Seeds, StatisticsNetwork, StatisticsTrainer, uniform_noise,
+    ResNetConfig, Sampler, Seeds, StatisticsNetwork, StatisticsTrainer, uniform_noise,
 };
 use mesa_record::GpuRow;
+use rand::Rng;
 
 use super::shapes::StepGflop;
 use super::timer::{Timer, Work, precision_name};
@@ -155,8 +157,7 @@ impl Inputs {
         settings: CudaSettings,
         (sizes, batch): (PerceptronConfig, usize),
     ) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
-        let device = device.clone();
-        let on = Processor::Cuda(Gpu { device, settings });
+        let on = processor(device, settings);
         let images = synthetic(0, 1, self.count).test;
         let images = DefenseImages::new(&images, &split(self.count, self.count, 0)?);
         let [_, height, width] = sizes.trigger_shape;
@@ -189,6 +190,8 @@ pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
     let (batch, evaluation) = (timer.sizes().batch_size, timer.sizes().evaluation_batch);
     let gflop = StepGflop::of(timer.sizes().width);
     let device = timer.device().clone();
+    let mut rng = Seeds::new(0, "gpu").start();
+    let generator = Generator::new(&mut rng, timer.sizes().perceptrons)?;
     let mut rows = Vec::new();
     let mut works = Vec::new();
     for (precision, deterministic) in ALL {
@@ -237,7 +240,7 @@ pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
         ),
         (
             row(ENTROPY, settings, pairs, 0.0),
-            entropy(&device, settings, (sizes, pairs)),
+            entropy(&device, settings, (&generator, pairs)),
         ),
     ] {
         add((&mut works, &mut rows), once, of_it);
@@ -249,62 +252,79 @@ pub(super) fn steps(timer: &mut Timer, inputs: &Inputs) -> Result<Vec<GpuRow>> {
     Ok(rows)
 }
 
-/// One iteration of a fit but for the classifier: the generator's step and the statistics network's.
+/// One iteration of a fit but for the classifier: the generator's step up the bound, and the statistics
+/// network's.
 fn iteration(
     device: &CudaDevice,
     settings: CudaSettings,
     (sizes, batch): (PerceptronConfig, usize),
 ) -> Result<Box<dyn FnMut() -> Result<()>>> {
-    let (mut generator, mut statistics) = perceptrons(device, settings, sizes)?;
+    let on = processor(device, settings);
     let mut rng = Seeds::new(1, "gpu").start();
+    let generator = Generator::new(&mut rng, sizes)?;
+    let mut generator = GeneratorTrainer::new(&on, generator, AdamConfig::paper())?;
+    let mut statistics = Measured::new(&on, &mut rng, sizes)?;
+    let alpha = MesaConfig::paper().alpha;
     let mut noise = move || uniform_noise(&mut rng, batch, sizes.noise_dim);
     Ok(Box::new(move || {
         let (own, fresh) = (noise()?, noise()?);
         let triggers = generator.triggers(&own)?;
-        let scores = statistics.score_pairs(&own, &fresh, &triggers)?;
+        let scores = statistics.network.score_pairs(&own, &fresh, &triggers)?;
         let information = mutual_information(&scores.matched, &scores.mismatched)?;
-        let gradient = statistics.trigger_gradient(&information.backward()?)?;
-        generator.step(&gradient)?;
+        let gradient = statistics
+            .network
+            .trigger_gradient(&information.backward()?)?;
+        generator.step(&(gradient * -alpha)?)?;
         let (own, fresh) = (noise()?, noise()?);
         let triggers = generator.triggers(&own)?;
-        let scores = statistics.score_pairs(&own, &fresh, &triggers)?;
-        let information = mutual_information(&scores.matched, &scores.mismatched)?;
-        Ok(statistics.step(&information.backward()?)?)
+        statistics.step(&own, &fresh, &triggers)
     }))
 }
 
-/// One step of the measurement of entropy: samples are drawn, pairs scored, the network moves.
-fn entropy(
+/// One step of the measurement of entropy, but for the noise on samples, which is the host's.
+fn entropy<'a>(
     device: &CudaDevice,
     settings: CudaSettings,
-    (sizes, pairs): (PerceptronConfig, usize),
-) -> Result<Box<dyn FnMut() -> Result<()>>> {
-    let (mut generator, mut statistics) = perceptrons(device, settings, sizes)?;
+    (generator, pairs): (&'a Generator, usize),
+) -> Result<Box<dyn FnMut() -> Result<()> + 'a>> {
+    let (on, sizes) = (processor(device, settings), generator.config());
     let mut rng = Seeds::new(2, "gpu").start();
+    let mut sampler = Sampler::new(&on, generator)?;
+    let mut statistics = Measured::new(&on, &mut rng, sizes)?;
     let mut noise = move || uniform_noise(&mut rng, pairs, sizes.noise_dim);
     Ok(Box::new(move || {
         let (own, fresh) = (noise()?, noise()?);
-        let triggers = generator.triggers(&own)?;
-        let scores = statistics.score_pairs(&own, &fresh, &triggers)?;
-        let information = mutual_information(&scores.matched, &scores.mismatched)?;
-        Ok(statistics.step(&information.backward()?)?)
+        let triggers = sampler.triggers(&own)?;
+        statistics.step(&own, &fresh, &triggers)
     }))
 }
 
-fn perceptrons(
-    device: &CudaDevice,
-    settings: CudaSettings,
-    sizes: PerceptronConfig,
-) -> Result<(GeneratorTrainer, StatisticsTrainer)> {
+fn processor(device: &CudaDevice, settings: CudaSettings) -> Processor {
     let device = device.clone();
-    let on = Processor::Cuda(Gpu { device, settings });
-    let mut rng = Seeds::new(0, "gpu").start();
-    let generator = Generator::new(&mut rng, sizes)?;
-    let statistics = StatisticsNetwork::new(&mut rng, sizes)?;
-    Ok((
-        GeneratorTrainer::new(&on, generator, AdamConfig::paper())?,
-        StatisticsTrainer::new(&on, statistics, AdamConfig::paper())?,
-    ))
+    Processor::Cuda(Gpu { device, settings })
+}
+
+/// A statistics network that is trained.
+struct Measured {
+    network: StatisticsTrainer,
+    average: MovingAverage,
+}
+
+impl Measured {
+    fn new(on: &Processor, rng: &mut impl Rng, sizes: PerceptronConfig) -> Result<Self> {
+        let network = StatisticsNetwork::new(rng, sizes)?;
+        Ok(Self {
+            network: StatisticsTrainer::new(on, network, AdamConfig::paper())?,
+            average: MovingAverage::new(MesaConfig::paper().moving_average_rate),
+        })
+    }
+
+    fn step(&mut self, noise: &Tensor, fresh: &Tensor, triggers: &Tensor) -> Result<()> {
+        let scores = self.network.score_pairs(noise, fresh, triggers)?;
+        let average = &mut self.average;
+        let (loss, _) = statistics_loss(&scores.matched, &scores.mismatched, average)?;
+        Ok(self.network.step(&loss.backward()?)?)
+    }
 }
 
 /// What can be made is measured; of what cannot, the reason is kept.

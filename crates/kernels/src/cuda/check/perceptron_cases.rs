@@ -77,7 +77,10 @@ fn wider(columns: usize) -> MatrixPlace {
 }
 
 fn weight_place() -> MatrixPlace {
-    MatrixPlace::new(COLUMNS, DEPTH).at(WEIGHT)
+    MatrixPlace {
+        offset: WEIGHT.offset,
+        ..MatrixPlace::new(COLUMNS, DEPTH)
+    }
 }
 
 impl Layer {
@@ -251,13 +254,23 @@ const BETA: Place = Place {
 
 impl Norm {
     fn new(device: &CudaDevice) -> Result<Self> {
-        // A mean far from zero.
-        let x: Vec<f32> = noise(30, LEN).iter().map(|x| 3.0 + x).collect();
+        // A mean far from zero, and a column that hardly varies.
+        let spread = |at: usize| {
+            if at.is_multiple_of(COLUMNS) {
+                3e-3
+            } else {
+                1.0
+            }
+        };
+        let x = noise(30, LEN).into_iter().enumerate();
+        let x: Vec<f32> = x.map(|(at, x)| 3.0 + spread(at) * x).collect();
         let flat = noise(31, 2 * COLUMNS);
+        let mut running: Vec<f32> = noise(33, 2 * COLUMNS).iter().map(|x| 1.5 + x).collect();
+        running[COLUMNS] = 1e-5;
         Ok(Self {
             input: DeviceBuffer::from_slice(device, &x)?,
             weights: DeviceBuffer::from_slice(device, &flat)?,
-            running: noise(33, 2 * COLUMNS).iter().map(|x| 1.5 + x).collect(),
+            running,
             x,
             flat,
         })
@@ -328,6 +341,7 @@ fn norms(device: &CudaDevice, found: &mut Vec<Comparison>) -> Result<()> {
     let moved: Vec<f64> = moved.collect();
     compare(found, "its running statistics", &running.read()?, &moved);
 
+    one_row(device, &norm, found)?;
     let g = noise(32, LEN);
     let gradient = DeviceBuffer::from_slice(device, &g)?;
     let mut of_x = DeviceBuffer::zeros(device, LEN)?;
@@ -355,6 +369,31 @@ fn norms(device: &CudaDevice, found: &mut Vec<Comparison>) -> Result<()> {
     compare(found, "its input's gradient", &of_x.read()?, &expected);
     let result = of_parameters.read()?;
     compare(found, "its parameters' gradients", &result, &sums);
+    Ok(())
+}
+
+/// A batch of one row varies nowhere.
+fn one_row(device: &CudaDevice, norm: &Norm, found: &mut Vec<Comparison>) -> Result<()> {
+    let input = DeviceBuffer::from_slice(device, &norm.x[..COLUMNS])?;
+    let mut running = DeviceBuffer::from_slice(device, &norm.running)?;
+    let mut statistics = DeviceBuffer::zeros(device, 2 * COLUMNS)?;
+    let mut output = DeviceBuffer::zeros(device, COLUMNS)?;
+    device.norm_leaky(
+        &input,
+        norm.parameters(),
+        (&mut running, GAMMA, BETA),
+        MOMENTUM,
+        &mut statistics,
+        (&mut output, MatrixPlace::new(1, COLUMNS)),
+    )?;
+    let shifts = norm.flat[COLUMNS..].iter();
+    let expected: Vec<f64> = shifts.map(|beta| leaky(f64::from(*beta))).collect();
+    compare(found, "batch norm over one row", &output.read()?, &expected);
+    let variances = norm.running[COLUMNS..].iter();
+    let kept = 1.0 - f64::from(MOMENTUM);
+    let kept: Vec<f64> = variances.map(|old| kept * f64::from(*old)).collect();
+    let result = running.read()?;
+    compare(found, "its running variances", &result[COLUMNS..], &kept);
     Ok(())
 }
 

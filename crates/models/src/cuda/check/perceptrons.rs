@@ -17,10 +17,10 @@ const CONFIG: PerceptronConfig = PerceptronConfig {
     trigger_shape: [3, 3, 3],
 };
 const BATCH: usize = 20;
-/// The first one is launched, the second one recorded, the others are replayed.
-const STEPS: usize = 5;
-/// Another batch size, as a measurement of entropy has.
+/// Another batch size: fits have one, but nothing keeps the two apart except the buffers' keys.
 const OTHER: usize = 33;
+/// Every other step at each size: launched, recorded, replayed.
+const STEPS: usize = 6;
 
 /// The largest errors: of what comes forward, and of parameters after steps of Adam, whose first
 /// steps are as long as the learning rate whatever the gradient: where that is all rounding, its
@@ -46,6 +46,8 @@ fn course(on: &Processor, stop: Option<usize>) -> Result<Course> {
     let mut rng = Seeds::new(4, "perceptrons").start();
     let adam = AdamConfig {
         learning_rate: 1e-3,
+        // Large enough to be seen.
+        epsilon: 1e-3,
         ..AdamConfig::paper()
     };
     let new = || -> Result<(GeneratorTrainer, StatisticsTrainer)> {
@@ -61,7 +63,8 @@ fn course(on: &Processor, stop: Option<usize>) -> Result<Course> {
     let mut noise = |count| uniform_noise(&mut rng, count, CONFIG.noise_dim);
     let mut course = Course::default();
     for step in 0..STEPS {
-        let (own, fresh) = (noise(BATCH)?, noise(BATCH)?);
+        let count = if step % 2 == 0 { BATCH } else { OTHER };
+        let (own, fresh) = (noise(count)?, noise(count)?);
         let triggers = generator.triggers(&own)?;
         course.triggers.extend(host_values(&triggers)?);
         let scores = statistics.score_pairs(&own, &fresh, &triggers)?;
