@@ -5,7 +5,7 @@
 //! gradient to a tensor of zeros, computes those that nobody asked for, and waits at a spinning
 //! barrier in each larger elementwise op, which is slow wherever two threads are not alone on
 //! their cores. So elementwise work passes over memory once here; matrix products are candle's. On a
-//! GPU the same layers are those of `cuda/perceptrons.rs`.
+//! GPU the same layers are those of `cuda/perceptrons/`.
 
 use candle::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor, Var};
 use rand::Rng;

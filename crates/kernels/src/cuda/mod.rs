@@ -11,7 +11,7 @@
 //! device  buffer  function  graph                               the device, its memory, its kernels, recordings
 //! mark                                                          times and versions, for measurements
 //! descriptor  dnn  conv  images  norm  head  optimizer          what is computed
-//! perceptron                                                    what MESA's perceptrons are made of
+//! matrix  perceptron                                            what MESA's perceptrons are made of
 //! check                                                         all of it against plain computations in f64
 //! kernels.cu  *.cuh                                             the kernels, compiled by build.rs
 //! ```
@@ -48,6 +48,8 @@ mod images;
 #[cfg(feature = "cuda")]
 mod mark;
 #[cfg(feature = "cuda")]
+mod matrix;
+#[cfg(feature = "cuda")]
 mod norm;
 #[cfg(feature = "cuda")]
 mod optimizer;
@@ -72,7 +74,8 @@ pub use self::{
     head::{CudaHead, LinearParameters, Totals},
     images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers},
     mark::{Mark, Versions},
+    matrix::{Matrix, MatrixPlace},
     norm::{CudaNorm, Gate, NormParameters, Residual},
     optimizer::{Descent, DeviceDescent},
-    perceptron::{Activation, AdamStep, DeviceAdam, LayerEnd, Matrix, MatrixPlace},
+    perceptron::{Activation, AdamStep, DeviceAdam, LayerEnd},
 };

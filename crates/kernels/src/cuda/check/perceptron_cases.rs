@@ -6,8 +6,9 @@ use crate::cuda::algorithm::Precision;
 use crate::cuda::buffer::{DeviceBuffer, Place};
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::Result;
+use crate::cuda::matrix::{Matrix, MatrixPlace};
 use crate::cuda::norm::NormParameters;
-use crate::cuda::perceptron::{Activation, AdamStep, DeviceAdam, LayerEnd, Matrix, MatrixPlace};
+use crate::cuda::perceptron::{Activation, AdamStep, DeviceAdam, LayerEnd};
 
 /// Rows, columns and terms: several blocks, and none of them full at the edges.
 const ROWS: usize = 37;
