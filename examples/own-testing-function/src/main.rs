@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::ops::ControlFlow;
 
-use candle::Tensor;
+use candle::{Device, Tensor};
 use mesa::{
     BoxError, MesaConfig, Observations, Position, Processor, Seeds, SubModelFit, TestingFunction,
 };
