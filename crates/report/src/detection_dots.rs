@@ -5,7 +5,7 @@ use mesa_record::{ClassDetection, Detection};
 use crate::detection_networks::rules;
 use crate::detection_roc::why_none;
 use crate::format::percent;
-use crate::svg::{Anchor, Canvas, Figure, GRID, INK, Point, cut};
+use crate::svg::{Anchor, Canvas, Figure, GRID, INK, Point, cut, wrapped_name};
 
 const MARGIN: f64 = 16.0;
 const LEFT: f64 = 72.0;
@@ -14,6 +14,8 @@ const COLUMN: (f64, f64) = (90.0, 190.0);
 /// Height of each panel and room between them.
 const PANEL: f64 = 170.0;
 const GAP: f64 = 34.0;
+/// From one line of a name to the next.
+const LINE: f64 = 15.0;
 const QUIET: &str = "#0b4f9e";
 const LOUD: &str = "#a3231c";
 
@@ -101,6 +103,7 @@ impl Dots {
             self.threshold(index(least_index));
         }
         let bottom = tops[1] + PANEL;
+        let mut lines = 1;
         for (number, (name, detection)) in detections.iter().enumerate() {
             let left = LEFT + self.column * number as f64;
             for (place, class) in detection.classes.iter().enumerate() {
@@ -111,17 +114,21 @@ impl Dots {
                     self.dot((x, index(known)), class);
                 }
             }
-            let words = cut(name, 12.0, self.column - 6.0);
-            let at = (left + self.column / 2.0, bottom + 20.0);
-            self.canvas.text(at, 12.0, Anchor::Middle, &words);
+            let words = wrapped_name(name, 12.0, self.column - 6.0);
+            lines = lines.max(words.len());
+            for (line, words) in words.iter().enumerate() {
+                let at = (left + self.column / 2.0, bottom + 20.0 + LINE * line as f64);
+                self.canvas.text(at, 12.0, Anchor::Middle, words);
+            }
             if number > 0 {
                 let grid = format!("stroke=\"{GRID}\"");
                 self.canvas.line((left, tops[0]), (left, bottom), &grid);
             }
         }
         let description = description(detections);
+        let height = bottom + 20.0 + LINE * (lines - 1) as f64 + MARGIN;
         self.canvas
-            .finished((self.width, bottom + 20.0 + MARGIN), title, &description)
+            .finished((self.width, height), title, &description)
     }
 
     fn tick(&mut self, y: f64, words: &str) {

@@ -205,6 +205,20 @@ pub(crate) fn wrapped(words: &str, size: f64, room: f64) -> Vec<String> {
     lines
 }
 
+/// Lines of a name, broken behind its hyphens; a part that is longer than the room there is gets cut.
+pub(crate) fn wrapped_name(name: &str, size: f64, room: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for part in name.split_inclusive('-') {
+        match lines.last_mut() {
+            Some(line) if text_width(line, size) + text_width(part, size) <= room => {
+                line.push_str(part);
+            }
+            _ => lines.push(part.to_owned()),
+        }
+    }
+    lines.iter().map(|line| cut(line, size, room)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,5 +244,10 @@ mod tests {
         let lines = wrapped("one two three four", 10.0, 60.0);
         assert!(lines.len() > 1 && lines.iter().all(|line| text_width(line, 10.0) <= 60.0));
         assert_eq!(lines.join(" "), "one two three four");
+        let name = "trigger-170-seed-1-w16";
+        assert_eq!(wrapped_name(name, 10.0, 1000.0), [name]);
+        let lines = wrapped_name(name, 10.0, 80.0);
+        assert_eq!(lines, ["trigger-170-", "seed-1-w16"]);
+        assert_eq!(wrapped_name("ääääääääää-ä", 10.0, 30.0), ["ääää…", "ä"]);
     }
 }
