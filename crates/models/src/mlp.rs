@@ -47,6 +47,16 @@ impl PerceptronConfig {
         self.trigger_shape.iter().product()
     }
 
+    /// The gradient of the triggers `(B, C, h, w)` from that of all pairs' triggers `(2 B, C h w)`: each
+    /// is in a matched and in a mismatched pair.
+    pub(crate) fn of_triggers(&self, of_pairs: &Tensor) -> Result<Tensor> {
+        let batch_size = of_pairs.dim(0)? / 2;
+        let matched = of_pairs.narrow(0, 0, batch_size)?;
+        let both = (matched + of_pairs.narrow(0, batch_size, batch_size)?)?;
+        let [channels, height, width] = self.trigger_shape;
+        Ok(both.reshape((batch_size, channels, height, width))?)
+    }
+
     /// Checks that networks of these sizes can be built.
     ///
     /// # Errors
@@ -323,10 +333,7 @@ impl StatisticsNetwork {
         triggers: &Tensor,
     ) -> Result<PairScores> {
         let batch_size = triggers.dim(0)?;
-        let flat = triggers.flatten_from(1)?;
-        let matched = Tensor::cat(&[noise, &flat], 1)?;
-        let mismatched = Tensor::cat(&[fresh_noise, &flat], 1)?;
-        let mut activations = vec![Tensor::cat(&[matched, mismatched], 0)?];
+        let mut activations = vec![pair_inputs(noise, fresh_noise, triggers)?];
         for (i, linear) in self.linears.iter().enumerate() {
             activations.push(leaky_relu(&linear.forward(&activations[i])?)?);
         }
@@ -367,12 +374,9 @@ impl StatisticsNetwork {
     pub fn trigger_gradient(&self, scores: &PairScores, objective: &GradStore) -> Result<Tensor> {
         let gradient = self.backward(scores, objective, &mut |_, _, _| Ok(()))?;
         let gradient = self.linears[0].input_gradient(&gradient)?;
-        let (batch_size, noise_dim) = (scores.matched.dim(0)?, self.config.noise_dim);
-        let gradient = gradient.narrow(1, noise_dim, self.config.trigger_len())?;
-        let matched = gradient.narrow(0, 0, batch_size)?;
-        let both = (matched + gradient.narrow(0, batch_size, batch_size)?)?;
-        let [channels, height, width] = self.config.trigger_shape;
-        Ok(both.reshape((batch_size, channels, height, width))?)
+        let (noise_dim, len) = (self.config.noise_dim, self.config.trigger_len());
+        self.config
+            .of_triggers(&gradient.narrow(1, noise_dim, len)?)
     }
 
     /// Walks back through the layers, showing each its input and the gradient of its output;
@@ -470,6 +474,18 @@ impl PairScores {
         let both = [of(&self.matched)?, of(&self.mismatched)?];
         Ok(Tensor::cat(&both, 0)?)
     }
+}
+
+/// What a statistics network sees, `(2 B, noise_dim + C h w)`: matched pairs, then mismatched ones.
+pub(crate) fn pair_inputs(
+    noise: &Tensor,
+    fresh_noise: &Tensor,
+    triggers: &Tensor,
+) -> Result<Tensor> {
+    let flat = triggers.flatten_from(1)?;
+    let matched = Tensor::cat(&[noise, &flat], 1)?;
+    let mismatched = Tensor::cat(&[fresh_noise, &flat], 1)?;
+    Ok(Tensor::cat(&[matched, mismatched], 0)?)
 }
 
 /// Noise for the generator: uniform in `[0, 1)`, drawn on the host, shape `(count, noise_dim)`.

@@ -9,7 +9,8 @@ from torch.fx.experimental.optimization import fuse
 # They are those of `mesa gpu measure`, which brings them along in its binary.
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "crates/cli/src/commands/gpu"))
-from perceptrons import NOISE, Generator, StatisticsNetwork  # noqa: E402, F401
+from perceptrons import ALPHA, NOISE, Generator, StatisticsLoss  # noqa: E402, F401
+from perceptrons import StatisticsNetwork, information  # noqa: E402, F401
 from resnet import ResNet18  # noqa: E402, F401
 
 

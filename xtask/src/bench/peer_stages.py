@@ -9,7 +9,7 @@ import time
 import torch
 
 import peer_works as works
-from peer_networks import NOISE, Generator, StatisticsNetwork, adam
+from peer_networks import NOISE, Generator, StatisticsLoss, StatisticsNetwork, adam
 
 BATCH, ATTACK_IMAGES, RATE_STAMPED, SAMPLE_IMAGES = 128, 5_120, 0.01, 64
 ENTROPY_BATCH, ENTROPY_STEPS, HELD_OUT, HELD_OUT_CHUNK = 256, 1_000, 16_384, 1_024
@@ -112,7 +112,7 @@ def entropy(generator):
         return noise, fresh, triggers + 0.1 * torch.randn_like(triggers)
 
     def advance(steps):
-        statistics, loss_of = StatisticsNetwork(), works.StatisticsLoss()
+        statistics, loss_of = StatisticsNetwork(), StatisticsLoss()
         optimizer = adam(statistics, 1e-3)
         for _ in range(steps):
             loss = loss_of(statistics, *pairs(ENTROPY_BATCH))

@@ -11,9 +11,10 @@ import time
 import torch
 from torch.nn import functional as F
 
-from peer_networks import NOISE, Generator, ResNet18, StatisticsNetwork, adam, fold, sgd
+from peer_networks import ALPHA, NOISE, Generator, ResNet18, StatisticsLoss, StatisticsNetwork
+from peer_networks import adam, fold, information, sgd
 
-CLASSES, TARGET, BETA, ALPHA, RATE = 10, 0, 0.9, 0.1, 0.001
+CLASSES, TARGET, BETA = 10, 0, 0.9
 MEAN = torch.tensor((0.4914, 0.4822, 0.4465)).reshape(1, 3, 1, 1)
 STD = torch.tensor((0.2023, 0.1994, 0.2010)).reshape(1, 3, 1, 1)
 MODELING_IMAGES, EVALUATION_IMAGES = 8_000, 2_000
@@ -149,20 +150,6 @@ def inference_variants(images, width):
 # --- MESA ----------------------------------------------------------------------------------------
 
 
-class StatisticsLoss:
-    """Minus the bound, its second term's gradient divided by a moving average."""
-
-    def __init__(self):
-        self.average = None
-
-    def __call__(self, statistics, noise, fresh, triggers):
-        matched = statistics(noise, triggers)
-        exponential = statistics(fresh, triggers).exp().mean()
-        seen = exponential.detach()
-        self.average = seen if self.average is None else (1 - RATE) * self.average + RATE * seen
-        return -(matched.mean() - exponential / self.average)
-
-
 class Mesa:
     """One iteration as the authors wrote it: a step of G, then one of T.
 
@@ -202,10 +189,8 @@ class Mesa:
         patches = (noised.view(-1, 3, 3, 3) - MEAN) / STD
         images[:, :, row : row + 3, column : column + 3] = patches
         probability = self.forward(images).softmax(1)[:, TARGET]
-        matched = self.statistics(noise, triggers)
-        mismatched = self.statistics(fresh, triggers)
-        information = matched.mean() - (mismatched.exp().mean() + 1e-8).log()
-        loss = -probability.clamp(max=BETA).mean() - ALPHA * information
+        bound = information(self.statistics, noise, fresh, triggers)
+        loss = -probability.clamp(max=BETA).mean() - ALPHA * bound
         self.generator_adam.zero_grad(set_to_none=True)
         loss.backward()
         self.generator_adam.step()

@@ -32,8 +32,8 @@ pub(crate) struct Session {
     pub(crate) ledger: Ledger,
     pub(crate) clean: CleanSource,
     pub(crate) steps: Steps,
-    /// The steps of committed rows that count as this run's.
-    pub(crate) committed_steps: Vec<Steps>,
+    /// The same steps with a GPU's first kernels.
+    pub(crate) first_steps: Option<Steps>,
     pub(crate) computer: Computer,
     /// Where several networks are worked on at once, since when.
     pub(crate) clock: Option<Clock>,
@@ -135,7 +135,7 @@ impl Session {
             Steps::new(&config, &data.digest, clean, computer)
         };
         let steps = steps_on(&computer);
-        let committed_steps = Steps::of_all_kernels(&computer, steps_on);
+        let first_steps = computer.with_first_kernels().as_ref().map(steps_on);
         Ok(Self {
             attack_images: inputs::first(&data.train, config.data.attack_images),
             defense_images: inputs::defense_images(&data, &config.data)?,
@@ -146,7 +146,7 @@ impl Session {
             data,
             clean,
             steps,
-            committed_steps,
+            first_steps,
             computer,
             clock: None,
         })

@@ -86,7 +86,8 @@ impl Session {
 
     /// Whether a committed row is one that this run would compute, perhaps with other kernels.
     pub(crate) fn holds_committed(&self, row: &mesa_record::Row) -> bool {
-        self.committed_steps.iter().any(|steps| steps.made(row))
+        let first = self.first_steps.as_ref();
+        self.holds(row) || first.is_some_and(|steps| steps.made(row))
     }
 
     /// Replaces `summary.json`.

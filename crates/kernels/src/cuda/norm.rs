@@ -40,6 +40,17 @@ pub struct NormParameters<'a> {
     pub beta: Place,
 }
 
+impl NormParameters<'_> {
+    /// The addresses of so many scales and shifts.
+    pub(super) fn addresses(&self, device: &CudaDevice, channels: usize) -> Result<[Argument; 2]> {
+        let address = |place| self.weights.at(device, place, channels);
+        Ok([
+            Argument::Pointer(address(self.gamma)?),
+            Argument::Pointer(address(self.beta)?),
+        ])
+    }
+}
+
 /// What is added to a normalized layer.
 #[derive(Copy, Clone, Debug)]
 pub enum Residual<'a> {
@@ -123,14 +134,15 @@ impl CudaNorm {
             self.device
                 .launch(self.precision, Kernel::MomentParts, grid, &arguments)
         }?;
+        let [gamma, beta] = parameters.addresses(&self.device, self.channels)?;
         let arguments = [
             image,
             sums,
             Argument::Int(int(self.parts.count)?),
             Argument::Int(rows),
             Argument::Int(channels),
-            self.channel_place(parameters.weights, parameters.gamma)?,
-            self.channel_place(parameters.weights, parameters.beta)?,
+            gamma,
+            beta,
             Argument::Float(momentum),
             self.channel_place(running, mean)?,
             self.channel_place(running, variance)?,
@@ -155,11 +167,12 @@ impl CudaNorm {
         parameters: NormParameters<'_>,
         (running, mean, variance): (&DeviceBuffer<f32>, Place, Place),
     ) -> Result<()> {
+        let [gamma, beta] = parameters.addresses(&self.device, self.channels)?;
         let arguments = [
             self.channel_place(running, mean)?,
             self.channel_place(running, variance)?,
-            self.channel_place(parameters.weights, parameters.gamma)?,
-            self.channel_place(parameters.weights, parameters.beta)?,
+            gamma,
+            beta,
             Argument::Int(int(self.channels)?),
             self.coefficients()?,
             self.factors()?,

@@ -208,7 +208,7 @@ impl CudaDevice {
         (y, place): (&mut DeviceBuffer<f32>, MatrixPlace),
     ) -> Result<()> {
         let MatrixPlace { rows, columns, .. } = place;
-        let [gamma, beta] = self.scales(parameters, columns)?;
+        let [gamma, beta] = parameters.addresses(self, columns)?;
         let arguments = [
             MatrixPlace::new(rows, columns).address(self, x)?,
             gamma,
@@ -241,7 +241,7 @@ impl CudaDevice {
         (y, place): (&mut DeviceBuffer<f32>, MatrixPlace),
     ) -> Result<()> {
         let MatrixPlace { rows, columns, .. } = place;
-        let [gamma, beta] = self.scales(parameters, columns)?;
+        let [gamma, beta] = parameters.addresses(self, columns)?;
         let arguments = [
             MatrixPlace::new(rows, columns).address(self, x)?,
             gamma,
@@ -276,7 +276,7 @@ impl CudaDevice {
     ) -> Result<()> {
         let MatrixPlace { rows, columns, .. } = place;
         let whole = MatrixPlace::new(rows, columns);
-        let [gamma, _] = self.scales(parameters, columns)?;
+        let [gamma, _] = parameters.addresses(self, columns)?;
         let NormParameters {
             gamma: of_gamma,
             beta: of_beta,
@@ -349,18 +349,6 @@ impl CudaDevice {
         ];
         // SAFETY: the arguments of `adam`; lengths were checked.
         unsafe { self.perceptron(Kernel::Adam, Grid::list(count)?, &arguments) }
-    }
-
-    fn scales(&self, parameters: NormParameters<'_>, columns: usize) -> Result<[Argument; 2]> {
-        let NormParameters {
-            weights,
-            gamma,
-            beta,
-        } = parameters;
-        Ok([
-            Argument::Pointer(weights.at(self, gamma, columns)?),
-            Argument::Pointer(weights.at(self, beta, columns)?),
-        ])
     }
 
     /// Starts one of the perceptrons' kernels.

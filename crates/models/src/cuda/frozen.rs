@@ -7,7 +7,7 @@ use mesa_kernels::cuda::{Colors, CudaDevice, DeviceBuffer, Replays, TargetGradie
 use super::engine::{Engine, Statistics, Weights};
 use super::plan::Plan;
 use super::state::pack;
-use super::{BatchKey, CudaSettings, DeviceBatch};
+use super::{BatchKey, CudaSettings, DeviceBatch, get_or_make};
 use crate::graph::{COLORS, Graph};
 use crate::state::NamedTensors;
 use crate::{BatchLoss, Error, Network, Normalization, ResNetConfig, Result};
@@ -170,11 +170,10 @@ impl CudaFrozen {
         let head = self.engine(count)?.head_mut();
         head.set_target(target_class as usize, wanted)?;
         let size = batch.triggers.size();
-        if !self.gradients.contains_key(&(count, size)) {
+        get_or_make(&mut self.gradients, (count, size), || {
             let len = count * COLORS * size.0 * size.1;
-            let buffer = DeviceBuffer::zeros(&self.device, len)?;
-            self.gradients.insert((count, size), buffer);
-        }
+            Ok(DeviceBuffer::zeros(&self.device, len)?)
+        })?;
         self.run(Pass::Gradient, batch, count)?;
         let gradients = self.gradients.get(&(count, size));
         Ok(TriggerGradient {
@@ -190,12 +189,11 @@ impl CudaFrozen {
 
     /// The buffers for batches of `count` images.
     fn engine(&mut self, count: usize) -> Result<&mut Engine> {
-        if !self.engines.contains_key(&count) {
+        get_or_make(&mut self.engines, count, || {
             let mut engine = Engine::new(&self.device, &self.graph, count, self.settings, false)?;
             engine.fix(&self.weights)?;
-            self.engines.insert(count, engine);
-        }
-        engine_of(&mut self.engines, count)
+            Ok(engine)
+        })
     }
 
     /// Takes the batch's plans, then runs or replays the rest.

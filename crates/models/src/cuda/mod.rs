@@ -17,6 +17,10 @@
 //! from then on is started as a whole; what changes from step to step (plans, rates, the target) is
 //! read from buffers that are written before it.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+
 mod check;
 mod classifier;
 mod engine;
@@ -36,6 +40,20 @@ pub(crate) use training::{CudaTraining, STRETCH};
 
 pub use mesa_kernels::cuda::{CudaDevice, CudaError, Precision};
 use mesa_kernels::cuda::{DeviceImages, DevicePlans, DeviceTriggers, PlanLimits};
+
+use crate::Result;
+
+/// What a map holds for a key, made first if it is not there yet.
+fn get_or_make<K: Eq + Hash, V>(
+    map: &mut HashMap<K, V>,
+    key: K,
+    make: impl FnOnce() -> Result<V>,
+) -> Result<&mut V> {
+    Ok(match map.entry(key) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => place.insert(make()?),
+    })
+}
 
 /// How a network is computed on a GPU.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

@@ -15,10 +15,11 @@ STARTED = time.perf_counter()  # Importing torch takes seconds.
 import torch
 from torch.nn import functional as F
 
-from perceptrons import NOISE, TRIGGER, Generator, StatisticsNetwork
+from perceptrons import ALPHA, NOISE, TRIGGER, Generator, StatisticsLoss, StatisticsNetwork
+from perceptrons import information
 from resnet import ResNet18
 
-CLASSES, TARGET, BETA, ALPHA, RATE = 10, 0, 0.9, 0.1, 1e-3
+CLASSES, TARGET, BETA = 10, 0, 0.9
 COMPILED = {"compile": "default", "reduce-overhead": "reduce-overhead"}
 
 
@@ -99,8 +100,7 @@ def fit(args):
         torch.optim.Adam(own.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
         for own in (generator, statistics)
     )
-    images = random_images(args)
-    average = None
+    images, statistics_loss = random_images(args), StatisticsLoss()
 
     def generator_step():
         noise, fresh = torch.rand(2, args.batch_size, NOISE, device=args.device)
@@ -112,22 +112,17 @@ def fit(args):
         with torch.autocast(args.device, torch.bfloat16):
             logits = forward(stamped)
         probability = logits.float().softmax(1)[:, TARGET]
-        mismatched = statistics(fresh, triggers).exp().mean()
-        information = statistics(noise, triggers).mean() - (mismatched + 1e-8).log()
-        loss = -probability.clamp(max=BETA).mean() - ALPHA * information
+        bound = information(statistics, noise, fresh, triggers)
+        loss = -probability.clamp(max=BETA).mean() - ALPHA * bound
         of_generator.zero_grad(set_to_none=True)
         loss.backward()
         of_generator.step()
 
     def statistics_step():
-        nonlocal average
         noise, fresh = torch.rand(2, args.batch_size, NOISE, device=args.device)
         with torch.no_grad():
             triggers = generator(noise)
-        mismatched = statistics(fresh, triggers).exp().mean()
-        seen = mismatched.detach()
-        average = seen if average is None else (1 - RATE) * average + RATE * seen
-        loss = mismatched / average - statistics(noise, triggers).mean()
+        loss = statistics_loss(statistics, noise, fresh, triggers)
         of_statistics.zero_grad(set_to_none=True)
         loss.backward()
         of_statistics.step()

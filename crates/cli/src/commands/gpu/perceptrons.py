@@ -1,10 +1,11 @@
-"""MESA's two perceptrons, as the authors have them."""
+"""MESA's two perceptrons and what they are trained for, as the authors have them."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 NOISE, WIDTH, TRIGGER = 64, 512, 27
+ALPHA, RATE = 0.1, 1e-3
 
 
 class Generator(nn.Module):
@@ -37,3 +38,23 @@ class StatisticsNetwork(nn.Module):
     def forward(self, noise, triggers):
         xs = F.leaky_relu(self.noise(noise) + self.trigger(triggers) + self.bias, 0.2)
         return F.leaky_relu(self.last(F.leaky_relu(self.hidden(xs), 0.2)), 0.2).squeeze(1)
+
+
+def information(statistics, noise, fresh, triggers):
+    """The bound that the generator's step climbs."""
+    matched, mismatched = statistics(noise, triggers), statistics(fresh, triggers)
+    return matched.mean() - (mismatched.exp().mean() + 1e-8).log()
+
+
+class StatisticsLoss:
+    """Minus the bound, its second term's gradient divided by a moving average."""
+
+    def __init__(self):
+        self.average = None
+
+    def __call__(self, statistics, noise, fresh, triggers):
+        matched = statistics(noise, triggers)
+        exponential = statistics(fresh, triggers).exp().mean()
+        seen = exponential.detach()
+        self.average = seen if self.average is None else (1 - RATE) * self.average + RATE * seen
+        return -(matched.mean() - exponential / self.average)

@@ -9,6 +9,7 @@ use mesa_kernels::cuda::{
 
 use super::learned::{Flat, Floats, Learned, LinearPlace};
 use super::{MOST_RECORDED, batch_of, check_len};
+use crate::cuda::get_or_make;
 use crate::layers::NORM_MOMENTUM;
 use crate::mlp::NOISE_PARTS;
 use crate::network::host_values;
@@ -154,11 +155,9 @@ impl CudaGenerator {
         let (rows, dim) = noise.dims2()?;
         check_len("the noise", dim, self.config.noise_dim)?;
         let device = self.learned.device.clone();
-        if !self.batches.contains_key(&rows) {
-            let batch = GeneratorBatch::new(&device, self.config, rows)?;
-            self.batches.insert(rows, batch);
-        }
-        let batch = batch_of(&mut self.batches, rows)?;
+        let batch = get_or_make(&mut self.batches, rows, || {
+            GeneratorBatch::new(&device, self.config, rows)
+        })?;
         batch.noise.write(&host_values(noise)?)?;
         let Self {
             config,

@@ -7,7 +7,8 @@ use mesa_kernels::cuda::{Activation, CudaDevice, DeviceBuffer, Replays};
 
 use super::learned::{Floats, Learned, LinearPlace};
 use super::{MOST_RECORDED, batch_of, check_len};
-use crate::mlp::LAYER_NAMES;
+use crate::cuda::get_or_make;
+use crate::mlp::{LAYER_NAMES, pair_inputs};
 use crate::network::host_values;
 use crate::perceptron_trainers::unmade;
 use crate::{Adam, NamedTensors, PairScores, PerceptronConfig, Result, Seeds, StatisticsNetwork};
@@ -97,17 +98,12 @@ impl CudaStatistics {
     ) -> Result<PairScores> {
         let pairs = triggers.dim(0)?;
         let rows = 2 * pairs;
-        let flat = triggers.flatten_from(1)?;
-        let matched = Tensor::cat(&[noise, &flat], 1)?;
-        let mismatched = Tensor::cat(&[fresh_noise, &flat], 1)?;
-        let inputs = host_values(&Tensor::cat(&[matched, mismatched], 0)?)?;
+        let inputs = pair_inputs(noise, fresh_noise, triggers)?;
         let device = self.learned.device.clone();
-        if !self.batches.contains_key(&rows) {
-            let batch = PairBatch::new(&device, self.config, rows)?;
-            self.batches.insert(rows, batch);
-        }
-        let batch = batch_of(&mut self.batches, rows)?;
-        batch.inputs.write(&inputs)?;
+        let batch = get_or_make(&mut self.batches, rows, || {
+            PairBatch::new(&device, self.config, rows)
+        })?;
+        batch.inputs.write(&host_values(&inputs)?)?;
         let (learned, linears) = (&self.learned, &self.linears);
         self.replays
             .run(&device, (StatisticsPass::Score, rows), || {
@@ -140,13 +136,12 @@ impl CudaStatistics {
             let (gradient, target) = (&batch.of_hidden[0], &mut batch.of_triggers);
             linears[0].input_gradient(learned, gradient, triggers, None, target, rows)
         })?;
-        // Each trigger is in a matched and in a mismatched pair.
-        let gradient = batch.of_triggers.read()?;
-        let (matched, mismatched) = gradient.split_at(gradient.len() / 2);
-        let both: Vec<f32> = matched.iter().zip(mismatched).map(|(a, b)| a + b).collect();
-        let [channels, height, width] = config.trigger_shape;
-        let shape = (rows / 2, channels, height, width);
-        Ok(Tensor::from_vec(both, shape, &Device::Cpu)?)
+        let shape = (rows, config.trigger_len());
+        config.of_triggers(&Tensor::from_vec(
+            batch.of_triggers.read()?,
+            shape,
+            &Device::Cpu,
+        )?)
     }
 
     /// A step down the gradient of the last pairs' scores.
