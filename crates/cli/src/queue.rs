@@ -111,6 +111,8 @@ mod tests {
         queue.done_after(Duration::from_mins(5));
         assert!(queue.next().is_some());
         queue.done_after(Duration::from_mins(12));
+        // The longest so far counts, not the last.
+        queue.done_after(Duration::from_mins(1));
         assert!(queue.next().is_none() && queue.has_run_out_of_time());
         // Where nothing is left, time is not what is short.
         let queue = Queue::new(&left[..0], Some(deadline));
