@@ -158,6 +158,15 @@ impl GeneratorTrainer {
         }
     }
 
+    /// How many of its passes a GPU has recorded.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn recorded(&self) -> usize {
+        match &self.0 {
+            GeneratorOn::Cpu { .. } => 0,
+            GeneratorOn::Cuda(generator) => generator.recorded(),
+        }
+    }
+
     /// The generator, whatever it has learned so far.
     ///
     /// # Errors
@@ -297,6 +306,15 @@ impl StatisticsTrainer {
             }
             #[cfg(feature = "cuda")]
             StatisticsOn::Cuda(statistics) => statistics.load_state([of_statistics, of_adam]),
+        }
+    }
+
+    /// How many of its passes a GPU has recorded.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn recorded(&self) -> usize {
+        match &self.on {
+            StatisticsOn::Cpu { .. } => 0,
+            StatisticsOn::Cuda(statistics) => statistics.recorded(),
         }
     }
 }

@@ -32,6 +32,9 @@ const WAYS: [(&str, &str, &str, bool); 8] = [
 /// What PyTorch reaches of the device's rates, and what one of it is.
 const RATES: [&str; 2] = ["matrices", "copy"];
 
+/// What the names of their rows end with.
+const OF_PYTORCH: &str = ", PyTorch";
+
 /// Why there may be nothing of PyTorch's.
 const NOT_ASKED_FOR: &str = "not asked for";
 const NO_TORCH: &str = "no torch";
@@ -86,6 +89,11 @@ pub(super) fn compare(
         recorder.save()?;
     }
     Ok(())
+}
+
+/// Whether one of our own rates could not be measured. A peer that failed would fail again.
+pub(super) fn ours_failed(row: &GpuRow) -> bool {
+    row.failed.is_some() && !row.work.ends_with(OF_PYTORCH)
 }
 
 /// Whether a record holds every way, or the reason that there is none still holds.
@@ -176,7 +184,7 @@ fn rates(peers: &mut [Peer], sizes: &Sizes, recorder: &mut Recorder) -> Result<(
         let side = if recorder.record.quick { 64 } else { 8192_u32 };
         let (work, precision, gflop, megabytes) = if peer.way.work == "copy" {
             (
-                "copy, PyTorch".to_owned(),
+                format!("copy{OF_PYTORCH}"),
                 "",
                 0.0,
                 8e-6 * sizes.copied as f64,
@@ -184,7 +192,7 @@ fn rates(peers: &mut [Peer], sizes: &Sizes, recorder: &mut Recorder) -> Result<(
         } else {
             let gflop = 2e-9 * f64::from(side).powi(3);
             (
-                format!("product of {side}x{side} matrices, PyTorch"),
+                format!("product of {side}x{side} matrices{OF_PYTORCH}"),
                 "bf16",
                 gflop,
                 0.0,

@@ -74,7 +74,7 @@ pub(super) fn is_measured(record: &GpuRecord, quick: bool) -> bool {
     let parts = [&record.rates, &record.steps, &record.layers];
     record.quick == quick
         && parts.iter().all(|rows| !rows.is_empty())
-        && parts.into_iter().flatten().all(|row| row.failed.is_none())
+        && !parts.into_iter().flatten().any(compare::ours_failed)
         && compare::is_compared(record)
 }
 

@@ -2,7 +2,7 @@
 
 use mesa_kernels::cuda::{Comparison, Precision};
 
-use super::{Pairs, flat};
+use super::{Pairs, flat, recorded};
 use crate::cuda::Gpu;
 use crate::network::host_values;
 use crate::{
@@ -39,6 +39,8 @@ struct Course {
     generator: NamedTensors,
     statistics: NamedTensors,
     moments: NamedTensors,
+    /// Passes of either perceptron that were recorded.
+    recorded: usize,
 }
 
 /// A few iterations as a fit has them, stopped and taken up again after `stop` of them.
@@ -85,6 +87,7 @@ fn course(on: &Processor, stop: Option<usize>) -> Result<Course> {
             statistics.load_state(of_statistics.each_ref())?;
         }
     }
+    course.recorded = generator.recorded() + statistics.recorded();
     let [of_generator, of_adam] = generator.state()?;
     course.moments = of_adam;
     course.generator = of_generator;
@@ -151,6 +154,9 @@ pub(super) fn check(gpu: &Gpu, found: &mut Vec<Comparison>) -> Result<()> {
         );
     }
     pairs.compare("perceptrons", Precision::F32, found);
+    // At each of two sizes the generator's pass and step, and the scores, the triggers' gradient and the
+    // step of the statistics network.
+    recorded(&gpu.device, "perceptrons", result.recorded, 10, gpu.settings, found);
     let stopped = course(&on, Some(1))?;
     let bits = |course: &Course| -> Result<Vec<f32>> {
         let mut all = [lists(course).concat(), course.samples[0].clone()].concat();

@@ -153,9 +153,10 @@ pub(super) fn check(gpu: &Gpu, found: &mut Vec<Comparison>) -> Result<()> {
     let all = |network: &Network| flat(&network.state()?, |_| true);
     {
         let mut compare = comparing(found, precision);
-        // Small steps: after 20 of them both are still at nearly the same place.
+        // Small steps: after 20 of them both are still at nearly the same place. Not nearer: each
+        // has gone its own way, so a single gate that rounding opens moves the losses behind it.
         let name = "run of 20 steps: losses";
-        compare(name, &found_losses, &wide(&losses), forward);
+        compare(name, &found_losses, &wide(&losses), backward);
         let name = "run of 20 steps: network";
         compare(name, &all(&whole)?, &wide(&all(&expected)?), backward);
         // In the middle of an epoch and at its end.

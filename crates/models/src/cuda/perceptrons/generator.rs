@@ -253,6 +253,11 @@ impl CudaGenerator {
         })
     }
 
+    /// See [`crate::CudaNetwork::recorded`].
+    pub(crate) fn recorded(&self) -> usize {
+        self.replays.recorded()
+    }
+
     /// As of [`Generator::state`] and [`Adam::state`].
     pub(crate) fn state(&self) -> Result<[NamedTensors; 2]> {
         let mut state = self.learned.parameters.named(self.learned.values())?;

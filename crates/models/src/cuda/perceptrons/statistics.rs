@@ -171,6 +171,11 @@ impl CudaStatistics {
         Ok(rows)
     }
 
+    /// See [`crate::CudaNetwork::recorded`].
+    pub(crate) fn recorded(&self) -> usize {
+        self.replays.recorded()
+    }
+
     /// As of [`StatisticsNetwork::state`] and [`Adam::state`].
     pub(crate) fn state(&self) -> Result<[NamedTensors; 2]> {
         let state = self.learned.parameters.named(self.learned.values())?;
