@@ -169,19 +169,18 @@ mod tests {
     }
 
     #[test]
-    fn a_mixture_never_draws_from_a_sub_model_of_weight_zero() {
-        let models = vec![fixture::sub_model(0.9, 0), fixture::sub_model(0.5, 1)];
-        let only_second = Staircase::new(models, &[0.0, 1.0]).unwrap();
-        let drawn = draw(&TriggerSource::Weighted(only_second), 0, 40);
-        // The choices come first, then the samples.
-        assert_eq!(drawn.len(), 40 * 27);
-        let of_first = samples(0, 40);
-        assert!(
-            drawn
-                .iter()
-                .zip(&of_first)
-                .any(|(a, b)| a.to_bits() != b.to_bits())
-        );
+    fn a_mixture_draws_what_its_staircase_does_in_every_epoch() {
+        let staircase = |weights: &[f64]| {
+            let models = vec![fixture::sub_model(0.9, 0), fixture::sub_model(0.5, 1)];
+            Staircase::new(models, weights).unwrap()
+        };
+        let drawn = |weights: &[f64]| draw(&TriggerSource::Weighted(staircase(weights)), 1, 40);
+        for weights in [[0.3, 0.7], [0.0, 1.0]] {
+            let mut rng = Seeds::new(5, "draw").start();
+            let expected = staircase(&weights).sample(&mut rng, 40).unwrap();
+            assert_eq!(drawn(&weights), flat(&expected).unwrap());
+        }
+        assert_ne!(drawn(&[0.0, 1.0]), drawn(&[1.0, 0.0]));
     }
 
     #[test]

@@ -179,6 +179,38 @@ mod tests {
     use approx::assert_abs_diff_eq;
 
     use super::*;
+    use crate::{MesaConfig, SubModelFit};
+
+    #[test]
+    fn what_is_measured_is_the_trigger_with_noise_of_the_fits_deviation() {
+        let config = MesaConfig {
+            network_width: 8,
+            trigger_noise_std: 0.3,
+            ..MesaConfig::paper()
+        };
+        let fit = SubModelFit::new(&Processor::Cpu, config, 0.9, Seeds::new(0, "fit")).unwrap();
+        let sub_model = fit.into_sub_model().unwrap();
+        let sampler = || Sampler::new(&Processor::Cpu, sub_model.generator()).unwrap();
+        let mut noisy = NoisyTriggers {
+            info: sub_model.info(),
+            sampler: sampler(),
+            clean: Some(Vec::new()),
+        };
+        let mut rng = Seeds::new(0, "pairs").start();
+        let pairs = noisy.draw(&mut rng, 500).unwrap();
+        let clean = sampler().triggers(&pairs.noise).unwrap();
+        let seen = (&pairs.triggers - &clean).unwrap().flatten_all().unwrap();
+        let seen = seen.to_vec1::<f32>().unwrap();
+        let mean = seen.iter().sum::<f32>() / seen.len() as f32;
+        let square = seen.iter().map(|x| x * x).sum::<f32>() / seen.len() as f32;
+        assert_abs_diff_eq!(mean, 0.0, epsilon = 0.01);
+        assert_abs_diff_eq!(square.sqrt(), 0.3, epsilon = 0.01);
+        // The moments are those of triggers without it.
+        let kept = noisy.clean.unwrap().concat();
+        assert_eq!(kept, clean.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let noise = |noise: &Tensor| noise.to_vec2::<f32>().unwrap();
+        assert_ne!(noise(&pairs.noise), noise(&pairs.fresh_noise));
+    }
 
     #[test]
     fn the_offset_in_27_dimensions_is_the_protocols() {

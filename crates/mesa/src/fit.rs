@@ -344,3 +344,138 @@ impl SubModelFit {
         format!("{config:?} {:?}", self.seeds).replace(", statistics_steps: 1 }", " }")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle::DType;
+    use mesa_models::BoxError;
+
+    use super::*;
+    use crate::Observations;
+
+    const BATCH: usize = 16;
+    const LEN: usize = 4;
+    const STEPS: usize = 3;
+    const BETA: f64 = 0.35;
+
+    /// `F(x) = mean x²`: noise on a trigger moves it, and its gradient.
+    struct MeanSquare;
+
+    impl TestingFunction for MeanSquare {
+        fn trigger_shape(&self) -> [usize; 3] {
+            [1, 2, 2]
+        }
+
+        fn steps_per_epoch(&self, _: usize) -> usize {
+            STEPS
+        }
+
+        fn observe(
+            &mut self,
+            triggers: &Tensor,
+            _: f64,
+            _: Position,
+        ) -> Result<Observations, BoxError> {
+            let values = triggers.sqr()?.flatten_from(1)?.mean_keepdim(1)?;
+            let gradients = (triggers * (2.0 / LEN as f64))?.unsqueeze(1)?;
+            Ok(Observations { values, gradients })
+        }
+    }
+
+    fn config() -> MesaConfig {
+        MesaConfig {
+            alpha: 0.7,
+            trigger_shape: MeanSquare.trigger_shape(),
+            network_width: 12,
+            batch_size: BATCH,
+            epochs: 1,
+            trigger_noise_std: 0.2,
+            // Large enough to be seen after few steps.
+            moving_average_rate: 0.3,
+            ..MesaConfig::paper()
+        }
+    }
+
+    /// Algorithm 2 in plain operations, one equation a line.
+    /// Returns both networks and the moving average.
+    fn written_out(seeds: &Seeds) -> Result<([NamedTensors; 2], f64)> {
+        let config = config();
+        let mut rng = seeds.start();
+        let generator = Generator::new(&mut rng, config.sizes())?;
+        let statistics = StatisticsNetwork::new(&mut rng, config.sizes())?;
+        let mut generator = GeneratorTrainer::new(&Processor::Cpu, generator, config.adam())?;
+        let mut statistics = StatisticsTrainer::new(&Processor::Cpu, statistics, config.adam())?;
+        let mut average = None;
+        for step in 0..STEPS {
+            let mut rng = seeds.at(Position { epoch: 0, step });
+            let noise = |rng: &mut _| uniform_noise(rng, BATCH, config.noise_dim);
+
+            // −mean min(F(x + noise), β) − α Î(x), down its gradient.
+            let z = noise(&mut rng)?;
+            let x = generator.triggers(&z)?;
+            let noisy = with_gaussian_noise(&mut rng, &x, config.trigger_noise_std)?;
+            let values = noisy.sqr()?.flatten_from(1)?.mean(1)?;
+            let open = values.lt(BETA)?.to_dtype(DType::F32)?;
+            let below = open.sum_all()?.to_scalar::<f32>()?;
+            assert!(
+                below > 0.0 && below < BATCH as f32,
+                "the hinge has one side only"
+            );
+            let slope = (noisy * (-2.0 / (LEN * BATCH) as f64))?;
+            let of_hinge = slope.broadcast_mul(&open.reshape((BATCH, 1, 1, 1))?)?;
+            let scores = statistics.score_pairs(&z, &noise(&mut rng)?, &x)?;
+            let marginal = scores.mismatched.exp()?.mean_all()?.log()?;
+            let information = (scores.matched.mean_all()? - marginal)?;
+            let of_information = statistics.trigger_gradient(&information.backward()?)?;
+            generator.step(&(of_hinge - (of_information * config.alpha)?)?)?;
+
+            // Fresh noise, triggers of the generator that has moved.
+            let (z, fresh) = (noise(&mut rng)?, noise(&mut rng)?);
+            let x = generator.triggers(&z)?;
+            let scores = statistics.score_pairs(&z, &fresh, &x)?;
+            let mean = scores.mismatched.exp()?.mean_all()?;
+            let newest = f64::from(mean.to_scalar::<f32>()?);
+            let rate = config.moving_average_rate;
+            let moved = average.map_or(newest, |before| (1.0 - rate) * before + rate * newest);
+            average = Some(moved);
+            let loss = ((mean / moved)? - scores.matched.mean_all()?)?;
+            statistics.step(&loss.backward()?)?;
+        }
+        let [[generator, _], [statistics, _]] = [generator.state()?, statistics.state()?];
+        Ok(([generator, statistics], average.unwrap_or_default()))
+    }
+
+    #[test]
+    fn its_iterations_are_those_of_algorithm_2_written_out() {
+        let seeds = Seeds::new(3, "fit");
+        let mut fit = SubModelFit::new(&Processor::Cpu, config(), BETA, seeds.clone()).unwrap();
+        let status = fit.run(&mut MeanSquare, &mut |_| ControlFlow::Continue(()));
+        assert_eq!(status.unwrap(), Status::Finished);
+        let (expected, average) = written_out(&seeds).unwrap();
+        let found = fit.average.value().unwrap();
+        assert!((found / average - 1.0).abs() < 1e-5, "{found} {average}");
+        let found = [
+            fit.generator.state().unwrap(),
+            fit.statistics.state().unwrap(),
+        ];
+        let rate = config().learning_rate;
+        for ([found, _], expected) in found.iter().zip(&expected) {
+            for (name, tensor) in expected {
+                // Biases in front of batch norm have no gradient but rounding, which Adam steps along.
+                let idle = [
+                    "linear1.bias",
+                    "linear2.bias",
+                    "linear3.bias",
+                    "running_mean",
+                ];
+                if idle.iter().any(|end| name.ends_with(end)) {
+                    continue;
+                }
+                let distance = (&found[name] - tensor).unwrap().abs().unwrap();
+                let most = distance.flatten_all().unwrap().max(0).unwrap();
+                let most = most.to_scalar::<f32>().unwrap();
+                assert!(f64::from(most) < 0.02 * rate, "{name}: {most}");
+            }
+        }
+    }
+}

@@ -156,7 +156,14 @@ pub(super) fn check(gpu: &Gpu, found: &mut Vec<Comparison>) -> Result<()> {
     pairs.compare("perceptrons", Precision::F32, found);
     // At each of two sizes the generator's pass and step, and the scores, the triggers' gradient and the
     // step of the statistics network.
-    recorded(&gpu.device, "perceptrons", result.recorded, 10, gpu.settings, found);
+    recorded(
+        &gpu.device,
+        "perceptrons",
+        result.recorded,
+        10,
+        gpu.settings,
+        found,
+    );
     let stopped = course(&on, Some(1))?;
     let bits = |course: &Course| -> Result<Vec<f32>> {
         let mut all = [lists(course).concat(), course.samples[0].clone()].concat();
