@@ -113,8 +113,8 @@ fn every_sub_model_has_a_panel_with_the_figures_of_its_steps() {
             assert_eq!(panel[figure], samples[figure], "{figure} of {step}");
         }
         for (figure, name) in [
-            ("entropy_nats", "information_nats"),
-            ("entropy_se", "information_se"),
+            ("information_nats", "information_nats"),
+            ("information_se", "information_se"),
             ("entropy_upper_bound", "gaussian_bound_nats"),
         ] {
             assert_eq!(panel[figure], entropy[name], "{figure} of {step}");

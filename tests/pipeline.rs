@@ -63,8 +63,8 @@ fn a_run_writes_everything_and_threads_change_no_figure() {
             for figure in [
                 "sample_asr",
                 "in_level_set",
-                "entropy_nats",
-                "entropy_se",
+                "information_nats",
+                "information_se",
                 "sample_std",
             ] {
                 assert!(row[figure].is_number(), "{figure} in {row}");

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Images per forward pass; the figures do not depend on it.
+/// Images per forward pass. With a place for each batch it is how many share one; else no figure depends on
+/// it.
 const BATCH_SIZE: usize = 250;
 
 /// The trigger that is evaluated, the class it is meant to lead to, and where it is stamped.

@@ -236,10 +236,20 @@ impl ExperimentConfig {
         }
     }
 
+    /// The paper's settings on the data of these: on CIFAR-100 its perceptrons are 2,048 wide.
+    fn paper_on_the_same_data(&self) -> Self {
+        let mut paper = Self::paper();
+        if self.data.set == DatasetName::Cifar100 {
+            paper.data.set = DatasetName::Cifar100;
+            paper.mesa.network_width = 2048;
+        }
+        paper
+    }
+
     /// Each setting that decides a figure and differs from the paper's.
     pub(crate) fn differences(&self) -> Vec<Difference> {
         let (mut paper, mut here) = (Vec::new(), Vec::new());
-        flatten("", &figures(&Self::paper()), &mut paper);
+        flatten("", &figures(&self.paper_on_the_same_data()), &mut paper);
         flatten("", &figures(self), &mut here);
         let lookup = |list: &[(String, String)], name: &str| {
             list.iter()
@@ -438,6 +448,9 @@ mod tests {
             "retrain.training.learning_rate",
         ];
         assert_eq!(names("cpu"), expected);
+        // On CIFAR-100 the paper's perceptrons are wider, too.
+        assert_eq!(names("cpu-cifar100"), expected);
+        assert!(names("paper-cifar100").is_empty());
     }
 
     #[test]

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::attack_success::{check_target, pool_of, stamp_each};
 use crate::{DefenseImages, Error, Result};
 
-/// Stamped images per forward pass; the figures do not depend on it.
+/// Stamped images per forward pass. With a place for each batch it is how many share one; else no figure
+/// depends on it.
 const BATCH_SIZE: usize = 256;
 
 /// How samples of a sub-model are tested.

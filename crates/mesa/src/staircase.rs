@@ -16,7 +16,8 @@ pub struct MixtureWeights {
     /// γ if all sub-models had the same entropy.
     pub gamma_at_equal_entropy: Vec<f64>,
     /// Whether γ can be read. Level sets nest, so entropy falls as β rises; where the measured
-    /// one does not, it measures something else than the level set's volume, and so does γ.
+    /// one does not, or by less than the standard error of the difference, it measures something
+    /// else than the level set's volume, and so does γ.
     pub readable: bool,
 }
 
@@ -93,9 +94,11 @@ pub fn mixture_weights(betas: &[f64], entropies: &[(f64, f64)]) -> Result<Mixtur
     Ok(MixtureWeights {
         gamma_se: (0..gamma.len()).map(error).collect(),
         gamma_at_equal_entropy: normalized(steps),
-        readable: rising
-            .windows(2)
-            .all(|pair| entropies[pair[0]].0 > entropies[pair[1]].0),
+        readable: rising.windows(2).all(|pair| {
+            let [(wider, wider_se), (narrower, narrower_se)] =
+                [entropies[pair[0]], entropies[pair[1]]];
+            wider - narrower > wider_se.hypot(narrower_se)
+        }),
         gamma,
     })
 }
@@ -249,11 +252,10 @@ mod tests {
                 .unwrap()
                 .readable
         );
-        assert!(
-            mixture_weights(&[0.9, 0.5], &[(1.0, 0.0), (1.5, 0.0)])
-                .unwrap()
-                .readable
-        );
+        let falling = |se| mixture_weights(&[0.9, 0.5], &[(1.0, 0.3), (1.5, se)]).unwrap();
+        assert!(falling(0.3).readable);
+        // The difference, 0.5, has an error of 0.5.
+        assert!(!falling(0.4).readable);
     }
 
     #[test]

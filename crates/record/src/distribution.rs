@@ -59,9 +59,11 @@ pub struct DistributionPanel {
     /// Share of the samples whose mean probability reaches β.
     pub in_level_set: f64,
     /// Estimate of I(x̃; z), in nats.
-    pub entropy_nats: f64,
+    #[serde(alias = "entropy_nats")]
+    pub information_nats: f64,
     /// Its standard error.
-    pub entropy_se: f64,
+    #[serde(alias = "entropy_se")]
+    pub information_se: f64,
     /// Gaussian upper bound of h(x̃), in nats.
     pub entropy_upper_bound: f64,
     /// Standard deviation of a pixel over the samples.

@@ -105,18 +105,22 @@ pub struct Row {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_level_set: Option<f64>,
     /// Of a `mesa:β` row: estimate of I(x̃; z), in nats.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entropy_nats: Option<f64>,
-    /// Standard error of `entropy_nats`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entropy_se: Option<f64>,
+    #[serde(
+        default,
+        alias = "entropy_nats",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub information_nats: Option<f64>,
+    /// Standard error of `information_nats`.
+    #[serde(default, alias = "entropy_se", skip_serializing_if = "Option::is_none")]
+    pub information_se: Option<f64>,
     /// Of a `mesa:β` row: Gaussian upper bound of h(x̃), in nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy_upper_bound: Option<f64>,
     /// Of a `mesa:β` row: mean of the samples' pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_mean: Option<f64>,
-    /// Of a `mesa:β` row: spread of the samples, the mean over pixels of each pixel's standard deviation.
+    /// Of a `mesa:β` row: standard deviation of a pixel over the samples, root mean square over the pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample_std: Option<f64>,
     /// Of a `point` row: the trigger that was reversed.
@@ -133,14 +137,11 @@ pub struct Row {
     pub key: Option<String>,
 }
 
-/// The weights γ of a staircase's sub-models, and whether they can be read.
+/// The weights γ of a staircase's sub-models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mixture {
     /// One for each sub-model.
     pub weights: Vec<MixtureWeight>,
-    /// Whether h falls as β rises, as it must for nested level sets. If not,
-    /// γ measures the estimate's error and nothing else.
-    pub readable: bool,
 }
 
 /// The weight of one sub-model.
@@ -155,11 +156,15 @@ pub struct MixtureWeight {
     /// γ if every level set had the same entropy.
     pub gamma_equal_entropy: f64,
     /// Estimate of I(x̃; z) of the sub-model, in nats.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entropy_nats: Option<f64>,
-    /// Standard error of `entropy_nats`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entropy_se: Option<f64>,
+    #[serde(
+        default,
+        alias = "entropy_nats",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub information_nats: Option<f64>,
+    /// Standard error of `information_nats`.
+    #[serde(default, alias = "entropy_se", skip_serializing_if = "Option::is_none")]
+    pub information_se: Option<f64>,
     /// Gaussian upper bound of h(x̃), in nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entropy_upper_bound: Option<f64>,
@@ -234,8 +239,8 @@ impl Row {
             wall_s: 0.0,
             sample_asr: None,
             in_level_set: None,
-            entropy_nats: None,
-            entropy_se: None,
+            information_nats: None,
+            information_se: None,
             entropy_upper_bound: None,
             sample_mean: None,
             sample_std: None,

@@ -5,7 +5,7 @@ use mesa_record::Summary;
 use crate::paper::rank;
 
 const COLUMNS: &str = "preset,data,device,trigger,seed,method,repeat,asr,clean_accuracy,regained_accuracy,\
-    wall_s,sample_asr,in_level_set,entropy_nats,entropy_se,entropy_upper_bound,sample_std,attack_took,committed";
+    wall_s,sample_asr,in_level_set,information_nats,information_se,entropy_upper_bound,sample_std,attack_took,committed";
 
 /// Every row as comma-separated values: fractions in [0, 1] as in
 /// `summary.json`, not the percent of the printed tables; empty where a method
@@ -57,8 +57,8 @@ fn add_rows(text: &mut String, summary: &Summary) {
             row.wall_s.to_string(),
             optional(row.sample_asr),
             optional(row.in_level_set),
-            optional(row.entropy_nats),
-            optional(row.entropy_se),
+            optional(row.information_nats),
+            optional(row.information_se),
             optional(row.entropy_upper_bound),
             optional(row.sample_std),
             took.map(|took| took.to_string()).unwrap_or_default(),

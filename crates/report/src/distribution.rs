@@ -112,7 +112,10 @@ pub(crate) fn table(distribution: &Distribution) -> Table {
             panel.alpha.to_string(),
             percent(panel.sample_asr),
             percent(panel.in_level_set),
-            format!("{:.2} ± {:.2}", panel.entropy_nats, panel.entropy_se),
+            format!(
+                "{:.2} ± {:.2}",
+                panel.information_nats, panel.information_se
+            ),
             format!("{:.1}", panel.entropy_upper_bound),
             format!("{:.3}", panel.sample_std),
         ]

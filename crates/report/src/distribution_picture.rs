@@ -165,7 +165,7 @@ fn figures(panel: &DistributionPanel) -> [String; 2] {
         ),
         format!(
             "entropy {:.2} ± {:.2} nats",
-            panel.entropy_nats, panel.entropy_se
+            panel.information_nats, panel.information_se
         ),
     ]
 }

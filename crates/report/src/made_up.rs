@@ -44,8 +44,8 @@ fn network(trigger: &str, seed: u64, before: f64, after: f64) -> Vec<Row> {
     let mut mesa = row("mesa:0.9", after);
     mesa.sample_asr = Some(0.931);
     mesa.in_level_set = Some(0.875);
-    mesa.entropy_nats = Some(3.456);
-    mesa.entropy_se = Some(0.021);
+    mesa.information_nats = Some(3.456);
+    mesa.information_se = Some(0.021);
     mesa.entropy_upper_bound = Some(-18.25);
     mesa.sample_std = Some(0.21);
     vec![
@@ -66,14 +66,13 @@ pub(crate) fn single() -> Summary {
         gamma,
         gamma_se: 0.01,
         gamma_equal_entropy,
-        entropy_nats: Some(3.456),
-        entropy_se: Some(0.021),
+        information_nats: Some(3.456),
+        information_se: Some(0.021),
         entropy_upper_bound: Some(-18.25),
         in_level_set: Some(0.875),
     };
     weighted.mixture = Some(Mixture {
         weights: vec![weight(0.9, 0.05, 0.111), weight(0.5, 0.95, 0.889)],
-        readable: false,
     });
     rows.push(weighted);
     summary(rows)
@@ -242,8 +241,8 @@ pub(crate) fn distribution() -> Distribution {
         alpha,
         sample_asr: 0.931,
         in_level_set: 0.875,
-        entropy_nats: 3.456,
-        entropy_se: 0.021,
+        information_nats: 3.456,
+        information_se: 0.021,
         entropy_upper_bound: -18.25,
         sample_std: 0.21,
         samples: (3 * index..3 * index + 3).map(placed).collect(),

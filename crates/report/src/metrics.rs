@@ -52,7 +52,8 @@ pub const GLOSSARY: &[Metric] = &[
     },
     Metric {
         name: "in level set",
-        meaning: "share of samples whose mean target probability is β or more",
+        meaning: "share of samples whose mean target probability, on images of other classes, is β or \
+            more",
     },
     Metric {
         name: "entropy",
@@ -67,12 +68,13 @@ pub const GLOSSARY: &[Metric] = &[
     Metric {
         name: "γ",
         meaning: "what a sub-model weighs in `ensemble:weighted`, with the error that entropy's \
-            carries into it, and at equal h",
+            carries into it (of means over networks the standard deviation between these), and at \
+            equal h",
     },
     Metric {
         name: "anomaly index",
         meaning: "distance of the logit of a class's sample ASR from the median of the classes, in \
-            robust standard deviations",
+            robust standard deviations of at least 0.5",
     },
     Metric {
         name: "the paper's figures",

@@ -28,7 +28,7 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
         ),
         2..=MOST_NETWORKS => format!("{words} · γ of ensemble:weighted"),
         _ => format!(
-            "{words} · γ of ensemble:weighted, means over {} networks",
+            "{words} · γ of ensemble:weighted, means over {} networks ± standard deviations between them",
             mixtures.len()
         ),
     };
@@ -62,25 +62,66 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
 
 /// On which networks γ says nothing.
 pub(crate) fn note(summary: &Summary) -> Option<String> {
-    let mixed = summary.rows.iter().filter_map(|row| {
-        let readable = row.mixture.as_ref()?.readable;
-        Some(((&row.trigger, row.seed), readable))
+    let mixtures = summary.rows.iter().filter_map(|row| {
+        let mixture = row.mixture.as_ref()?;
+        Some(((&row.trigger, row.seed), mixture))
     });
-    let (read, unread): (Vec<_>, Vec<_>) = mixed.partition(|(_, readable)| *readable);
-    if unread.is_empty() {
-        return None;
-    }
-    let why = "h does not fall as β rises";
-    if networks(summary).len() == 1 {
-        return Some(format!("γ cannot be read: {why}"));
-    }
-    let names: Vec<String> = unread.iter().map(|(network, _)| named(*network)).collect();
-    Some(format!(
-        "γ cannot be read on {} of {} networks, where {why}: {}",
-        unread.len(),
-        read.len() + unread.len(),
-        names.join(", ")
-    ))
+    let mixtures: Vec<(Network<'_>, &Mixture)> = mixtures.collect();
+    let reasons: [(&str, fn(&Mixture) -> bool); 2] = [
+        (
+            "an estimate of I is below zero, which I never is",
+            is_negative,
+        ),
+        (
+            "h does not fall as β rises by more than its error",
+            |mixture| !is_negative(mixture) && !falls(mixture),
+        ),
+    ];
+    let notes = reasons.into_iter().filter_map(|(why, holds)| {
+        let unread: Vec<String> = (mixtures.iter())
+            .filter(|(_, mixture)| holds(mixture))
+            .map(|(network, _)| named(*network))
+            .collect();
+        if unread.is_empty() {
+            return None;
+        }
+        Some(if networks(summary).len() == 1 {
+            format!("γ cannot be read: {why}")
+        } else {
+            format!(
+                "γ cannot be read on {} of {} networks, where {why}: {}",
+                unread.len(),
+                mixtures.len(),
+                unread.join(", ")
+            )
+        })
+    });
+    let notes: Vec<String> = notes.collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// Estimates of I in nats and their standard errors, by rising β.
+fn estimates(mixture: &Mixture) -> Vec<(f64, f64)> {
+    let mut weights: Vec<&MixtureWeight> = mixture.weights.iter().collect();
+    weights.sort_by(|a, b| a.beta.total_cmp(&b.beta));
+    let known = |weight: &MixtureWeight| {
+        let se = weight.information_se.unwrap_or_default();
+        Some((weight.information_nats?, se))
+    };
+    weights.into_iter().filter_map(known).collect()
+}
+
+/// Whether a measurement failed: its statistics network does worse than one that says nothing.
+fn is_negative(mixture: &Mixture) -> bool {
+    (estimates(mixture).iter()).any(|(nats, se)| *nats < -2.0 * se)
+}
+
+/// The rule of `mesa::MixtureWeights::readable`: h and I differ by a constant.
+fn falls(mixture: &Mixture) -> bool {
+    (estimates(mixture).windows(2)).all(|pair| {
+        let [(wider, wider_se), (narrower, narrower_se)] = [pair[0], pair[1]];
+        wider - narrower > wider_se.hypot(narrower_se)
+    })
 }
 
 fn cells(network: Option<Network<'_>>, weight: &MixtureWeight) -> Vec<String> {
@@ -93,13 +134,13 @@ fn cells(network: Option<Network<'_>>, weight: &MixtureWeight) -> Vec<String> {
         seed,
         format!("{:.3} ± {:.3}", weight.gamma, weight.gamma_se),
         format!("{:.3}", weight.gamma_equal_entropy),
-        nats_with_error(weight.entropy_nats, weight.entropy_se),
+        nats_with_error(weight.information_nats, weight.information_se),
         nats(weight.entropy_upper_bound),
         percent_or_blank(weight.in_level_set),
     ]
 }
 
-/// Means over networks; the errors are means too, not those of the means.
+/// Means over networks; in the place of errors the standard deviations between networks.
 fn mean_weights(mixtures: &[&Mixture]) -> Vec<MixtureWeight> {
     let mut weights: Vec<MixtureWeight> = Vec::new();
     for beta in mixtures.iter().flat_map(|mixture| &mixture.weights) {
@@ -118,14 +159,20 @@ fn mean_weights(mixtures: &[&Mixture]) -> Vec<MixtureWeight> {
             let known: Vec<f64> = same.iter().filter_map(|weight| figure(weight)).collect();
             (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
         };
+        let spread = |figure: fn(&MixtureWeight) -> Option<f64>| {
+            let known: Vec<f64> = same.iter().filter_map(|weight| figure(weight)).collect();
+            let center = mean(figure)?;
+            let squares: f64 = known.iter().map(|figure| (figure - center).powi(2)).sum();
+            (known.len() > 1).then(|| (squares / (known.len() - 1) as f64).sqrt())
+        };
         weights.push(MixtureWeight {
             beta: beta.beta,
             gamma: mean(|weight| Some(weight.gamma)).unwrap_or_default(),
-            gamma_se: mean(|weight| Some(weight.gamma_se)).unwrap_or_default(),
+            gamma_se: spread(|weight| Some(weight.gamma)).unwrap_or_default(),
             gamma_equal_entropy: mean(|weight| Some(weight.gamma_equal_entropy))
                 .unwrap_or_default(),
-            entropy_nats: mean(|weight| weight.entropy_nats),
-            entropy_se: mean(|weight| weight.entropy_se),
+            information_nats: mean(|weight| weight.information_nats),
+            information_se: spread(|weight| weight.information_nats),
             entropy_upper_bound: mean(|weight| weight.entropy_upper_bound),
             in_level_set: mean(|weight| weight.in_level_set),
         });
@@ -162,38 +209,68 @@ mod tests {
         let single = made_up::single();
         assert_eq!(
             note(&single).unwrap(),
-            "γ cannot be read: h does not fall as β rises"
+            "γ cannot be read: h does not fall as β rises by more than its error"
         );
-        let mut two = single.clone();
-        two.rows.extend(single.rows.into_iter().map(|mut row| {
-            row.seed = 1;
-            if let Some(mixture) = &mut row.mixture {
-                mixture.readable = true;
-            }
-            row
-        }));
+        // Estimates of β 0.9 and 0.5, each with an error of 0.021.
+        let with = |seed, nats: [f64; 2]| {
+            single.rows.iter().cloned().map(move |mut row| {
+                row.seed = seed;
+                let weights = row
+                    .mixture
+                    .iter_mut()
+                    .flat_map(|mixture| &mut mixture.weights);
+                for (weight, nats) in weights.zip(nats) {
+                    weight.information_nats = Some(nats);
+                }
+                row
+            })
+        };
+        let mut several = single.clone();
+        several.rows.extend(with(1, [2.0, 2.5]));
+        several.rows.extend(with(2, [2.0, 2.02]));
+        several.rows.extend(with(3, [2.0, -0.1]));
         assert_eq!(
-            note(&two).unwrap(),
-            "γ cannot be read on 1 of 2 networks, where h does not fall as β rises: 170 (seed 0)"
+            note(&several).unwrap(),
+            "γ cannot be read on 1 of 4 networks, where an estimate of I is below zero, which I never \
+             is: 170 (seed 3); γ cannot be read on 2 of 4 networks, where h does not fall as β rises by \
+             more than its error: 170 (seed 0), 170 (seed 2)"
         );
-        assert_eq!(table(&two).unwrap().rows.len(), 4);
-        two.rows.retain(|row| row.seed == 1);
-        assert_eq!(note(&two), None);
+        assert_eq!(table(&several).unwrap().rows.len(), 8);
+        several.rows.retain(|row| row.seed == 1);
+        assert_eq!(note(&several), None);
     }
 
     #[test]
-    fn a_large_sweep_has_means() {
+    fn a_large_sweep_has_means_and_how_far_networks_lie_apart() {
         let single = made_up::single();
         let mut many = single.clone();
-        for seed in 1..=MOST_NETWORKS as u64 {
+        many.rows.clear();
+        // γ of 0.04 and 0.06 by turns, and 0.05 once.
+        for seed in 0..=MOST_NETWORKS as u64 {
             many.rows.extend(single.rows.iter().cloned().map(|mut row| {
                 row.seed = seed;
+                if let Some(mixture) = row.mixture.as_mut().filter(|_| seed > 0) {
+                    mixture.weights[0].gamma += if seed % 2 == 0 { 0.01 } else { -0.01 };
+                }
                 row
             }));
         }
-        let (few, many) = (table(&single).unwrap(), table(&many).unwrap());
-        assert_eq!(few.rows, many.rows);
-        assert!(many.title.ends_with("means over 13 networks"));
+        let table = table(&many).unwrap();
+        let cell = |column: &str| {
+            let at = table
+                .columns
+                .iter()
+                .position(|name| name == column)
+                .unwrap();
+            table.rows[0][at].clone()
+        };
+        assert_eq!(cell("γ"), "0.050 ± 0.010");
+        assert_eq!(cell("entropy,\nnats"), "3.46 ± 0.00");
+        assert!(
+            table
+                .title
+                .contains("means over 13 networks ± standard deviations")
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::tsne::tsne;
 ///         "tsne_perplexity": 0, "wall_s": 1, "device": "cpu", "kernel_path": "avx2", "threads": 1,
 ///         "processor": "", "version": "0.1.0", "engine_version": 2,
 ///         "panels": [{"beta": 0.9, "alpha": 0.1, "sample_asr": 0.9, "in_level_set": 0.8,
-///             "entropy_nats": 9.0, "entropy_se": 0.1, "entropy_upper_bound": -12.0,
+///             "information_nats": 9.0, "information_se": 0.1, "entropy_upper_bound": -12.0,
 ///             "sample_std": 0.2, "samples": [
 ///                 {"patch": "ffffff", "pca": [0, 0], "tsne": [0, 0]},
 ///                 {"patch": "000000", "pca": [0, 0], "tsne": [0, 0]}]}]}"#,

@@ -168,7 +168,7 @@ fn cells(summary: &Summary, network: Network<'_>, repeats: &Repeats<'_>) -> Vec<
         percent(repeats.mean(|row| row.regained_accuracy)),
         percent_or_blank(repeats.mean_known(|row| row.sample_asr)),
         percent_or_blank(repeats.mean_known(|row| row.in_level_set)),
-        nats_with_error(first.entropy_nats, first.entropy_se),
+        nats_with_error(first.information_nats, first.information_se),
         nats(first.entropy_upper_bound),
         seconds(repeats.mean(|row| row.wall_s)),
         // The clean network was attacked by nobody.

@@ -169,7 +169,7 @@ fn detection_csv(detection: &Detection) -> String {
 fn distributions_csv(distributions: &[Recorded<Distribution>]) -> String {
     let mut text =
         "preset,data,device,trigger,seed,true_trigger_asr,beta,alpha,samples,sample_asr,\
-        in_level_set,entropy_nats,entropy_se,entropy_upper_bound,sample_std\n"
+        in_level_set,information_nats,information_se,entropy_upper_bound,sample_std\n"
             .to_owned();
     for Recorded { record, .. } in distributions {
         for panel in &record.panels {
@@ -187,8 +187,8 @@ fn distributions_csv(distributions: &[Recorded<Distribution>]) -> String {
                 panel.samples.len(),
                 panel.sample_asr,
                 panel.in_level_set,
-                panel.entropy_nats,
-                panel.entropy_se,
+                panel.information_nats,
+                panel.information_se,
                 panel.entropy_upper_bound,
                 panel.sample_std
             );

@@ -40,7 +40,7 @@ pub(crate) const METHODS: &[(&str, &str)] = &[
     ),
     (
         "ideal",
-        "retraining with the attacker's own trigger: the best that can be hoped for",
+        "retraining with the attacker's own trigger: about the best that can be hoped for",
     ),
 ];
 

@@ -362,7 +362,7 @@ pub(crate) struct Defend {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Control {
-    /// The attacker's own trigger: the best that can be hoped for
+    /// The attacker's own trigger: about the best that can be hoped for
     Ideal,
     /// The same retraining with nothing stamped
     NoTrigger,

@@ -272,7 +272,9 @@ fn weigh(
         );
     }
     if !weights.readable {
-        tracing::warn!("the measured entropy does not fall as β rises: γ cannot be read");
+        tracing::warn!(
+            "the measured entropy does not fall as β rises by more than its error: γ cannot be read"
+        );
     }
     Ok(weights.gamma)
 }

@@ -321,8 +321,8 @@ impl<'a> Running<'a> {
             row.in_level_set = Some(samples.in_level_set);
             row.sample_mean = Some(samples.sample_mean);
             row.sample_std = Some(samples.sample_std);
-            row.entropy_nats = Some(entropy.information_nats);
-            row.entropy_se = Some(entropy.information_se);
+            row.information_nats = Some(entropy.information_nats);
+            row.information_se = Some(entropy.information_se);
             row.entropy_upper_bound = Some(entropy.gaussian_bound_nats);
         }
         Ok(row)
@@ -385,15 +385,14 @@ impl<'a> Running<'a> {
                 gamma: found.gamma[index],
                 gamma_se: found.gamma_se[index],
                 gamma_equal_entropy: found.gamma_at_equal_entropy[index],
-                entropy_nats: Some(entropy.information_nats),
-                entropy_se: Some(entropy.information_se),
+                information_nats: Some(entropy.information_nats),
+                information_se: Some(entropy.information_se),
                 entropy_upper_bound: Some(entropy.gaussian_bound_nats),
                 in_level_set: Some(known.samples.results.in_level_set),
             })
         });
         Ok(Mixture {
             weights: weights.collect::<Result<_>>()?,
-            readable: found.readable,
         })
     }
 }

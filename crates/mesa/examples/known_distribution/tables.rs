@@ -90,8 +90,8 @@ fn intro(machine: &Machine) -> String {
     format!(
         "# A known answer\n\n\
          Written by `cargo run --release -p mesa --example known_distribution -- --docs` (seed \
-         {seed}, {took_s:.0} s beside other work, of \
-         which {processor_s:.0} s on the processor; two fits at once; {processor}). Not edited by hand.\n\n\
+         {seed}, {took_s:.0} s beside other work and {processor_s:.0} s of processor time; two fits at once; \
+         {processor}). Not edited by hand.\n\n\
          MESA models the level sets `{{F ≥ β}}` of functions for which they are known: \
          `F(x) = 1 / (1 + (ρ(x) / s)⁸)` on the unit square or cube, with `ρ` the distance to a \
          circle or sphere, to the nearer of two points, or the largest scaled distance along an \
@@ -129,7 +129,7 @@ fn summary(page: &mut String, staircases: &[&Staircase]) {
         .fold(1.0, f64::min);
     let _ = writeln!(
         page,
-        "## In short\n\nThe worst of every table below, all seeds:\n\n\
+        "## In short\n\nThe worst of all tables but the last, all seeds:\n\n\
          - The rarer of two blobs gets {} % of the samples or more.\n\
          - At least {} % of the samples reach β in the plane, {} % in space.\n\
          - They reach {} % of the cells or more in the plane, {} % in space; uniform points reach \
@@ -260,8 +260,8 @@ fn other_seeds(page: &mut String, held_out: &[Vec<Staircase>]) {
         page,
         "\n## Seeds that no setting was tuned on\n\n\
          Two more runs; for β = 0.5, 0.8, 0.9.\n\n\
-         | level set | cells, % | rarer half, % | short | γ off, nearest neighbors | γ off, bound |\n\
-         |---|---|---|---|---:|---:|"
+         | level set | F ≥ β, % | cells, % | rarer half, % | short | γ off, nearest neighbors | γ off, bound |\n\
+         |---|---|---|---|---|---:|---:|"
     );
     for staircase in held_out.iter().flatten() {
         let each = |of: &dyn Fn(&Measured) -> String| {
@@ -270,8 +270,9 @@ fn other_seeds(page: &mut String, held_out: &[Vec<Staircase>]) {
         };
         let _ = writeln!(
             page,
-            "| {} | {} | {} | {} | {:.3} | {:.3} |",
+            "| {} | {} | {} | {} | {} | {:.3} | {:.3} |",
             staircase.known.name(),
+            each(&|measured| percent(measured.reached)),
             each(&|measured| percent(measured.coverage)),
             each(&|measured| percent(measured.rarer_half)),
             each(&|measured| format!("{:.2}", measured.shortfall())),
