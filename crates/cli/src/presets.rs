@@ -27,7 +27,7 @@ pub(crate) const PRESETS: [(&str, &str); 13] = presets![
 ];
 
 /// Settings that are told apart by the name of what they hold: never a mixture of two.
-const WHOLE: [&str; 2] = ["placement", "schedule"];
+pub(crate) const WHOLE: [&str; 2] = ["placement", "schedule"];
 
 /// The text of a preset.
 pub(crate) fn text(name: &str) -> Result<&'static str> {
