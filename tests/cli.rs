@@ -339,7 +339,20 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         refused.stderr
     );
     assert!(measured["asr"].is_number() && measured["regained_accuracy"].is_number());
-    let without = [&["evaluate", &good, "--split", "test"], &data[..]].concat();
-    let measured = json(&without);
+    let on_all = |model: &str| say(&[&["evaluate", model, "--split", "test"], &data[..]].concat());
+    let exported = file("good.pth");
+    json(&["export", &good, "-o", &exported, "--json"]);
+    for repaired in [&good, &exported] {
+        let refused = on_all(repaired);
+        assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+        assert!(
+            refused.stderr.contains("was repaired with the first 256")
+                && refused.stderr.contains("leave out --split"),
+            "{}",
+            refused.stderr
+        );
+    }
+    // The attacked network saw no test image.
+    let measured: serde_json::Value = serde_json::from_str(&on_all(&bad).stdout).unwrap();
     assert!(measured["clean_accuracy"].is_number() && measured["asr"].is_null());
 }

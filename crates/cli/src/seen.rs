@@ -42,6 +42,18 @@ pub(crate) fn check(path: &Path, made_by: &BTreeMap<String, String>, here: &str)
     }
 }
 
+/// Refuses to evaluate on all test images what a part of them repaired.
+pub(crate) fn check_all(path: &Path, made_by: &BTreeMap<String, String>) -> Result<()> {
+    match made_by.get(SPLIT) {
+        Some(seen) => bail!(
+            "--split test: {} was repaired with {seen}, which are among them, so that the figures \
+             would flatter it; leave out --split: by default it is evaluated on the images held out",
+            path.display()
+        ),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use mesa_datasets::synthetic;

@@ -390,9 +390,10 @@ asr                share of stamped images, not of the target class, given the t
 regained_accuracy  share of those images given their true class all the same
 
 `evaluation` is the test images that neither modeling nor retraining sees:
-2,000 of CIFAR-10's in all presets. `test` is all of them. The split and the
-places of the trigger are those of the preset `cpu` unless --preset or --config
-says otherwise; a network that was repaired with another split is refused.
+2,000 of CIFAR-10's in all presets. `test` is all of them; a repaired network,
+which has seen the others, is refused. The split and the places of the trigger
+are those of the preset `cpu` unless --preset or --config says otherwise; a
+network that was repaired with another split is refused.
 Without --trigger the last two are null in the JSON.
 
 State dicts that PyTorch saved (.pt, .pth) are read where their layers are those

@@ -44,7 +44,10 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
                 inputs::evaluation_images(&data, &settings.data)?,
             )
         }
-        SplitName::Test => ("test", data.test.clone()),
+        SplitName::Test => {
+            seen::check_all(&args.model, &loaded.info.made_by)?;
+            ("test", data.test.clone())
+        }
     };
     let attacked = chosen
         .as_ref()
