@@ -256,6 +256,77 @@ fn nothing_is_colored_or_drawn_where_nobody_looks() {
     }
 }
 
+/// Sends a signal to a command once `is_time`; what it said, and how it ended.
+#[cfg(unix)]
+fn signaled(arguments: &[&str], signal: &str, is_time: &dyn Fn(&str) -> bool) -> Said {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
+
+    let mut command = crate::program::mesa(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    stderr.read_line(&mut said).unwrap();
+    while !is_time(&said) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended: {said}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let kill = format!("kill -{signal} {}", child.id());
+    let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+    assert!(sent.success());
+    stderr.read_to_string(&mut said).unwrap();
+    Said {
+        stderr: said,
+        ..Said::from(child.wait_with_output().unwrap())
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_evaluation_ends_between_batches_when_it_is_asked_to() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
+    let network = format!("{golden}/checkpoints/bare.pth");
+    let evaluate = ["evaluate", &network, "--data", "synthetic", "--json"];
+    for signal in ["INT", "TERM"] {
+        // The images are drawn after this line.
+        let is_time = |said: &str| said.contains("--normalize says otherwise");
+        let said = signaled(&evaluate, signal, &is_time);
+        assert_eq!(said.code, Some(130), "{signal}: {}", said.stderr);
+        assert!(said.stdout.is_empty(), "{}", said.stdout);
+        assert!(
+            said.stderr.contains("stopped; nothing was measured"),
+            "{}",
+            said.stderr
+        );
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_training_that_is_stopped_in_its_last_evaluation_keeps_its_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = in_temporary(&folder, "many.toml");
+    let text = fs_err::read_to_string(tiny()).unwrap();
+    let many = text.replace("synthetic_test = 400", "synthetic_test = 20000");
+    fs_err::write(&settings, many).unwrap();
+    let clean = in_temporary(&folder, "clean.safetensors");
+    let state = folder.path().join("clean.safetensors.state");
+    let size = ["--width", "16", "--epochs", "1"];
+    // Saved but once, when the training is over.
+    let data = ["--data", "synthetic", "--save-every", "100000"];
+    let pretrain = ["pretrain", "-o", &clean, "--config", &settings];
+    let arguments = [&pretrain[..], &size, &data].concat();
+    let said = signaled(&arguments, "INT", &|_| state.exists());
+    assert_eq!(said.code, Some(130), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("go on with the same command"),
+        "{}",
+        said.stderr
+    );
+    assert!(state.exists() && !std::path::Path::new(&clean).exists());
+}
+
 #[test]
 fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use candle::Tensor;
+use mesa_models::{Classifier, ImagePool, Normalization, Recipe, TargetGradient};
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// What a command returns that was stopped by Ctrl-C; it has saved its state.
@@ -70,6 +73,73 @@ pub(crate) fn how_to_go_on() -> String {
         "its work is saved: go on with the same command, `{}`",
         command.join(" ")
     )
+}
+
+/// A classifier that answers no more once a stop was asked for.
+#[derive(Debug)]
+struct Stoppable<'a>(&'a dyn Classifier);
+
+/// Why a [`Stoppable`] does not answer.
+#[derive(Debug)]
+struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a stop was asked for")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// What `measure` finds of a classifier; an [`Interrupted`] error, saying `go_on`, if a stop is
+/// asked for between two of its batches.
+pub(crate) fn stoppable<T, E: Into<anyhow::Error>>(
+    classifier: &dyn Classifier,
+    go_on: impl FnOnce() -> String,
+    measure: impl FnOnce(&dyn Classifier) -> Result<T, E>,
+) -> anyhow::Result<T> {
+    measure(&Stoppable(classifier)).map_err(|error| {
+        let error = error.into();
+        if error.chain().any(|cause| cause.is::<Stopped>()) {
+            return Interrupted { go_on: go_on() }.into();
+        }
+        error
+    })
+}
+
+impl Stoppable<'_> {
+    fn check() -> mesa_models::Result<()> {
+        if requested() {
+            return Err(mesa_models::Error::Source(Box::new(Stopped)));
+        }
+        Ok(())
+    }
+}
+
+impl Classifier for Stoppable<'_> {
+    fn num_classes(&self) -> usize {
+        self.0.num_classes()
+    }
+
+    fn normalization(&self) -> Normalization {
+        self.0.normalization()
+    }
+
+    fn scores(&self, pool: &ImagePool, recipe: &Recipe) -> mesa_models::Result<Vec<f32>> {
+        Self::check()?;
+        self.0.scores(pool, recipe)
+    }
+
+    fn trigger_gradient(
+        &self,
+        pool: &ImagePool,
+        recipe: &Recipe,
+        target_class: u32,
+        wanted: TargetGradient,
+    ) -> mesa_models::Result<(Vec<f32>, Tensor)> {
+        Self::check()?;
+        self.0.trigger_gradient(pool, recipe, target_class, wanted)
+    }
 }
 
 /// Ends this process within half a second of its parent's end, so that no

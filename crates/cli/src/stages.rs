@@ -1,15 +1,15 @@
-//! The four trainings of the protocol and the test of samples, each on whatever it is given: the
-//! single commands and the whole run differ only in where things come from and go.
+//! The four trainings of the protocol, the test of samples and the evaluation, each on whatever it
+//! is given: the single commands and the whole run differ only in where things come from and go.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use mesa::{MesaConfig, SubModel, SubModelFit, TestingFunction};
-use mesa_attack::{AttackConfig, PoisonedBatches};
+use mesa_attack::{AttackConfig, Attacked, Evaluation, PoisonedBatches};
 use mesa_datasets::{Images, Trigger};
 use mesa_defense::{
-    AttackSuccess, AttackSuccessConfig, DefenseImages, RetrainBatches, RetrainConfig,
-    SampleSuccess, SampleTest, SampleTesting, TriggerSource,
+    AttackSuccess, AttackSuccessConfig, DefenseImages, PointConfig, RetrainBatches, RetrainConfig,
+    ReversedTrigger, SampleSuccess, SampleTest, SampleTesting, TriggerSource,
 };
 use mesa_models::{
     BatchSource, Classifier, Network, Normalization, Processor, ResNetConfig, Seeds, Trainer,
@@ -19,6 +19,7 @@ use mesa_models::{
 use crate::augmented::AugmentedBatches;
 use crate::computer::tell_refusal;
 use crate::config::PretrainConfig;
+use crate::interrupt::{how_to_go_on, stoppable};
 use crate::resumable::Extent;
 use crate::resume::Watch;
 
@@ -124,6 +125,32 @@ pub(crate) fn fine_tune(
     let images = images.images().clone();
     let mut batches = AugmentedBatches::new(images, config.batch_size, "fine-tune", seed)?;
     train(processor, backdoored, config, &mut batches, watch)
+}
+
+/// Reverses one trigger by its pixels; what Ctrl-C stops starts anew.
+pub(crate) fn reverse(
+    suspect: &dyn Classifier,
+    images: &DefenseImages,
+    config: &PointConfig,
+    size: (usize, usize),
+    target_class: u32,
+    seed: u64,
+) -> Result<ReversedTrigger> {
+    stoppable(suspect, how_to_go_on, |suspect| {
+        mesa_defense::reverse_trigger(suspect, images, config, size, target_class, seed)
+    })
+}
+
+/// Evaluates a network after its training, of which Ctrl-C costs nothing: its last state is saved.
+pub(crate) fn evaluate(
+    classifier: &dyn Classifier,
+    images: &Images,
+    attacked: Option<&Attacked>,
+    seed: u64,
+) -> Result<Evaluation> {
+    stoppable(classifier, how_to_go_on, |classifier| {
+        mesa_attack::evaluate(classifier, images, attacked, seed)
+    })
 }
 
 fn train(

@@ -1,7 +1,7 @@
 //! `mesa attack`: plant a backdoor.
 
 use anyhow::Result;
-use mesa_attack::{Attacked, evaluate};
+use mesa_attack::Attacked;
 use mesa_models::save_network;
 use serde::Serialize;
 use serde_json::json;
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
         placement: config.placement,
     };
     let evaluation = inputs::evaluation_images(&data, &settings.data)?;
-    let found = evaluate(
+    let found = stages::evaluate(
         &computer.processor.freeze(&network)?,
         &evaluation,
         Some(&attacked),

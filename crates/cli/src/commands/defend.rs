@@ -2,11 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
-use mesa_attack::evaluate;
 use mesa_datasets::Trigger;
-use mesa_defense::{
-    DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource, reverse_trigger,
-};
+use mesa_defense::{DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
 use mesa_models::{Network, Processor, Seeds, load_tensors, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
@@ -56,9 +53,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         let suspect = computer.processor.freeze(&backdoored.network)?;
         let size = (height, width);
         let search = &settings.point.search;
-        Ok(reverse_trigger(
-            &suspect, &images, search, size, target, args.seed,
-        )?)
+        stages::reverse(&suspect, &images, search, size, target, args.seed)
     };
     let (method, source) = source(&computer.processor, args, trigger, &settings, &reverse)?;
     let config = retraining(args, &settings, source.is_some())?;
@@ -107,7 +102,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     )?;
     let evaluation = inputs::evaluation_images(&data, &settings.data)?;
     let repaired = computer.processor.freeze(&network)?;
-    let found = evaluate(&repaired, &evaluation, None, args.seed)?;
+    let found = stages::evaluate(&repaired, &evaluation, None, args.seed)?;
     let made_by = super::made_by(&[
         ("data", data.name.to_string()),
         ("model_sha256", backdoored.sha256),

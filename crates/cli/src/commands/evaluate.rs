@@ -9,7 +9,7 @@ use super::WHOLE_IMAGE;
 use crate::args::{Evaluate, SplitName};
 use crate::chosen_trigger::ChosenTrigger;
 use crate::computer::Computer;
-use crate::{inputs, logging, output, seen};
+use crate::{inputs, interrupt, logging, output, seen};
 
 #[derive(Serialize)]
 struct Measured {
@@ -65,12 +65,11 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
             })
         })
         .transpose()?;
-    let found = evaluate(
-        &computer.processor.freeze(&loaded.network)?,
-        &images,
-        attacked.as_ref(),
-        args.seed,
-    )?;
+    let frozen = computer.processor.freeze(&loaded.network)?;
+    let go_on = || "nothing was measured; the same command starts anew".to_owned();
+    let found = interrupt::stoppable(&frozen, go_on, |frozen| {
+        evaluate(frozen, &images, attacked.as_ref(), args.seed)
+    })?;
     inputs::warn_near_chance(found.clean_accuracy, &loaded.info);
     let measured = Measured {
         model: args.model.display().to_string(),

@@ -1,7 +1,6 @@
 //! `mesa pretrain`: train a clean network.
 
 use anyhow::Result;
-use mesa_attack::evaluate;
 use mesa_models::{ResNetConfig, Schedule, save_network};
 use serde::Serialize;
 use serde_json::json;
@@ -63,8 +62,8 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
         &config,
         &mut watch,
     )?;
-    let test_accuracy =
-        evaluate(&computer.processor.freeze(&network)?, &data.test, None, 0)?.clean_accuracy;
+    let trained = computer.processor.freeze(&network)?;
+    let test_accuracy = stages::evaluate(&trained, &data.test, None, 0)?.clean_accuracy;
     let wall_s = watch.effort().wall_s;
     let made_by = super::made_by(&[
         ("data", data.name.to_string()),

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use mesa::{Staircase, SubModel, mixture_weights};
-use mesa_attack::{Attacked, Evaluation, evaluate};
-use mesa_defense::{Ensemble, TriggerSource, reverse_trigger};
+use mesa_attack::{Attacked, Evaluation};
+use mesa_defense::{Ensemble, TriggerSource};
 use mesa_models::{Network, Processor, Seeds, load_network, save_network};
 use mesa_record::{Mixture, MixtureWeight, Patch, Row, StepFiles, Summary};
 use rand::Rng;
@@ -211,14 +211,14 @@ impl<'a> Running<'a> {
             let suspect = session.processor().freeze(&self.backdoored()?)?;
             let seed = repeat_seed(chain.seed, repeat);
             let size = (height, width);
-            let reversed = reverse_trigger(&suspect, images, search, size, target_class, seed)?;
+            let reversed = stages::reverse(&suspect, images, search, size, target_class, seed)?;
             let reversing = Attacked {
                 trigger: reversed.trigger().clone(),
                 target_class,
                 placement: config.retrain.placement,
             };
             let known = images.take(REVERSED_ON);
-            let found = evaluate(&suspect, known.images(), Some(&reversing), seed)?;
+            let found = stages::evaluate(&suspect, known.images(), Some(&reversing), seed)?;
             let stamped = found.stamped.context("an evaluation without a trigger")?;
             tracing::info!(
                 "{name}: a trigger of {:.1} % ASR is reversed",
@@ -419,7 +419,7 @@ impl Session {
         };
         let images = &self.evaluation_images;
         let frozen = self.processor().freeze(network)?;
-        let results = evaluate(&frozen, images, Some(&attacked), chain.seed)?;
+        let results = stages::evaluate(&frozen, images, Some(&attacked), chain.seed)?;
         let stamped = results.stamped.map_or(0, |stamped| stamped.images);
         Ok(Work {
             images: (results.images + stamped) as u64,

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mesa_attack::evaluate;
 use mesa_datasets::{Dataset, Images};
 use mesa_defense::DefenseImages;
 use mesa_models::{Network, Normalization, ResNetConfig, load_network_with, save_network};
@@ -214,13 +213,13 @@ impl Session {
                     CleanSource::Trained => file_digest(&files.checkpoint)?,
                 };
                 let frozen = self.computer.processor.freeze(&network)?;
-                let test_accuracy = evaluate(&frozen, &self.data.test, None, 0)?.clean_accuracy;
+                let evaluated = stages::evaluate(&frozen, &self.data.test, None, 0)?;
                 let images = trained + self.data.test.len() as u64;
                 Ok(Work {
                     results: CleanResults {
                         source,
                         sha256,
-                        test_accuracy,
+                        test_accuracy: evaluated.clean_accuracy,
                     },
                     images,
                 })
