@@ -55,10 +55,26 @@ pub(crate) fn headline(detection: &Detection) -> String {
             "BACKDOOR FOUND in {model}: patches of a kind turn images into class {}.",
             names.join(" and class ")
         ),
-        Verdict::NothingFound => {
-            format!("Nothing found in {model}: no class is reached by small patches.")
-        }
+        Verdict::NothingFound => format!(
+            "Nothing found in {model}: no class passes the rule{}.",
+            closest(detection).map_or_else(String::new, |words| format!("; {words}"))
+        ),
     }
+}
+
+/// The class that comes closest to the rule, with its figures. Of one network's classes the one with
+/// the highest ASR has the highest index too.
+fn closest(detection: &Detection) -> Option<String> {
+    let classes = detection.classes.iter();
+    let class = classes.max_by(|a, b| a.sample_asr.total_cmp(&b.sample_asr))?;
+    let index = class.anomaly_index.map_or_else(String::new, |_| {
+        format!(" and an anomaly index of {}", index_words(class))
+    });
+    Some(format!(
+        "class {} comes closest, with an ASR of samples of {} %{index}",
+        named(class),
+        percent(class.sample_asr)
+    ))
 }
 
 /// The verdict in as few words as a picture has room for.
@@ -213,7 +229,22 @@ mod tests {
         assert!(words.contains("class 1 (stripes)") && words.contains("ATTACKED"));
         assert!(words.contains("at least 50.0 %"));
         let words = detection_text(&made_up(false));
-        assert!(words.starts_with("Nothing found") && words.contains("no proof"));
+        assert!(words.contains("no proof"));
+    }
+
+    #[test]
+    fn where_no_class_passes_the_rule_the_closest_is_named_with_its_figures() {
+        let mut detection = made_up(false);
+        let expected = "Nothing found in made-up.safetensors: no class passes the rule; class 1 \
+            (stripes) comes closest, with an ASR of samples of 94.3 %";
+        let index = " and an anomaly index of 6.2.";
+        assert_eq!(headline(&detection), format!("{expected}{index}"));
+        assert!(detection_text(&detection).starts_with(expected));
+        assert!(detection_chart(&detection).contains(expected));
+        for class in &mut detection.classes {
+            class.anomaly_index = None;
+        }
+        assert_eq!(headline(&detection), format!("{expected}."));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
-use crate::detection::{index_words, named, rule_words};
+use crate::detection::{NO_PROOF, index_words, named, rule_words};
 use crate::detection_roc::{DEFINITION, Roc};
 use crate::format::{data_words, hardware_words, percent};
 
@@ -23,6 +23,10 @@ pub(crate) fn section(detections: &[(String, &Detection)]) -> String {
         let _ = writeln!(text, "**{}**\n\n{}", table.title, table.to_markdown());
         notes.push(DEFINITION.to_owned());
     }
+    let is_clear = |(_, found): &(String, &Detection)| found.verdict == Verdict::NothingFound;
+    if detections.iter().any(is_clear) {
+        notes.push(NO_PROOF.to_owned());
+    }
     for note in notes {
         let _ = writeln!(text, "- {note}");
     }
@@ -31,13 +35,26 @@ pub(crate) fn section(detections: &[(String, &Detection)]) -> String {
 
 /// The commands that make detections again.
 pub(crate) fn commands(detections: &[(String, &Detection)]) -> Vec<String> {
-    let mut commands: Vec<String> = detections
-        .iter()
-        .map(|(_, found)| format!("mesa detect MODEL --preset {}", found.preset))
-        .collect();
+    let mut commands: Vec<String> = detections.iter().map(|(_, found)| command(found)).collect();
     commands.sort();
     commands.dedup();
     commands
+}
+
+/// The command of one, with what is not the program's default.
+fn command(found: &Detection) -> String {
+    let mut command = format!("mesa detect MODEL --preset {}", found.preset);
+    for (option, value, default) in [
+        ("beta", found.beta.to_string(), "0.9"),
+        ("min-asr", found.rule_sample_asr.to_string(), "0.5"),
+        ("min-index", found.rule_anomaly_index.to_string(), "3.5"),
+        ("seed", found.seed.to_string(), "0"),
+    ] {
+        if value != default {
+            let _ = write!(command, " --{option} {value}");
+        }
+    }
+    command
 }
 
 /// A row for each network: its highest class, and the next.
@@ -166,6 +183,19 @@ mod tests {
         for expected in ["1 (stripes)", "94.3", "6.2", "2.1", "-0.4", "backdoor"] {
             assert!(row.contains(expected), "{row}");
         }
+    }
+
+    #[test]
+    fn commands_say_what_is_not_the_default() {
+        let mut found = made_up(true);
+        let of = |found: &Detection| commands(&[("made-up".to_owned(), found)]);
+        assert_eq!(of(&found), ["mesa detect MODEL --preset quick"]);
+        (found.rule_sample_asr, found.rule_anomaly_index) = (0.3, 2.0);
+        (found.beta, found.seed) = (0.8, 7);
+        assert_eq!(
+            of(&found),
+            ["mesa detect MODEL --preset quick --beta 0.8 --min-asr 0.3 --min-index 2 --seed 7"]
+        );
     }
 
     #[test]

@@ -456,6 +456,9 @@ pub(crate) fn markdown(contents: &Contents) -> String {
             table.to_markdown(),
             detection::rule_words(&found.record)
         );
+        if found.record.verdict == Verdict::NothingFound {
+            let _ = writeln!(text, "- {}", detection::NO_PROOF);
+        }
     }
     text
 }

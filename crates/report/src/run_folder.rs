@@ -303,6 +303,11 @@ mod tests {
             .find("Nothing found in made-up.safetensors")
             .unwrap();
         assert!(verdict < files[0].text.find("<main>").unwrap());
+        let words = "no class passes the rule; class 1 (stripes) comes closest";
+        for file in &files[..2] {
+            assert!(file.text.contains(words), "{}", file.text);
+            assert!(file.text.contains(crate::detection::NO_PROOF));
+        }
         assert!(
             files[2]
                 .text
