@@ -35,6 +35,14 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
+    /// A search for backdoors whose verdict is not there yet.
+    #[error("{}: the search is not finished ({classes} class{} done), and only at its end is there a verdict to report; if it does not run, start the same `mesa detect` again, which goes on where it was", folder.display(), if *classes == 1 { "" } else { "es" })]
+    SearchNotDone {
+        /// The folder.
+        folder: PathBuf,
+        /// The classes that are done.
+        classes: usize,
+    },
     /// Pixels that are no whole number of patches.
     #[error("{pixels} numbers are no whole number of {height}x{width} patches in three channels")]
     PatchShape {

@@ -1,5 +1,6 @@
-//! One run's folder → `report.html`, `results.md`, `results.csv`, also while the run goes on.
+//! One run's folder → `report.html`, `results.md`, `results.csv`, also while a `mesa run` goes on.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,9 @@ use crate::{Error, PatchOf, Result};
 ///
 /// # Errors
 ///
-/// [`Error::NoFolder`] if there is none, [`Error::NothingMeasured`] if it holds no record, else if a
-/// record cannot be read.
+/// [`Error::NoFolder`] if there is none, [`Error::SearchNotDone`] if it is one of a search for
+/// backdoors whose verdict is not there yet, [`Error::NothingMeasured`] if it holds no record, else if
+/// a record cannot be read.
 ///
 /// # Examples
 ///
@@ -103,11 +105,37 @@ fn run_contents(folder: &Path, page_folder: &Path) -> Result<Contents> {
         );
     }
     if contents.title.is_empty() {
-        return Err(Error::NothingMeasured {
-            folder: folder.to_owned(),
+        let folder = folder.to_owned();
+        return Err(match searched_classes(&folder)? {
+            Some(classes) => Error::SearchNotDone { folder, classes },
+            None => Error::NothingMeasured { folder },
         });
     }
     Ok(contents)
+}
+
+/// How many classes a search for backdoors is done with; `None` for a folder of another kind.
+fn searched_classes(folder: &Path) -> Result<Option<usize>> {
+    let mut known = BTreeSet::new();
+    let mut done = BTreeSet::new();
+    for (part, ending) in [("records", "json"), ("state", "safetensors")] {
+        let within = folder.join(part);
+        for path in below_ending(&within, ending)? {
+            let step = way(&within, &path);
+            let Some((class, step)) = step.split_once('/') else {
+                continue;
+            };
+            if !class.starts_with("class-") {
+                continue;
+            }
+            known.insert(class.to_owned());
+            // The last of a class's three steps.
+            if part == "records" && step.starts_with("entropy-") {
+                done.insert(class.to_owned());
+            }
+        }
+    }
+    Ok((!known.is_empty()).then_some(done.len()))
 }
 
 /// The pictures of samples: one for each network of a run, else the only one.
@@ -343,6 +371,28 @@ mod tests {
         assert!(files[0].text.contains("sub-models of 2 networks"));
         assert!(files[0].text.contains("distributions of triggers 170, 16"));
         assert_eq!(files[2].text.lines().count(), 1 + 8);
+    }
+
+    #[test]
+    fn a_search_that_is_not_done_says_how_far_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| write_text(&folder.path().join(name), "").unwrap();
+        let told = || {
+            let error = run_files(folder.path(), None, |_| None).unwrap_err();
+            (
+                matches!(error, Error::SearchNotDone { .. }),
+                error.to_string(),
+            )
+        };
+        write("state/class-0/fit-0.9.0123abcd.safetensors");
+        assert!(told().0 && told().1.contains("not finished (0 classes done)"));
+        for step in ["fit", "samples", "entropy"] {
+            write(&format!("records/class-0/{step}-0.9.json"));
+        }
+        write("records/class-1/fit-0.9.json");
+        let (_, words) = told();
+        assert!(words.contains("not finished (1 class done)"), "{words}");
+        assert!(words.contains("start the same `mesa detect` again"));
     }
 
     #[test]

@@ -146,9 +146,9 @@ Examples:
   mesa report
   mesa report --check
 
-With a folder of `mesa run`, `mesa detect` or `mesa distributions`, also while the
-run goes on: one page to look at (report.html, needs no network and no script),
-and its tables as results.md and results.csv.
+With a folder of `mesa run` or `mesa distributions`, also while the run goes on, or
+of a `mesa detect` that is done: one page to look at (report.html, needs no network
+and no script), and its tables as results.md and results.csv.
 
 Without, to be started in the repository's root: reads the records below
 docs/records, and writes docs/report.html, docs/results.md, docs/results.csv,
