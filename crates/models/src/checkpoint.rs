@@ -103,8 +103,8 @@ pub fn load_network(path: &Path) -> Result<(Network, CheckpointInfo)> {
 ///
 /// [`Error::Read`] if the file cannot be read; [`Error::NotSafetensors`], [`Error::Pytorch`] if it
 /// is cut off, damaged or of another format; [`Error::Layout`] if a tensor is missing, unexpected,
-/// of another shape or type, or not finite; [`Error::Checkpoint`] if the file contradicts itself;
-/// [`Error::OtherNormalization`], [`Error::NoNormalization`].
+/// of another shape or type, not finite, or a negative variance; [`Error::Checkpoint`] if the file
+/// contradicts itself; [`Error::OtherNormalization`], [`Error::NoNormalization`].
 pub fn load_network_with(
     path: &Path,
     normalization: Option<Normalization>,

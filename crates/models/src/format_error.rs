@@ -128,6 +128,19 @@ pub enum LayoutError {
         /// The tensor.
         name: String,
     },
+    /// A variance below zero, of which batch norm has no square root.
+    #[error(
+        "{name} holds the variance {value} at element {element}; no variance is negative: the file \
+         is damaged or its training went wrong"
+    )]
+    NegativeVariance {
+        /// The tensor.
+        name: String,
+        /// Which of its elements.
+        element: usize,
+        /// The value.
+        value: f32,
+    },
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle::Error),

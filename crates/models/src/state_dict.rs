@@ -28,6 +28,9 @@ const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 /// Counts batches for an average that nobody takes here.
 const COUNTER: &str = ".num_batches_tracked";
 
+/// Ends the names of batch norm's variances, of which square roots are taken.
+const VARIANCE: &str = ".running_var";
+
 /// Names that are shown in errors before the rest is counted.
 const SHOWN: usize = 8;
 
@@ -86,6 +89,16 @@ pub(crate) fn network_state(
     let mut state = NamedTensors::new();
     for (name, tensor) in tensors {
         let values = tensor.values(&name)?;
+        if name.ends_with(VARIANCE)
+            && let Some(element) = values.iter().position(|value| *value < 0.0)
+        {
+            let value = values[element];
+            return Err(LayoutError::NegativeVariance {
+                name,
+                element,
+                value,
+            });
+        }
         let values = Tensor::from_vec(values, tensor.shape, &Device::Cpu)?;
         state.insert(name, values);
     }
@@ -344,6 +357,26 @@ mod tests {
         );
         let refused = network_state(BTreeMap::new(), 0).unwrap_err().to_string();
         assert!(refused.contains("and 94 more"), "{refused}");
+    }
+
+    #[test]
+    fn names_the_variance_that_is_negative() {
+        let storage = vec![0; ENOUGH];
+        // What comes second in each storage that is read from its second element on.
+        let mut negative = storage.clone();
+        negative[8..12].copy_from_slice(&(-0.5_f32).to_le_bytes());
+        let state = |name: &str| {
+            let mut tensors = zeros(&storage);
+            tensors.get_mut(name).unwrap().storage = &negative;
+            network_state(tensors, 1 << 20)
+        };
+        let refused = state("layer2.0.bn1.running_var").unwrap_err();
+        let words = "layer2.0.bn1.running_var holds the variance -0.5 at element 1";
+        assert!(refused.to_string().starts_with(words), "{refused}");
+        assert!(
+            state("layer2.0.bn1.running_mean").is_ok(),
+            "a mean may be negative"
+        );
     }
 
     #[test]
