@@ -119,6 +119,8 @@ fn failures_end_with_1_and_name_file_and_field() {
     let nowhere = in_temporary(&folder, "no/such/folder/f");
     let empty = in_temporary(&folder, "empty");
     fs_err::create_dir(&empty).unwrap();
+    let below = format!("{network}/a/b.safetensors");
+    let is_a_file = format!("{network} is a file, no folder");
     for (arguments, expected) in [
         (
             &["run", "--config", &broken][..],
@@ -141,6 +143,12 @@ fn failures_end_with_1_and_name_file_and_field() {
             &["does not exist; create it"],
         ),
         (&["pretrain", "-o", &empty], &["is a folder; name a file"]),
+        (&["export", "m", "-o", &below], &[&below, &is_a_file]),
+        #[cfg(target_os = "linux")]
+        (
+            &["pretrain", "-o", "/proc/net.safetensors"],
+            &["-o /proc/net.safetensors: the folder /proc takes no file"],
+        ),
         (&["data", "--data", &empty], &["empty", "data_batch_1.bin"]),
         (&["data"], &["no data found", "--data synthetic"]),
         (

@@ -81,14 +81,33 @@ fn check_output(path: &Path) -> Result<()> {
     if path.is_dir() {
         bail!("{} is a folder; name a file with -o", path.display());
     }
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
-            bail!(
-                "the folder {} does not exist; create it or name another",
-                parent.display()
-            )
-        }
-        _ => Ok(()),
+    let parent = path.parent().filter(|name| !name.as_os_str().is_empty());
+    let folder = parent.unwrap_or(Path::new("."));
+    if let Some(file) = folder
+        .ancestors()
+        .find(|part| part.exists() && !part.is_dir())
+    {
+        bail!(
+            "-o {}: {} is a file, no folder; name another",
+            path.display(),
+            file.display()
+        );
+    }
+    if !folder.is_dir() {
+        bail!(
+            "the folder {} does not exist; create it or name another",
+            folder.display()
+        );
+    }
+    // Files are written under another name first and renamed.
+    match tempfile::tempfile_in(folder) {
+        Ok(_) => Ok(()),
+        Err(error) => bail!(
+            "-o {}: the folder {} takes no file ({}); make it writable or name another",
+            path.display(),
+            folder.display(),
+            error.kind()
+        ),
     }
 }
 

@@ -26,7 +26,9 @@ struct Sampled {
 
 pub(crate) fn run(args: &Sample, json: bool) -> Result<()> {
     logging::start(None)?;
-    super::check_output(&args.output)?;
+    if args.output != Path::new(output::STDOUT) {
+        super::check_output(&args.output)?;
+    }
     let form = Form::of(&args.output)?;
     if json && args.output == Path::new(output::STDOUT) {
         let reason = "--json and `-o -` both take standard output; name a file with -o";
