@@ -170,6 +170,44 @@ fn failures_end_with_1_and_name_file_and_field() {
 }
 
 #[test]
+fn no_output_takes_the_place_of_an_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let (evidence, other) = (
+        in_temporary(&folder, "a.safetensors"),
+        in_temporary(&folder, "b.safetensors"),
+    );
+    fs_err::create_dir(folder.path().join("sub")).unwrap();
+    fs_err::write(&evidence, "evidence").unwrap();
+    let roundabout = in_temporary(&folder, "sub/../a.safetensors");
+    let mut names = vec![evidence.clone(), roundabout];
+    #[cfg(unix)]
+    {
+        let link = in_temporary(&folder, "link.safetensors");
+        std::os::unix::fs::symlink(&evidence, &link).unwrap();
+        names.push(link);
+    }
+    let e = evidence.as_str();
+    for output in &names {
+        for arguments in [
+            &["export", e][..],
+            &["attack", e, "--trigger", "170"],
+            &["attack", &other, "--trigger", e],
+            &["fit", e, "--beta", "0.9"],
+            &["sample", e],
+            &["defend", e, "--control", "no-trigger"],
+            &["defend", &other, "--with", &other, e],
+            &["defend", &other, "--control", "ideal", "--trigger", e],
+        ] {
+            let said = say(&[arguments, &["-o", output]].concat());
+            assert_eq!(said.code, Some(2), "{arguments:?}: {}", said.stderr);
+            let expected = format!("-o {output}: that is the input {e}, which would be lost");
+            assert!(said.stderr.contains(&expected), "{}", said.stderr);
+        }
+    }
+    assert_eq!(fs_err::read_to_string(e).unwrap(), "evidence");
+}
+
+#[test]
 #[cfg(not(feature = "cuda"))]
 fn a_build_without_gpu_says_how_to_make_one_with() {
     for action in ["check", "measure"] {

@@ -1,5 +1,7 @@
 //! `mesa attack`: plant a backdoor.
 
+use std::path::Path;
+
 use anyhow::Result;
 use mesa_attack::Attacked;
 use mesa_models::save_network;
@@ -25,6 +27,10 @@ struct Planted {
 
 pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     logging::start(None)?;
+    super::check_not_input(
+        &args.output,
+        [args.model.as_path(), Path::new(&args.trigger)],
+    )?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let chosen = ChosenTrigger::read(&args.trigger)?;

@@ -1,5 +1,8 @@
 //! `mesa defend`: remove a backdoor.
 
+use std::iter;
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, ensure};
 use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_datasets::Trigger;
@@ -29,6 +32,10 @@ struct Repaired {
 
 pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     logging::start(None)?;
+    let with = args.with.iter().map(PathBuf::as_path);
+    let trigger = args.trigger.as_deref().map(Path::new);
+    let inputs = iter::once(args.model.as_path()).chain(with).chain(trigger);
+    super::check_not_input(&args.output, inputs)?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;

@@ -21,6 +21,7 @@ struct Exported {
 
 pub(crate) fn run(args: &Export, json: bool) -> Result<()> {
     logging::start(None)?;
+    super::check_not_input(&args.output, [args.model.as_path()])?;
     super::check_output(&args.output)?;
     check_extension(&args.output)?;
     let loaded = inputs::network(&args.model, args.normalize.normalize)?;

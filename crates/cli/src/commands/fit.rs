@@ -28,6 +28,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         let reason = format!("--beta {}: β is a probability between 0 and 1", args.beta);
         return Err(Usage(reason).into());
     }
+    super::check_not_input(&args.output, [args.model.as_path()])?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;

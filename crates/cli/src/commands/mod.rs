@@ -25,6 +25,8 @@ use mesa_models::ENGINE_VERSION;
 use mesa_record::{Key, Step};
 use serde_json::Value;
 
+use crate::output::Usage;
+
 /// Where a pattern goes that is as large as the image.
 const WHOLE_IMAGE: Placement = Placement::Fixed { row: 0, column: 0 };
 
@@ -73,6 +75,26 @@ fn without_folders(word: &str) -> String {
     match Path::new(value).file_name() {
         Some(name) => option + &name.to_string_lossy(),
         None => option + value,
+    }
+}
+
+/// Refuses an output that is one of a command's `inputs`: what is examined is evidence.
+fn check_not_input<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    // What is not there yet is none of them.
+    let Ok(real) = output.canonicalize() else {
+        return Ok(());
+    };
+    let is_it = |input: &&Path| input.canonicalize().is_ok_and(|input| input == real);
+    match inputs.into_iter().find(is_it) {
+        Some(input) => {
+            let reason = format!(
+                "-o {}: that is the input {}, which would be lost; name another file",
+                output.display(),
+                input.display()
+            );
+            Err(Usage(reason).into())
+        }
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `mesa sample`: draw triggers from a sub-model.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -27,6 +28,9 @@ struct Sampled {
 pub(crate) fn run(args: &Sample, json: bool) -> Result<()> {
     logging::start(None)?;
     if args.output != Path::new(output::STDOUT) {
+        let trigger = args.trigger.as_deref().map(Path::new);
+        let inputs = iter::once(args.sub_model.as_path()).chain(trigger);
+        super::check_not_input(&args.output, inputs)?;
         super::check_output(&args.output)?;
     }
     let form = Form::of(&args.output)?;
