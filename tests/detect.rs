@@ -180,6 +180,13 @@ fn nothing_is_told_of_a_network_near_chance() {
     let said = Said::from(command.output().unwrap());
     assert_eq!(said.code, Some(1), "{}", said.stdout);
     assert!(said.stderr.contains("near chance"), "{}", said.stderr);
+    // The file says its normalization itself, and no other would be taken.
+    let cause = "it was trained on other data, or hardly trained";
+    assert!(
+        said.stderr.contains(cause) && !said.stderr.contains("--normalize"),
+        "{}",
+        said.stderr
+    );
     // The folder that was to hold the result is called after the file and its contents.
     let name = fs_err::read_dir(folder.path().join("runs"))
         .unwrap()

@@ -194,28 +194,37 @@ pub(crate) const CHECKED_IMAGES: usize = 500;
 /// Share of what can be gained over chance below which a network is near it.
 const NEAR_CHANCE: f64 = 0.1;
 
-/// Warns of a network that is hardly better than guessing.
-pub(crate) fn warn_near_chance(clean_accuracy: f64, info: &CheckpointInfo) {
-    if let Some(words) = near_chance(clean_accuracy, info) {
-        tracing::warn!("{words}");
-    }
-}
-
-/// What to say of a network that is hardly better than guessing, if it is one.
-pub(crate) fn near_chance(clean_accuracy: f64, info: &CheckpointInfo) -> Option<String> {
-    let chance = 1.0 / info.config.num_classes as f64;
-    (clean_accuracy < chance + NEAR_CHANCE * (1.0 - chance)).then(|| {
-        format!(
-            "a clean accuracy of {} is near chance, {}: the usual cause is a wrong normalization; \
-             this network's is {}. For files that do not say theirs, --normalize does",
-            percent(clean_accuracy),
-            percent(chance),
-            info.normalization
-        )
-    })
-}
-
 impl Loaded {
+    /// What to say of a network that is hardly better than guessing, if it is one.
+    pub(crate) fn near_chance(&self, clean_accuracy: f64) -> Option<String> {
+        let chance = 1.0 / self.info.config.num_classes as f64;
+        if clean_accuracy >= chance + NEAR_CHANCE * (1.0 - chance) {
+            return None;
+        }
+        let cause = match self.normalization_from {
+            NormalizationSource::File => "as its file says how images are normalized, it was \
+                trained on other data, or hardly trained"
+                .to_owned(),
+            NormalizationSource::Caller | NormalizationSource::Classes => format!(
+                "the usual cause is a wrong normalization; this network's is {}. For files that do \
+                 not say theirs, --normalize does",
+                self.info.normalization
+            ),
+        };
+        Some(format!(
+            "a clean accuracy of {} is near chance, {}: {cause}",
+            percent(clean_accuracy),
+            percent(chance)
+        ))
+    }
+
+    /// Warns of a network that is hardly better than guessing.
+    pub(crate) fn warn_near_chance(&self, clean_accuracy: f64) {
+        if let Some(words) = self.near_chance(clean_accuracy) {
+            tracing::warn!("{words}");
+        }
+    }
+
     /// The data set of as many classes.
     pub(crate) fn data(&self, args: &DataArgs, config: &DataConfig) -> Result<Dataset> {
         let classes = self.info.config.num_classes;
@@ -246,7 +255,7 @@ impl Loaded {
         if self.normalization_from != NormalizationSource::File {
             let images = first(&data.test, CHECKED_IMAGES);
             let found = evaluate(&self.network.freeze()?, &images, None, 0)?;
-            warn_near_chance(found.clean_accuracy, &self.info);
+            self.warn_near_chance(found.clean_accuracy);
         }
         Ok(())
     }

@@ -126,7 +126,7 @@ impl<'a> Search<'a> {
         let images = inputs::defense_images(&data, &settings.data)?;
         let known = inputs::first(images.images(), inputs::CHECKED_IMAGES);
         let clean_accuracy = evaluate(&suspect, &known, None, 0)?.clean_accuracy;
-        if let Some(words) = inputs::near_chance(clean_accuracy, &loaded.info) {
+        if let Some(words) = loaded.near_chance(clean_accuracy) {
             bail!("nothing can be told of this network: {words}");
         }
         Ok(Self {

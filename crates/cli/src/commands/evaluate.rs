@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     let found = interrupt::stoppable(&frozen, go_on, |frozen| {
         evaluate(frozen, &images, attacked.as_ref(), args.seed)
     })?;
-    inputs::warn_near_chance(found.clean_accuracy, &loaded.info);
+    loaded.warn_near_chance(found.clean_accuracy);
     let measured = Measured {
         model: args.model.display().to_string(),
         data: data.name.to_string(),
