@@ -90,6 +90,19 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         ),
         (&["distributions", "-n", "1"], "1 is not in 2..=512"),
         (&["distributions", "--triggers", "512"], "512"),
+        (
+            &[
+                "attack",
+                "m",
+                "--trigger",
+                "170",
+                "--target",
+                "airplane",
+                "-o",
+                "x",
+            ],
+            "`airplane` is no class number; write 0 for the first class",
+        ),
         (&["completions", "tcsh"], "possible values: bash"),
         (&["defend", "m", "-o", "x"], "--with"),
         (
@@ -119,6 +132,7 @@ fn failures_end_with_1_and_name_file_and_field() {
     let nowhere = in_temporary(&folder, "no/such/folder/f");
     let empty = in_temporary(&folder, "empty");
     fs_err::create_dir(&empty).unwrap();
+    let missing = in_temporary(&folder, "missing");
     let below = format!("{network}/a/b.safetensors");
     let is_a_file = format!("{network} is a file, no folder");
     for (arguments, expected) in [
@@ -133,10 +147,11 @@ fn failures_end_with_1_and_name_file_and_field() {
         ),
         (
             &["evaluate", &network],
-            &[
-                "network.safetensors",
-                "is cut off or not in safetensors format",
-            ],
+            &["network.safetensors is text", "`not a network`"],
+        ),
+        (
+            &["data", "--data", &missing],
+            &["there is no folder or archive", "missing (named by --data)"],
         ),
         (
             &["pretrain", "-o", &nowhere],
@@ -436,6 +451,35 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         );
         assert!(fs_err::metadata(&path).unwrap().len() > 0);
     }
+    // What is no sub-model, and no network, is called what it is.
+    let (no_model, out) = (file("no.svg"), file("no.safetensors"));
+    for arguments in [
+        &["sample", &bad, "-o", &no_model][..],
+        &[
+            "defend",
+            &bad,
+            "--with",
+            &bad,
+            "-o",
+            &out,
+            "--data",
+            "synthetic",
+        ],
+    ] {
+        let said = say(arguments);
+        assert_eq!(said.code, Some(1), "{arguments:?}");
+        let expected = "bad.safetensors is a network; name a sub-model";
+        assert!(said.stderr.contains(expected), "{}", said.stderr);
+    }
+    let said = say(&["evaluate", &g9]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .contains("g9.safetensors is a sub-model of triggers"),
+        "{}",
+        said.stderr
+    );
+
     let drawn = say(&["sample", &g9, "-n", "3", "-o", "-"]);
     assert_eq!(drawn.stdout, fs_err::read_to_string(file("t.svg")).unwrap());
     let data = ["--data", "synthetic", "--json"];

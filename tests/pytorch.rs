@@ -40,7 +40,8 @@ fn every_command_takes_a_state_dict_and_says_what_it_assumed() {
     let fit = say(&["fit", &file("model"), "--beta", "0.9", "-o", &output]);
     assert_eq!(fit.code, Some(1));
     assert!(
-        fit.stderr.contains("name its normalization"),
+        fit.stderr
+            .contains("name its normalization with --normalize"),
         "{}",
         fit.stderr
     );
@@ -66,6 +67,22 @@ fn what_is_no_state_dict_is_refused_with_what_to_do() {
         let said = say(&["evaluate", &file(name), "--data", "synthetic"]);
         assert_eq!(said.code, Some(1));
         assert!(said.stderr.contains(expected), "{name}: {}", said.stderr);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.pth").display().to_string();
+    for (content, expected) in [
+        ("", "net.pth is empty"),
+        (
+            "version https://git-lfs.github.com/spec/v1\n",
+            "net.pth is a pointer of Git LFS",
+        ),
+        ("<!DOCTYPE html>\n<html>", "net.pth is a web page"),
+        ("Not found, sorry", "net.pth is text"),
+    ] {
+        fs_err::write(&path, content).unwrap();
+        let said = say(&["evaluate", &path, "--data", "synthetic"]);
+        assert_eq!(said.code, Some(1));
+        assert!(said.stderr.contains(expected), "{}", said.stderr);
     }
     let wrong = say(&["evaluate", &file("bare"), "--normalize", "1,2,3"]);
     assert_eq!(wrong.code, Some(2));

@@ -135,6 +135,15 @@ fn folders_that_hold_no_run_are_named() {
         "{}",
         said.stderr
     );
+    let mut outside = crate::program::mesa(&["report"]);
+    let output = outside.current_dir(folder.path()).output().unwrap();
+    let said = crate::program::Said::from(output);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("name a run's folder"),
+        "{}",
+        said.stderr
+    );
     let said = say(&["report", &path, "--check"]);
     assert_eq!(said.code, Some(2), "{}", said.stderr);
     let said = say(&["report", "--output", "x.html"]);

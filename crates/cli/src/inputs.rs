@@ -1,8 +1,9 @@
 //! What commands read: settings, images, networks.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mesa::{MesaConfig, SubModel};
 use mesa_attack::evaluate;
 use mesa_datasets::{
@@ -12,6 +13,7 @@ use mesa_datasets::{
 use mesa_defense::{AttackSuccessConfig, DefenseImages};
 use mesa_models::{
     CheckpointInfo, LoadedNetwork, Network, Normalization, NormalizationSource, load_network_with,
+    load_tensors,
 };
 use mesa_record::file_digest;
 
@@ -162,11 +164,19 @@ pub(crate) struct Loaded {
 
 /// Loads a network; `normalize` is for files that do not say how images are normalized.
 pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<Loaded> {
+    let loaded = load_network_with(path, normalize).map_err(|error| match error {
+        mesa_models::Error::NoNormalization { .. } => anyhow!("{error} with --normalize"),
+        mesa_models::Error::Layout { .. } if SubModel::load(path).is_ok() => anyhow!(
+            "{} is a sub-model of triggers, as `mesa fit` writes them; name a network",
+            path.display()
+        ),
+        error => error.into(),
+    });
     let LoadedNetwork {
         network,
         info,
         normalization_from,
-    } = load_network_with(path, normalize)?;
+    } = loaded?;
     let normalization = info.normalization;
     if normalization_from == NormalizationSource::Classes {
         tracing::info!(
@@ -278,7 +288,23 @@ pub(crate) fn testing(
 
 /// Loads a sub-model.
 pub(crate) fn sub_model(path: &Path) -> Result<SubModel> {
-    SubModel::load(path).with_context(|| format!("loading the sub-model {}", path.display()))
+    SubModel::load(path).map_err(|error| {
+        // Which normalization does not matter to what the file holds.
+        match load_network_with(path, None) {
+            Ok(_) | Err(mesa_models::Error::NoNormalization { .. }) => anyhow!(
+                "{} is a network; name a sub-model of its triggers, as `mesa fit` writes them",
+                path.display()
+            ),
+            Err(_) => anyhow!(error).context(format!("loading the sub-model {}", path.display())),
+        }
+    })
+}
+
+/// What made a sub-model.
+pub(crate) fn sub_model_made_by(path: &Path) -> Result<BTreeMap<String, String>> {
+    // What is none is called what it is.
+    sub_model(path)?;
+    Ok(load_tensors(path)?.1)
 }
 
 /// How pixels of a data set are normalized.

@@ -144,6 +144,14 @@ pub enum Error {
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] crate::HubError),
+    /// What was named as the folder of a data set is not there.
+    #[error("there is no folder or archive {} ({origin})", path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Who named it.
+        origin: String,
+    },
     /// A folder that was named holds no data set.
     #[error(
         "{} ({origin}) holds no {wanted}: expected {files} in it or in a folder directly below",

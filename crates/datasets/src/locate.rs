@@ -107,7 +107,8 @@ impl Search {
     ///
     /// # Errors
     ///
-    /// [`Error::NoData`] if a folder was named and does not hold what is wanted,
+    /// [`Error::NoFolder`] if what was named is not there, [`Error::NoData`] if it does not hold what
+    /// is wanted,
     /// [`Error::BuiltInMismatch`] if the built-in classes were asked for and CIFAR-100 is wanted,
     /// [`Error::Read`] if a folder cannot be listed.
     pub fn find(&self, wanted: Option<DatasetName>) -> Result<Option<Found>> {
@@ -293,6 +294,12 @@ fn no_data(origin: Origin, path: &Path, names: &[DatasetName]) -> Error {
         name => file_names(*name).join(", "),
     });
     let wanted: Vec<String> = names.iter().map(ToString::to_string).collect();
+    if !path.exists() {
+        return Error::NoFolder {
+            path: path.to_owned(),
+            origin: origin.to_string(),
+        };
+    }
     Error::NoData {
         path: path.to_owned(),
         origin: origin.to_string(),
@@ -392,11 +399,14 @@ mod tests {
         let root = TempDir::new().unwrap();
         let missing = root.path().join("missing");
         let environment = Some(missing.clone().into_os_string());
-        let searches = [
-            named(root.path()),
-            named(&missing),
-            Search::new(None, environment, None),
-        ];
+        for search in [named(&missing), Search::new(None, environment, None)] {
+            assert!(matches!(search.find(None), Err(Error::NoFolder { .. })));
+            assert!(matches!(search.survey(), Err(Error::NoFolder { .. })));
+        }
+        let empty = root.path().join("empty");
+        fs_err::create_dir(&empty).unwrap();
+        let environment = Some(empty.clone().into_os_string());
+        let searches = [named(&empty), Search::new(None, environment, None)];
         for search in &searches {
             assert!(
                 matches!(search.find(None), Err(Error::NoData { .. })),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{raw_tensors, read_file, save_tensors, write_file};
+use crate::files::{is_safetensors, raw_tensors, read_file, save_tensors, write_file};
 use crate::state_dict::network_state;
 use crate::{Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
 
@@ -101,16 +101,19 @@ pub fn load_network(path: &Path) -> Result<(Network, CheckpointInfo)> {
 ///
 /// # Errors
 ///
-/// [`Error::Read`] if the file cannot be read; [`Error::NotSafetensors`], [`Error::Pytorch`] if it
-/// is cut off, damaged or of another format; [`Error::Layout`] if a tensor is missing, unexpected,
-/// of another shape or type, not finite, or a negative variance; [`Error::Checkpoint`] if the file
-/// contradicts itself; [`Error::OtherNormalization`], [`Error::NoNormalization`].
+/// [`Error::Read`] if the file cannot be read; [`Error::NoTensors`] if it is empty or text;
+/// [`Error::NotSafetensors`], [`Error::Pytorch`] if it is cut off, damaged or of another format;
+/// [`Error::Layout`] if a tensor is missing, unexpected, of another shape or type, not finite, or a
+/// negative variance; [`Error::Checkpoint`] if the file contradicts itself;
+/// [`Error::OtherNormalization`], [`Error::NoNormalization`].
 pub fn load_network_with(
     path: &Path,
     normalization: Option<Normalization>,
 ) -> Result<LoadedNetwork> {
     let bytes = read_file(path)?;
-    let (tensors, info) = if named_by_pytorch(path) || pytorch::is_pytorch(&bytes) {
+    // What it is counts, not what it is called; the name decides where neither format begins so.
+    let by_name = named_by_pytorch(path) && !is_safetensors(&bytes);
+    let (tensors, info) = if by_name || pytorch::is_pytorch(&bytes) {
         let contents = pytorch::read(&bytes).map_err(|source| Error::Pytorch {
             path: path.to_owned(),
             source,
@@ -311,6 +314,11 @@ mod tests {
         }
         let same = |name: &str| fs_err::read(folder.path().join(name)).unwrap();
         assert_eq!(same("a.pth"), same("b.pt"));
+        let (other, renamed) = ("c.safetensors", "c.pth");
+        save_network(&folder.path().join(other), &network(), &made_by).unwrap();
+        fs_err::rename(folder.path().join(other), folder.path().join(renamed)).unwrap();
+        let (_, info) = load_network(&folder.path().join(renamed)).unwrap();
+        assert_eq!(info.made_by, made_by);
     }
 
     #[test]

@@ -158,6 +158,14 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A file of a kind that holds no tensors, whatever its name says.
+    #[error("{} is {found}", path.display())]
+    NoTensors {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        found: String,
+    },
     /// A file is cut off or no safetensors file.
     #[error("{} is cut off or not in safetensors format", path.display())]
     NotSafetensors {

@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
+use crate::no_tensors::no_tensors;
 use crate::state_dict::{RawTensor, contiguous};
 use crate::{Error, NamedTensors, Result};
 
@@ -133,9 +134,9 @@ fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<&'static str> {
 ///
 /// # Errors
 ///
-/// [`Error::Read`] if the file cannot be read, [`Error::NotSafetensors`] if it is cut off or of
-/// another format, [`Error::TensorType`] for types other than f32 and u32, [`Error::NotFinite`]
-/// for a NaN or infinity among the weights.
+/// [`Error::Read`] if the file cannot be read, [`Error::NoTensors`] if it is empty or text,
+/// [`Error::NotSafetensors`] if it is cut off or of another format, [`Error::TensorType`] for types
+/// other than f32 and u32, [`Error::NotFinite`] for a NaN or infinity among the weights.
 pub fn load_tensors(path: &Path) -> Result<(NamedTensors, BTreeMap<String, String>)> {
     let bytes = read_file(path)?;
     let refused = |source| Error::NotSafetensors {
@@ -185,6 +186,11 @@ pub fn load_tensors(path: &Path) -> Result<(NamedTensors, BTreeMap<String, Strin
     Ok((tensors, metadata))
 }
 
+/// Whether a file begins like one of safetensors: a length, then JSON.
+pub(crate) fn is_safetensors(bytes: &[u8]) -> bool {
+    bytes.get(8) == Some(&b'{')
+}
+
 /// The tensors of a safetensors file where they lie, and its description.
 pub(crate) fn raw_tensors<'a>(
     path: &Path,
@@ -213,11 +219,19 @@ pub(crate) fn raw_tensors<'a>(
     ))
 }
 
+/// Reads a file that may hold tensors.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    fs_err::read(path).map_err(|source| Error::Read {
+    let bytes = fs_err::read(path).map_err(|source| Error::Read {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    match no_tensors(&bytes) {
+        Some(found) => Err(Error::NoTensors {
+            path: path.to_owned(),
+            found,
+        }),
+        None => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +273,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = saved(folder.path(), &[1.0, 2.0]);
         let bytes = fs_err::read(&path).unwrap();
-        for len in 0..bytes.len() {
+        for len in 1..bytes.len() {
             fs_err::write(&path, &bytes[..len]).unwrap();
             let error = load_tensors(&path).unwrap_err();
             assert!(

@@ -17,6 +17,7 @@ mod init;
 mod layers;
 mod mlp;
 mod network;
+mod no_tensors;
 mod normalize;
 #[cfg(test)]
 mod on_threads;

@@ -179,7 +179,7 @@ pub(crate) struct Attack {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) blend: Option<f32>,
     /// Class that stamped images shall be given
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "CLASS", default_value_t = 0, value_parser = class_number)]
     pub(crate) target: u32,
     /// File to write the backdoored network to
     #[arg(short, long, value_name = "FILE")]
@@ -223,7 +223,7 @@ pub(crate) struct Fit {
     #[command(flatten)]
     pub(crate) normalize: NormalizeArgs,
     /// The attacked class
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "CLASS", default_value_t = 0, value_parser = class_number)]
     pub(crate) target: u32,
     /// The threshold β of the level set, in (0, 1)
     #[arg(long)]
@@ -335,7 +335,7 @@ pub(crate) struct Defend {
     #[arg(long, value_name = "SHARE", requires = "trigger", value_parser = share)]
     pub(crate) blend: Option<f32>,
     /// The attacked class, for `--control point`
-    #[arg(long, requires = "control", required_if_eq("control", "point"))]
+    #[arg(long, value_name = "CLASS", requires = "control", required_if_eq("control", "point"), value_parser = class_number)]
     pub(crate) target: Option<u32>,
     /// File to write the repaired network to
     #[arg(short, long, value_name = "FILE")]
@@ -413,7 +413,7 @@ pub(crate) struct Evaluate {
     #[arg(long, value_name = "SHARE", requires = "trigger", value_parser = share)]
     pub(crate) blend: Option<f32>,
     /// The attacked class
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "CLASS", default_value_t = 0, value_parser = class_number)]
     pub(crate) target: u32,
     /// Which images
     #[arg(long, value_enum, default_value = "evaluation")]
@@ -445,4 +445,14 @@ fn share(text: &str) -> Result<f32, String> {
             "`{text}` is no share of an image; write 0.2 for a fifth"
         )),
     }
+}
+
+/// The number of a class.
+fn class_number(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "`{text}` is no class number; write 0 for the first class (`mesa data --json` names the \
+             classes in order)"
+        )
+    })
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_datasets::Trigger;
 use mesa_defense::{DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
-use mesa_models::{Network, Processor, Seeds, load_tensors, save_network};
+use mesa_models::{Network, Processor, Seeds, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
 use serde_json::json;
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let split = seen::split_words(&data, &settings.data);
     seen::check(&args.model, &backdoored.info.made_by, &split)?;
     for path in &args.with {
-        seen::check(path, &load_tensors(path)?.1, &split)?;
+        seen::check(path, &inputs::sub_model_made_by(path)?, &split)?;
     }
     let trigger = chosen
         .as_ref()

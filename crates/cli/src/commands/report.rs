@@ -17,6 +17,12 @@ pub(crate) fn run(args: &Report, json: bool) -> Result<()> {
     if let Some(folder) = &args.run_dir {
         return of_run(folder, args.output.as_deref(), json);
     }
+    if !Path::new("docs/records").is_dir() {
+        bail!(
+            "there is no docs/records here: name a run's folder, as in `mesa report runs/quick`, or \
+             start this in the repository's root"
+        );
+    }
     let files =
         committed_files(Path::new("."), patch_of).context("reading the committed records")?;
     let mut stale = Vec::new();
