@@ -270,10 +270,29 @@ fn shells_and_man_learn_every_command() {
         let said = say(&["completions", shell]);
         assert_eq!(said.code, Some(0));
         assert!(said.stdout.contains("evaluate"), "{shell}");
+        assert!(!said.stdout.contains("--parent"), "{shell}");
+        assert!(!said.stdout.contains("-l parent"), "{shell}");
     }
+    // Presets by their names, where a shell completes values.
+    for (shell, expected) in [
+        ("bash", "compgen -W \"quick cpu paper paper-color"),
+        ("fish", "-l preset"),
+        ("zsh", ":NAME:(quick cpu paper paper-color"),
+    ] {
+        let script = say(&["completions", shell]).stdout;
+        let at = script.find(expected).unwrap_or_else(|| panic!("{shell}"));
+        assert!(script[at..].contains("cpu-target-5"), "{shell}");
+    }
+    let refused = say(&["completions", "bash", "--json"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("--json"), "{}", refused.stderr);
     let folder = tempfile::tempdir().unwrap();
     let pages = folder.path().join("man1");
-    assert_eq!(say(&["man", &pages.display().to_string()]).code, Some(0));
+    let written = json(&["man", &pages.display().to_string(), "--json"]);
+    let written = written["written"].as_array().unwrap();
+    assert_eq!(written.len(), fs_err::read_dir(&pages).unwrap().count());
+    let first = std::path::Path::new(written[0].as_str().unwrap());
+    assert!(first.is_absolute() && first.exists(), "{first:?}");
     let page = fs_err::read_to_string(pages.join("mesa-evaluate.1")).unwrap();
     assert!(
         page.starts_with(".ie") && page.contains("resnet18.pth"),

@@ -51,15 +51,6 @@ pub(crate) struct Cli {
     /// Say nothing on standard error but warnings and errors
     #[arg(short, long, global = true, display_order = LAST + 2)]
     pub(crate) quiet: bool,
-    /// End when the process with this number, which started this one, ends
-    #[arg(
-        long,
-        global = true,
-        hide = true,
-        value_name = "PID",
-        env = "MESA_PARENT_PID"
-    )]
-    pub(crate) parent: Option<u32>,
 }
 
 /// Where what every command takes stands: after its own options, before `--help`.

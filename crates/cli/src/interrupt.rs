@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use candle::Tensor;
 use mesa_models::{Classifier, ImagePool, Normalization, Recipe, TargetGradient};
 
+use crate::output::Usage;
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// What a command returns that was stopped by Ctrl-C; it has saved its state.
@@ -142,10 +144,25 @@ impl Classifier for Stoppable<'_> {
     }
 }
 
-/// Ends this process within half a second of its parent's end, so that no
-/// worker outlives a sweep that was killed.
+/// Names the process that started this one, to end with it.
+const PARENT: &str = "MESA_PARENT_PID";
+
+/// Where the environment names the parent, ends this process within half a second of the parent's
+/// end, so that no worker outlives a sweep that was killed.
+pub(crate) fn end_with_parent() -> anyhow::Result<()> {
+    let Some(text) = std::env::var_os(PARENT).filter(|value| !value.is_empty()) else {
+        return Ok(());
+    };
+    let Some(parent) = text.to_str().and_then(|text| text.parse().ok()) else {
+        let reason = format!("{PARENT}: `{}` is no process's number", text.display());
+        return Err(Usage(reason).into());
+    };
+    end_with(parent);
+    Ok(())
+}
+
 #[cfg(unix)]
-pub(crate) fn end_with(parent: u32) {
+fn end_with(parent: u32) {
     let watch = move || {
         while std::os::unix::process::parent_id() == parent {
             std::thread::sleep(Duration::from_millis(250));
@@ -156,4 +173,4 @@ pub(crate) fn end_with(parent: u32) {
 }
 
 #[cfg(not(unix))]
-pub(crate) fn end_with(_: u32) {}
+fn end_with(_: u32) {}

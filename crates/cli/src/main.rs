@@ -39,9 +39,6 @@ fn main() -> ExitCode {
     if cli.quiet {
         progress::be_quiet();
     }
-    if let Some(parent) = cli.parent {
-        interrupt::end_with(parent);
-    }
     interrupt::watch();
     let error = match run(cli) {
         Ok(code) => return code,
@@ -62,6 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    interrupt::end_with_parent()?;
     let threads = commands::start_threads(cli.threads)?;
     let json = cli.json;
     match cli.command {
@@ -79,8 +77,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Distributions(args) => commands::distributions::run(&args, json, threads),
         Command::Report(args) => commands::report::run(&args, json),
         Command::Gpu(args) => return commands::gpu::run(&args, json, threads),
-        Command::Completions(args) => commands::shells::completions(&args),
-        Command::Man(args) => commands::shells::man(&args),
+        Command::Completions(args) => commands::shells::completions(&args, json),
+        Command::Man(args) => commands::shells::man(&args, json),
     }?;
     Ok(ExitCode::SUCCESS)
 }

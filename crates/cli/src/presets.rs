@@ -29,13 +29,17 @@ pub(crate) const PRESETS: [(&str, &str); 13] = presets![
 /// Settings that are told apart by the name of what they hold: never a mixture of two.
 pub(crate) const WHOLE: [&str; 2] = ["placement", "schedule"];
 
+/// What `--preset` takes.
+pub(crate) fn names() -> Vec<&'static str> {
+    PRESETS.iter().map(|(name, _)| *name).collect()
+}
+
 /// The text of a preset.
 pub(crate) fn text(name: &str) -> Result<&'static str> {
     let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
-        let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
         bail!(
             "there is no preset `{name}`; there are {} (a file of settings goes with --config)",
-            names.join(", ")
+            names().join(", ")
         );
     };
     Ok(text)
