@@ -407,6 +407,40 @@ fn a_training_that_is_stopped_in_its_last_evaluation_keeps_its_work() {
     assert!(state.exists() && !std::path::Path::new(&clean).exists());
 }
 
+/// What is no sub-model, and what is no network, is called what it is.
+fn are_told_apart(bad: &str, g9: &str, folder: &tempfile::TempDir) {
+    let (no_model, out) = (
+        in_temporary(folder, "no.svg"),
+        in_temporary(folder, "no.safetensors"),
+    );
+    for arguments in [
+        &["sample", bad, "-o", &no_model][..],
+        &[
+            "defend",
+            bad,
+            "--with",
+            bad,
+            "-o",
+            &out,
+            "--data",
+            "synthetic",
+        ],
+    ] {
+        let said = say(arguments);
+        assert_eq!(said.code, Some(1), "{arguments:?}");
+        let expected = "bad.safetensors is a network; name a sub-model";
+        assert!(said.stderr.contains(expected), "{}", said.stderr);
+    }
+    let said = say(&["evaluate", g9]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .contains("g9.safetensors is a sub-model of triggers"),
+        "{}",
+        said.stderr
+    );
+}
+
 #[test]
 fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     let folder = tempfile::tempdir().unwrap();
@@ -470,34 +504,7 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         );
         assert!(fs_err::metadata(&path).unwrap().len() > 0);
     }
-    // What is no sub-model, and no network, is called what it is.
-    let (no_model, out) = (file("no.svg"), file("no.safetensors"));
-    for arguments in [
-        &["sample", &bad, "-o", &no_model][..],
-        &[
-            "defend",
-            &bad,
-            "--with",
-            &bad,
-            "-o",
-            &out,
-            "--data",
-            "synthetic",
-        ],
-    ] {
-        let said = say(arguments);
-        assert_eq!(said.code, Some(1), "{arguments:?}");
-        let expected = "bad.safetensors is a network; name a sub-model";
-        assert!(said.stderr.contains(expected), "{}", said.stderr);
-    }
-    let said = say(&["evaluate", &g9]);
-    assert_eq!(said.code, Some(1));
-    assert!(
-        said.stderr
-            .contains("g9.safetensors is a sub-model of triggers"),
-        "{}",
-        said.stderr
-    );
+    are_told_apart(&bad, &g9, &folder);
 
     let drawn = say(&["sample", &g9, "-n", "3", "-o", "-"]);
     assert_eq!(drawn.stdout, fs_err::read_to_string(file("t.svg")).unwrap());
@@ -519,18 +526,15 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         refused.stderr
     );
     assert!(measured["asr"].is_number() && measured["regained_accuracy"].is_number());
-    let on_all = |model: &str| say(&[&["evaluate", model, "--split", "test"], &data[..]].concat());
     let exported = file("good.pth");
     json(&["export", &good, "-o", &exported, "--json"]);
+    let on_all = |model: &str| say(&[&["evaluate", model, "--split", "test"], &data[..]].concat());
     for repaired in [&good, &exported] {
         let refused = on_all(repaired);
         assert_eq!(refused.code, Some(1), "{}", refused.stdout);
-        assert!(
-            refused.stderr.contains("was repaired with the first 256")
-                && refused.stderr.contains("leave out --split"),
-            "{}",
-            refused.stderr
-        );
+        for part in ["was repaired with the first 256", "leave out --split"] {
+            assert!(refused.stderr.contains(part), "{}", refused.stderr);
+        }
     }
     // The attacked network saw no test image.
     let measured: serde_json::Value = serde_json::from_str(&on_all(&bad).stdout).unwrap();

@@ -95,14 +95,13 @@ impl std::error::Error for Stopped {}
 
 /// What `measure` finds of a classifier; an [`Interrupted`] error, saying `go_on`, if a stop is
 /// asked for between two of its batches.
-pub(crate) fn stoppable<T, E: Into<anyhow::Error>>(
+pub(crate) fn stoppable<T>(
     classifier: &dyn Classifier,
     go_on: impl FnOnce() -> String,
-    measure: impl FnOnce(&dyn Classifier) -> Result<T, E>,
+    measure: impl FnOnce(&dyn Classifier) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     measure(&Stoppable(classifier)).map_err(|error| {
-        let error = error.into();
-        if error.chain().any(|cause| cause.is::<Stopped>()) {
+        if error.chain().any(<dyn std::error::Error>::is::<Stopped>) {
             return Interrupted { go_on: go_on() }.into();
         }
         error

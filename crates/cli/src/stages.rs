@@ -9,7 +9,7 @@ use mesa_attack::{AttackConfig, Attacked, Evaluation, PoisonedBatches};
 use mesa_datasets::{Images, Trigger};
 use mesa_defense::{
     AttackSuccess, AttackSuccessConfig, DefenseImages, PointConfig, RetrainBatches, RetrainConfig,
-    ReversedTrigger, SampleSuccess, SampleTest, SampleTesting, TriggerSource,
+    ReversedTrigger, SampleSuccess, SampleTest, SampleTesting, TriggerSource, reverse_trigger,
 };
 use mesa_models::{
     BatchSource, Classifier, Network, Normalization, Processor, ResNetConfig, Seeds, Trainer,
@@ -137,7 +137,8 @@ pub(crate) fn reverse(
     seed: u64,
 ) -> Result<ReversedTrigger> {
     stoppable(suspect, how_to_go_on, |suspect| {
-        mesa_defense::reverse_trigger(suspect, images, config, size, target_class, seed)
+        let found = reverse_trigger(suspect, images, config, size, target_class, seed);
+        Ok(found?)
     })
 }
 
@@ -149,7 +150,7 @@ pub(crate) fn evaluate(
     seed: u64,
 ) -> Result<Evaluation> {
     stoppable(classifier, how_to_go_on, |classifier| {
-        mesa_attack::evaluate(classifier, images, attacked, seed)
+        Ok(mesa_attack::evaluate(classifier, images, attacked, seed)?)
     })
 }
 

@@ -32,10 +32,7 @@ struct Repaired {
 
 pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     logging::start(None)?;
-    let with = args.with.iter().map(PathBuf::as_path);
-    let trigger = args.trigger.as_deref().map(Path::new);
-    let inputs = iter::once(args.model.as_path()).chain(with).chain(trigger);
-    super::check_not_input(&args.output, inputs)?;
+    super::check_not_input(&args.output, files_read(args))?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
@@ -134,6 +131,13 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         data.name
     );
     output::result(json, &repaired, &plain)
+}
+
+/// The files that the command reads.
+fn files_read(args: &Defend) -> impl Iterator<Item = &Path> {
+    let with = args.with.iter().map(PathBuf::as_path);
+    let trigger = args.trigger.as_deref().map(Path::new);
+    iter::once(args.model.as_path()).chain(with).chain(trigger)
 }
 
 /// Retrains with the triggers of a source; without one only trains on.

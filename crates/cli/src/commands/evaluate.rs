@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     let frozen = computer.processor.freeze(&loaded.network)?;
     let go_on = || "nothing was measured; the same command starts anew".to_owned();
     let found = interrupt::stoppable(&frozen, go_on, |frozen| {
-        evaluate(frozen, &images, attacked.as_ref(), args.seed)
+        Ok(evaluate(frozen, &images, attacked.as_ref(), args.seed)?)
     })?;
     loaded.warn_near_chance(found.clean_accuracy);
     let measured = Measured {
