@@ -362,16 +362,24 @@ fn signaled(arguments: &[&str], signal: &str, is_time: &dyn Fn(&str) -> bool) ->
     }
 }
 
+/// A network of which commands say, before they draw images, what they assume.
+#[cfg(unix)]
+const NETWORK: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../tests/golden/checkpoints/bare.pth"
+);
+
+#[cfg(unix)]
+fn is_read(said: &str) -> bool {
+    said.contains("--normalize says otherwise")
+}
+
 #[test]
 #[cfg(unix)]
 fn an_evaluation_ends_between_batches_when_it_is_asked_to() {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
-    let network = format!("{golden}/checkpoints/bare.pth");
-    let evaluate = ["evaluate", &network, "--data", "synthetic", "--json"];
+    let evaluate = ["evaluate", NETWORK, "--data", "synthetic", "--json"];
     for signal in ["INT", "TERM"] {
-        // The images are drawn after this line.
-        let is_time = |said: &str| said.contains("--normalize says otherwise");
-        let said = signaled(&evaluate, signal, &is_time);
+        let said = signaled(&evaluate, signal, &is_read);
         assert_eq!(said.code, Some(130), "{signal}: {}", said.stderr);
         assert!(said.stdout.is_empty(), "{}", said.stdout);
         assert!(
@@ -380,6 +388,26 @@ fn an_evaluation_ends_between_batches_when_it_is_asked_to() {
             said.stderr
         );
     }
+}
+
+#[test]
+#[cfg(unix)]
+fn the_search_of_the_baseline_ends_between_batches_when_it_is_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = in_temporary(&folder, "long.toml");
+    let text = fs_err::read_to_string(tiny()).unwrap();
+    let long = text.replace(
+        "[point.search]\npasses = 2",
+        "[point.search]\npasses = 1000000",
+    );
+    assert_ne!(long, text);
+    fs_err::write(&settings, long).unwrap();
+    let good = in_temporary(&folder, "good.safetensors");
+    let defend = ["defend", NETWORK, "--control", "point", "--target", "0"];
+    let data = ["--config", &settings, "--data", "synthetic", "-o", &good];
+    let said = signaled(&[defend, data].concat(), "INT", &is_read);
+    assert_eq!(said.code, Some(130), "{}", said.stderr);
+    assert!(!std::path::Path::new(&good).exists());
 }
 
 #[test]
