@@ -10,13 +10,13 @@ import json
 import sys
 
 import torch
-from generate import CIFAR10, HERE, ResNet18, load
+from generate import CIFAR10, HERE, ResNet, load
 
 
 def main():
     state = torch.load(sys.argv[1], weights_only=True)
     num_classes, features = state["linear.weight"].shape
-    model = ResNet18(features // 8, num_classes, *CIFAR10).double().eval()
+    model = ResNet(18, features // 8, num_classes, *CIFAR10).double().eval()
     model.load_state_dict(state)
     with torch.no_grad():
         logits = model(load(HERE / "checkpoints.safetensors")["images"])

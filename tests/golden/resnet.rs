@@ -1,14 +1,15 @@
-//! ResNet-18 of even and odd width: inference, pixel gradients, and training.
+//! ResNets of even and odd width, of basic blocks and of bottlenecks: inference, pixel gradients, and
+//! training.
 
 use candle::{DType, Tensor};
-use mesa_models::{Network, Normalization, ResNetConfig, Seeds, Sgd};
+use mesa_models::{Depth, Network, Normalization, ResNetConfig, Seeds, Sgd};
 
 use super::{Vectors, assert_close, values};
 
-/// Twenty convolutions deep, f32 keeps five digits of activations, and of their gradients.
+/// Twenty to fifty convolutions deep, f32 keeps five digits of activations, and of their gradients.
 const TOLERANCE: f32 = 2e-5;
 
-const CASES: [&str; 2] = ["resnet18_w4", "resnet18_w5"];
+const CASES: [&str; 4] = ["resnet18_w4", "resnet18_w5", "resnet34_w2", "resnet50_w2"];
 
 fn network(vectors: &Vectors) -> Network {
     let three = |name: &str| <[f32; 3]>::try_from(vectors.values(name)).unwrap();
@@ -16,12 +17,18 @@ fn network(vectors: &Vectors) -> Network {
         mean: three("normalization.mean"),
         std: three("normalization.std"),
     };
+    let layers = vectors.metadata["architecture"]
+        .strip_prefix("resnet")
+        .unwrap();
     let config = ResNetConfig {
-        width: vectors.number("width") as usize,
-        num_classes: vectors.number("num_classes") as usize,
+        depth: Depth::try_from(layers.parse::<usize>().unwrap()).unwrap(),
+        ..ResNetConfig::resnet18(
+            vectors.number("width") as usize,
+            vectors.number("num_classes") as usize,
+        )
     };
     let mut rng = Seeds::new(0, "golden").start();
-    let mut network = Network::resnet18(config, normalization, &mut rng).unwrap();
+    let mut network = Network::resnet(config, normalization, &mut rng).unwrap();
     network.load_state(&vectors.under("state.")).unwrap();
     network
 }

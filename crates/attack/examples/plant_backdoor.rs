@@ -35,12 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     config.validate(data.num_classes())?;
 
-    let shape = ResNetConfig {
-        width: 8,
-        num_classes: data.num_classes(),
-    };
+    let shape = ResNetConfig::resnet18(8, data.num_classes());
     let mut rng = Seeds::new(0, "weights").start();
-    let network = Network::resnet18(shape, Normalization::cifar10(), &mut rng)?;
+    let network = Network::resnet(shape, Normalization::cifar10(), &mut rng)?;
     let mut batches = PoisonedBatches::new(data.train, named("random:7:5x5")?, &config, 0)?;
     let mut trainer = Trainer::new(network, config.training.clone())?;
     trainer.run(&mut batches, &mut |_| ControlFlow::Continue(()))?;

@@ -66,9 +66,9 @@ pub struct StampedEvaluation {
 /// use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
 ///
 /// let images = synthetic(0, 1, 40).test;
-/// let config = ResNetConfig { width: 4, num_classes: 10 };
+/// let config = ResNetConfig::resnet18(4, 10);
 /// let mut rng = Seeds::new(0, "weights").start();
-/// let network = Network::resnet18(config, Normalization::cifar10(), &mut rng)?;
+/// let network = Network::resnet(config, Normalization::cifar10(), &mut rng)?;
 /// let attacked = Attacked {
 ///     trigger: Trigger::pattern(170)?,
 ///     target_class: 0,

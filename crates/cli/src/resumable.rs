@@ -154,12 +154,9 @@ mod tests {
 
     #[test]
     fn a_sample_test_that_was_saved_goes_on_to_the_same_figures() {
-        let shape = ResNetConfig {
-            width: 4,
-            num_classes: 10,
-        };
+        let shape = ResNetConfig::resnet18(4, 10);
         let mut rng = Seeds::new(0, "weights").start();
-        let network = Network::resnet18(shape, Normalization::cifar10(), &mut rng).unwrap();
+        let network = Network::resnet(shape, Normalization::cifar10(), &mut rng).unwrap();
         let suspect = network.freeze().unwrap();
         let images = DefenseImages::new(&synthetic(0, 1, 60).test, &split(60, 50, 0).unwrap());
         let config = MesaConfig {

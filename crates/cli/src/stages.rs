@@ -33,7 +33,7 @@ pub(crate) fn pretrain(
     watch: &mut Watch,
 ) -> Result<Network> {
     let mut rng = Seeds::new(config.seed, "pretrain/weights").start();
-    let network = Network::resnet18(shape, normalization, &mut rng)?;
+    let network = Network::resnet(shape, normalization, &mut rng)?;
     let mut batches =
         AugmentedBatches::new(images, config.training.batch_size, "pretrain", config.seed)?;
     train(processor, network, &config.training, &mut batches, watch)

@@ -97,12 +97,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         schedule: Schedule::Cosine,
         ..TrainingConfig::paper()
     };
-    let shape = ResNetConfig {
-        width: 8,
-        num_classes: data.num_classes(),
-    };
+    let shape = ResNetConfig::resnet18(8, data.num_classes());
     let mut rng = Seeds::new(0, "weights").start();
-    let network = Network::resnet18(shape, Normalization::cifar10(), &mut rng)?;
+    let network = Network::resnet(shape, Normalization::cifar10(), &mut rng)?;
     let mut poisoned = Poisoned(data.train.clone(), trigger.clone());
     let backdoored = train(network, training.clone(), &mut poisoned)?;
     let suspect = backdoored.freeze()?;

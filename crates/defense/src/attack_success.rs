@@ -56,9 +56,9 @@ impl AttackSuccessConfig {
 /// use mesa_defense::{AttackSuccess, AttackSuccessConfig, DefenseImages};
 /// use mesa_models::{Network, Normalization, Position, ResNetConfig, Seeds};
 ///
-/// let config = ResNetConfig { width: 4, num_classes: 10 };
+/// let config = ResNetConfig::resnet18(4, 10);
 /// let mut rng = Seeds::new(0, "weights").start();
-/// let suspect = Network::resnet18(config, Normalization::cifar10(), &mut rng)?.freeze()?;
+/// let suspect = Network::resnet(config, Normalization::cifar10(), &mut rng)?.freeze()?;
 /// let images = DefenseImages::new(&synthetic(0, 1, 50).test, &split(50, 40, 0)?);
 /// let mut success = AttackSuccess::new(suspect, images, AttackSuccessConfig::paper(), 0)?;
 ///

@@ -6,12 +6,9 @@ use rand::Rng;
 
 /// An untrained classifier of ten classes.
 pub(crate) fn classifier() -> FrozenClassifier {
-    let config = ResNetConfig {
-        width: 4,
-        num_classes: 10,
-    };
+    let config = ResNetConfig::resnet18(4, 10);
     let mut rng = Seeds::new(0, "test").start();
-    let network = Network::resnet18(config, Normalization::cifar10(), &mut rng).unwrap();
+    let network = Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap();
     network.freeze().unwrap()
 }
 

@@ -116,9 +116,9 @@ impl ReversedTrigger {
 /// use mesa_defense::{DefenseImages, PointConfig, reverse_trigger};
 /// use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
 ///
-/// let config = ResNetConfig { width: 4, num_classes: 10 };
+/// let config = ResNetConfig::resnet18(4, 10);
 /// let mut rng = Seeds::new(0, "weights").start();
-/// let suspect = Network::resnet18(config, Normalization::cifar10(), &mut rng)?.freeze()?;
+/// let suspect = Network::resnet(config, Normalization::cifar10(), &mut rng)?.freeze()?;
 /// let images = DefenseImages::new(&synthetic(0, 1, 50).test, &split(50, 40, 0)?);
 /// let config = PointConfig { batches_per_pass: 2, batch_size: 20, ..PointConfig::paper() };
 ///

@@ -82,9 +82,9 @@ pub struct SampleSuccess {
 /// use mesa_defense::{DefenseImages, SampleTest, sample_success};
 /// use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
 ///
-/// let config = ResNetConfig { width: 4, num_classes: 10 };
+/// let config = ResNetConfig::resnet18(4, 10);
 /// let mut rng = Seeds::new(0, "weights").start();
-/// let suspect = Network::resnet18(config, Normalization::cifar10(), &mut rng)?.freeze()?;
+/// let suspect = Network::resnet(config, Normalization::cifar10(), &mut rng)?.freeze()?;
 /// let images = DefenseImages::new(&synthetic(0, 1, 50).test, &split(50, 40, 0)?);
 /// let config = MesaConfig { network_width: 16, ..MesaConfig::paper() };
 /// let unfitted = SubModelFit::new(&Processor::Cpu, config, 0.9, Seeds::new(0, "fit"))?;

@@ -12,12 +12,9 @@ use rand::Rng;
 const BATCH_SIZE: usize = 32;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let config = ResNetConfig {
-        width: 8,
-        num_classes: 2,
-    };
+    let config = ResNetConfig::resnet18(8, 2);
     let mut rng = Seeds::new(0, "weights").start();
-    let mut network = Network::resnet18(config, Normalization::cifar10(), &mut rng)?;
+    let mut network = Network::resnet(config, Normalization::cifar10(), &mut rng)?;
     let mut sgd = Sgd::new(0.9, 5e-4);
     for step in 0..30 {
         let (images, labels) = batch(&mut rng)?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{is_safetensors, raw_tensors, read_file, save_tensors, write_file};
 use crate::state_dict::network_state;
-use crate::{Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
+use crate::{Depth, Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
 
 /// Text beside the tensors of a file.
 pub type Metadata = BTreeMap<String, String>;
@@ -15,7 +15,7 @@ pub type Metadata = BTreeMap<String, String>;
 /// What a checkpoint says about its network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointInfo {
-    /// The kind of network: `resnet18`.
+    /// The kind of network: `resnet18` and so on, by its depth.
     pub architecture: String,
     /// Its size.
     pub config: ResNetConfig,
@@ -60,7 +60,7 @@ const INFO_KEY: &str = "network";
 /// [`Error::Write`] if it cannot be written.
 pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Result<()> {
     let info = CheckpointInfo {
-        architecture: "resnet18".to_owned(),
+        architecture: architecture(network.config()),
         config: network.config(),
         normalization: network.normalization(),
         made_by: made_by.clone(),
@@ -75,6 +75,11 @@ pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Resul
         source,
     })?;
     write_file(path, &[&bytes])
+}
+
+/// The name of a network's kind in a file.
+fn architecture(config: ResNetConfig) -> String {
+    format!("resnet{}", config.depth.layers())
 }
 
 fn named_by_pytorch(path: &Path) -> bool {
@@ -92,7 +97,7 @@ pub fn load_network(path: &Path) -> Result<(Network, CheckpointInfo)> {
     Ok((loaded.network, loaded.info))
 }
 
-/// Reads a network written by [`save_network`], or a state dict of the common CIFAR ResNet-18
+/// Reads a network written by [`save_network`], or a state dict of a common CIFAR ResNet
 /// that PyTorch saved (`.pt`, `.pth`) or that lies in a safetensors file.
 ///
 /// Such a state dict does not say how images are normalized: `normalization` does, else the number
@@ -138,7 +143,7 @@ pub fn load_network_with(
         None => foreign_info(path, config, normalization)?,
     };
     let mut rng = Seeds::new(0, "replaced").start();
-    let mut network = Network::resnet18(config, info.normalization, &mut rng)?;
+    let mut network = Network::resnet(config, info.normalization, &mut rng)?;
     network.load_state(&state)?;
     Ok(LoadedNetwork {
         network,
@@ -154,10 +159,13 @@ fn parse_info(path: &Path, text: &str) -> Result<CheckpointInfo> {
     };
     let info: CheckpointInfo = serde_json::from_str(text)
         .map_err(|source| wrong(format!("its description is malformed: {source}")))?;
-    if info.architecture != "resnet18" {
+    if info.architecture != architecture(info.config) {
+        let known = Depth::ALL.map(|depth| format!("resnet{}", depth.layers()));
         return Err(wrong(format!(
-            "its architecture is `{}`; resnet18 is the one known",
-            info.architecture
+            "its architecture is `{}`, of {:?}; known are {}",
+            info.architecture,
+            info.config,
+            known.join(", ")
         )));
     }
     Ok(info)
@@ -206,7 +214,7 @@ fn foreign_info(
         }
     };
     let info = CheckpointInfo {
-        architecture: "resnet18".to_owned(),
+        architecture: architecture(config),
         config,
         normalization,
         made_by: Metadata::new(),
@@ -223,11 +231,8 @@ mod tests {
 
     fn network() -> Network {
         let mut rng = Seeds::new(3, "weights").start();
-        let config = ResNetConfig {
-            width: 3,
-            num_classes: 4,
-        };
-        Network::resnet18(config, Normalization::cifar10(), &mut rng).unwrap()
+        let config = ResNetConfig::resnet18(3, 4);
+        Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap()
     }
 
     #[test]

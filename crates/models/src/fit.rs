@@ -224,8 +224,8 @@ fn stretch(recipes: &mut dyn Recipes, from: Position, steps: usize) -> Result<Ve
 /// }
 ///
 /// let mut rng = Seeds::new(0, "weights").start();
-/// let config = ResNetConfig { width: 2, num_classes: 2 };
-/// let network = Network::resnet18(config, Normalization::identity(), &mut rng)?;
+/// let config = ResNetConfig::resnet18(2, 2);
+/// let network = Network::resnet(config, Normalization::identity(), &mut rng)?;
 /// let config = TrainingConfig { epochs: 1, batch_size: 2, ..TrainingConfig::paper() };
 /// let mut trainer = Trainer::new(network, config)?;
 /// let status = trainer.run(&mut Gray, &mut |_| ControlFlow::Continue(()))?;

@@ -2,7 +2,7 @@
 
 use mesa_pickle::Error as PickleError;
 
-use crate::ResNetConfig;
+use crate::{Depth, ResNetConfig};
 
 /// Why a PyTorch checkpoint was not read.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,8 @@ pub enum PytorchError {
     Pickle(#[from] PickleError),
     /// Nothing in it is a state dict.
     #[error(
-        "it holds no state dict: expected tensors by name, or under `net`, `state_dict` or `model`; \
+        "it holds no state dict: expected tensors by name, or under `net`, `state_dict`, `model` or \
+         `model_state_dict`; \
          found the keys [{keys}]"
     )]
     NoStateDict {
@@ -74,11 +75,14 @@ pub enum PytorchError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
-    /// Names that a ResNet-18 does not have, or does not do without.
+    /// Names that none of the networks known has, or does without.
     #[error(
-        "its names are not those of the CIFAR ResNet-18; missing: {missing}; unexpected: {unexpected}"
+        "its names are not those of a CIFAR ResNet; of the nearest, {nearest}, missing: {missing}; \
+         unexpected: {unexpected}"
     )]
     Names {
+        /// The network whose names come closest.
+        nearest: Depth,
         /// Names that are missing.
         missing: String,
         /// Names that nothing asks for.

@@ -38,9 +38,9 @@ fn group_size(batch: usize) -> usize {
 /// use candle::{DType, Device, Tensor};
 /// use mesa_models::{Network, Normalization, ResNetConfig, Seeds};
 ///
-/// let config = ResNetConfig { width: 4, num_classes: 10 };
+/// let config = ResNetConfig::resnet18(4, 10);
 /// let mut rng = Seeds::new(0, "weights").start();
-/// let network = Network::resnet18(config, Normalization::cifar10(), &mut rng)?;
+/// let network = Network::resnet(config, Normalization::cifar10(), &mut rng)?;
 /// let classifier = network.freeze()?;
 /// let images = Tensor::ones((5, 3, 32, 32), DType::F32, &Device::Cpu)?;
 /// assert_eq!(classifier.logits(&images)?.dims(), [5, 10]);
@@ -572,11 +572,8 @@ mod tests {
 
     fn classifier_and_images(batch: usize) -> (FrozenClassifier, Tensor) {
         let mut rng = Seeds::new(4, "weights").start();
-        let config = ResNetConfig {
-            width: 6,
-            num_classes: 3,
-        };
-        let mut network = Network::resnet18(config, Normalization::cifar10(), &mut rng).unwrap();
+        let config = ResNetConfig::resnet18(6, 3);
+        let mut network = Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap();
         let pixels: Vec<f32> = (0..batch * 3072).map(|_| rng.random()).collect();
         let images = Tensor::from_vec(pixels, (batch, 3, 32, 32), &Device::Cpu).unwrap();
         // Running statistics that normalize, so that the classes' scores differ.
@@ -589,11 +586,8 @@ mod tests {
     #[test]
     fn folding_changes_the_logits_by_rounding_only() {
         let mut rng = Seeds::new(4, "weights").start();
-        let config = ResNetConfig {
-            width: 6,
-            num_classes: 3,
-        };
-        let mut network = Network::resnet18(config, Normalization::cifar10(), &mut rng).unwrap();
+        let config = ResNetConfig::resnet18(6, 3);
+        let mut network = Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap();
         let pixels: Vec<f32> = (0..4 * 3072).map(|_| rng.random()).collect();
         let images = Tensor::from_vec(pixels, (4, 3, 32, 32), &Device::Cpu).unwrap();
         // After many passes over one batch the running statistics are the batch's, but for the

@@ -1,4 +1,4 @@
-//! ResNet-18 for 32×32 images on the kernels crate, small perceptrons on candle, optimizers and
+//! Residual networks for 32×32 images on the kernels crate, small perceptrons on candle, optimizers and
 //! checkpoints. With the feature `cuda` the networks also run on an NVIDIA GPU (`cuda`).
 
 mod adam;
@@ -57,7 +57,7 @@ pub use optim::Sgd;
 pub use perceptron_trainers::{GeneratorTrainer, Sampler, StatisticsTrainer};
 pub use processor::Processor;
 pub use recipe::{ImagePool, Recipe, Recipes, Triggers};
-pub use resnet::ResNetConfig;
+pub use resnet::{Depth, ResNetConfig};
 pub use seeds::{Position, Seeds};
 pub use state::NamedTensors;
 pub use status::Status;

@@ -58,9 +58,9 @@ pub struct BatchLoss {
 /// use candle::{DType, Device, Tensor};
 /// use mesa_models::{Network, Normalization, ResNetConfig, Seeds, Sgd};
 ///
-/// let config = ResNetConfig { width: 4, num_classes: 10 };
+/// let config = ResNetConfig::resnet18(4, 10);
 /// let mut rng = Seeds::new(0, "weights").start();
-/// let mut network = Network::resnet18(config, Normalization::cifar10(), &mut rng)?;
+/// let mut network = Network::resnet(config, Normalization::cifar10(), &mut rng)?;
 /// let mut sgd = Sgd::new(0.9, 0.0);
 ///
 /// let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
@@ -97,13 +97,13 @@ struct Engine {
 }
 
 impl Network {
-    /// A ResNet-18 with weights as PyTorch initializes them.
+    /// A residual network with weights as PyTorch initializes them.
     ///
     /// # Errors
     ///
     /// [`Error::ResNetConfig`] for sizes no network has; [`Error::Kernel`] if `MESA_CPU` names no
     /// path of this processor.
-    pub fn resnet18(
+    pub fn resnet(
         config: ResNetConfig,
         normalization: Normalization,
         rng: &mut impl Rng,
@@ -720,12 +720,9 @@ mod tests {
     use crate::{BatchSource, BoxError, Position, Seeds, Sgd, Status, Trainer, TrainingConfig};
 
     fn network(width: usize) -> Network {
-        let config = ResNetConfig {
-            width,
-            num_classes: 4,
-        };
+        let config = ResNetConfig::resnet18(width, 4);
         let mut rng = Seeds::new(1, "weights").start();
-        Network::resnet18(config, Normalization::cifar10(), &mut rng).unwrap()
+        Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap()
     }
 
     /// Images whose class shows in their brightness.

@@ -16,7 +16,7 @@ use crate::PytorchError;
 use crate::state_dict::RawTensor;
 
 /// Keys under which programs keep the state dict beside other things.
-const KEYS: [&str; 3] = ["net", "state_dict", "model"];
+const KEYS: [&str; 4] = ["net", "state_dict", "model", "model_state_dict"];
 
 /// Record in which this project keeps what else it knows of a network; PyTorch passes over it.
 const INFO_RECORD: &str = "mesa.json";

@@ -1,32 +1,139 @@
-//! ResNet-18 for 32×32 images: a 3×3 stem, no max-pool, four stages of two basic blocks, 1×1
-//! projection shortcuts with batch norm, global average pooling, linear (He et al. 2016; the
-//! layer names are those of the common CIFAR variant in PyTorch).
+//! Residual networks for 32×32 images: a 3×3 stem, no max-pool, four stages of blocks, 1×1 projection
+//! shortcuts with batch norm, global average pooling, linear (He et al. 2016; the layer names are
+//! those of the common CIFAR variant in PyTorch).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use mesa_kernels::ConvShape;
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{COLORS, Graph, UnitSpec};
+use crate::graph::{COLORS, Graph, Node, UnitSpec};
 use crate::{Error, Result};
 
-/// Size of a ResNet-18.
+/// How many layers a network has: the number in its name (He et al. 2016, table 1).
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "usize", into = "usize")]
+pub enum Depth {
+    /// ResNet-18, the paper's.
+    #[default]
+    ResNet18,
+    /// ResNet-34.
+    ResNet34,
+    /// ResNet-50.
+    ResNet50,
+    /// ResNet-101.
+    ResNet101,
+    /// ResNet-152.
+    ResNet152,
+}
+
+/// Outputs of a bottleneck, in widths of its 3×3 convolution.
+const EXPANSION: usize = 4;
+
+impl Depth {
+    /// Every depth, rising.
+    pub const ALL: [Self; 5] = [
+        Self::ResNet18,
+        Self::ResNet34,
+        Self::ResNet50,
+        Self::ResNet101,
+        Self::ResNet152,
+    ];
+
+    /// The number of layers.
+    pub fn layers(self) -> usize {
+        match self {
+            Self::ResNet18 => 18,
+            Self::ResNet34 => 34,
+            Self::ResNet50 => 50,
+            Self::ResNet101 => 101,
+            Self::ResNet152 => 152,
+        }
+    }
+
+    /// Blocks of each stage.
+    fn blocks(self) -> [usize; 4] {
+        match self {
+            Self::ResNet18 => [2, 2, 2, 2],
+            Self::ResNet34 | Self::ResNet50 => [3, 4, 6, 3],
+            Self::ResNet101 => [3, 4, 23, 3],
+            Self::ResNet152 => [3, 8, 36, 3],
+        }
+    }
+
+    /// Whether blocks are bottlenecks of three convolutions, not pairs of 3×3 ones.
+    fn has_bottlenecks(self) -> bool {
+        self.layers() >= 50
+    }
+
+    /// That of the network whose tensors have these names, or the nearest one.
+    pub(crate) fn of_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let has_bottlenecks = names.clone().any(|name| name.ends_with(".conv3.weight"));
+        // The third stage tells them apart.
+        let third = |name: &&str| name.starts_with("layer3.") && name.ends_with(".conv1.weight");
+        let found = names.filter(third).count();
+        let alike = Self::ALL
+            .into_iter()
+            .filter(|depth| depth.has_bottlenecks() == has_bottlenecks);
+        let nearest = alike.min_by_key(|depth| depth.blocks()[2].abs_diff(found));
+        nearest.unwrap_or_default()
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_papers(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<Depth> for usize {
+    fn from(depth: Depth) -> Self {
+        depth.layers()
+    }
+}
+
+impl TryFrom<usize> for Depth {
+    type Error = String;
+
+    fn try_from(layers: usize) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|depth| depth.layers() == layers);
+        found.ok_or_else(|| format!("there is no ResNet-{layers}"))
+    }
+}
+
+impl fmt::Display for Depth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ResNet-{}", self.layers())
+    }
+}
+
+/// Size of a residual network.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
-    /// Channels of the first stage; the paper's network has 64. Stages have 1, 2, 4 and 8 times as many.
+    /// Its layers; files of a ResNet-18 do not say.
+    #[serde(default, skip_serializing_if = "Depth::is_papers")]
+    pub depth: Depth,
+    /// Channels of the first stage's 3×3 convolutions; the paper's network has 64. Stages have 1, 2, 4
+    /// and 8 times as many.
     pub width: usize,
     /// Classes.
     pub num_classes: usize,
 }
 
 impl ResNetConfig {
-    /// The paper's network for CIFAR-10: width 64, ten classes.
-    pub fn paper() -> Self {
+    /// A ResNet-18.
+    pub fn resnet18(width: usize, num_classes: usize) -> Self {
         Self {
-            width: 64,
-            num_classes: 10,
+            depth: Depth::ResNet18,
+            width,
+            num_classes,
         }
+    }
+
+    /// The paper's network for CIFAR-10: a ResNet-18 of width 64, ten classes.
+    pub fn paper() -> Self {
+        Self::resnet18(64, 10)
     }
 
     /// # Errors
@@ -82,14 +189,16 @@ impl ResNetConfig {
             },
             relu: true,
         }];
-        let mut channels = self.width;
-        for stage in 0..4 {
-            for block in 0..2 {
+        for (stage, blocks) in self.depth.blocks().into_iter().enumerate() {
+            for block in 0..blocks {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                let out_channels = self.width << stage;
+                let width = self.width << stage;
                 let prefix = format!("layer{}.{block}", stage + 1);
-                basic_block(&mut units, &prefix, channels, out_channels, stride);
-                channels = out_channels;
+                if self.depth.has_bottlenecks() {
+                    bottleneck(&mut units, &prefix, width, stride);
+                } else {
+                    basic_block(&mut units, &prefix, width, stride);
+                }
             }
         }
         Graph {
@@ -99,49 +208,85 @@ impl ResNetConfig {
     }
 }
 
-/// `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`
-fn basic_block(
+/// `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`, both convolutions 3×3.
+fn basic_block(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
+    let input = units.len();
+    let first = push(units, prefix, "1", (input, 3, width, stride));
+    let shortcut = shortcut(units, prefix, (input, width, stride));
+    push(units, prefix, "2", (first, 3, width, 1));
+    end_block(units, shortcut);
+}
+
+/// `relu(bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x)))))))) + shortcut(x))`: 1×1, 3×3 with the
+/// stride, 1×1 to [`EXPANSION`] times as many channels.
+fn bottleneck(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
+    let input = units.len();
+    let out_channels = EXPANSION * width;
+    let first = push(units, prefix, "1", (input, 1, width, 1));
+    let second = push(units, prefix, "2", (first, 3, width, stride));
+    let shortcut = shortcut(units, prefix, (input, out_channels, stride));
+    push(units, prefix, "3", (second, 1, out_channels, 1));
+    end_block(units, shortcut);
+}
+
+/// Adds a convolution with batch norm and ReLU; its input, kernel, channels and stride. Returns its node.
+fn push(
     units: &mut Vec<UnitSpec>,
     prefix: &str,
-    in_channels: usize,
-    out_channels: usize,
-    stride: usize,
-) {
-    let input = units.len();
-    let conv = |number: usize, from: usize, in_channels: usize, stride: usize, residual| UnitSpec {
+    number: &str,
+    (input, kernel, out_channels, stride): (Node, usize, usize, usize),
+) -> Node {
+    units.push(UnitSpec {
         conv: format!("{prefix}.conv{number}"),
         norm: format!("{prefix}.bn{number}"),
-        input: from,
-        residual,
+        input,
+        residual: None,
         shape: ConvShape {
-            in_channels,
+            in_channels: channels(units, input),
             out_channels,
-            kernel: 3,
+            kernel,
             stride,
         },
         relu: true,
-    };
-    units.push(conv(1, input, in_channels, stride, None));
-    let first = units.len();
-    let shortcut = if stride == 1 && in_channels == out_channels {
-        input
-    } else {
-        units.push(UnitSpec {
-            conv: format!("{prefix}.shortcut.0"),
-            norm: format!("{prefix}.shortcut.1"),
-            input,
-            residual: None,
-            shape: ConvShape {
-                in_channels,
-                out_channels,
-                kernel: 1,
-                stride,
-            },
-            relu: false,
-        });
-        units.len()
-    };
-    units.push(conv(2, first, out_channels, 1, Some(shortcut)));
+    });
+    units.len()
+}
+
+/// The node that a block's result is added to: its input, projected where it has another shape.
+fn shortcut(
+    units: &mut Vec<UnitSpec>,
+    prefix: &str,
+    (input, out_channels, stride): (Node, usize, usize),
+) -> Node {
+    let in_channels = channels(units, input);
+    if stride == 1 && in_channels == out_channels {
+        return input;
+    }
+    units.push(UnitSpec {
+        conv: format!("{prefix}.shortcut.0"),
+        norm: format!("{prefix}.shortcut.1"),
+        input,
+        residual: None,
+        shape: ConvShape {
+            in_channels,
+            out_channels,
+            kernel: 1,
+            stride,
+        },
+        relu: false,
+    });
+    units.len()
+}
+
+fn end_block(units: &mut [UnitSpec], shortcut: Node) {
+    if let Some(last) = units.last_mut() {
+        last.residual = Some(shortcut);
+    }
+}
+
+/// Channels of the output of a unit.
+fn channels(units: &[UnitSpec], node: Node) -> usize {
+    units[node - 1].shape.out_channels
 }
 
 #[cfg(test)]
@@ -160,19 +305,83 @@ mod tests {
 
     #[test]
     fn the_layout_is_that_of_a_networks_state() {
+        for depth in [Depth::ResNet18, Depth::ResNet50] {
+            let config = ResNetConfig {
+                depth,
+                ..ResNetConfig::resnet18(3, 4)
+            };
+            let mut rng = crate::Seeds::new(0, "weights").start();
+            let network =
+                crate::Network::resnet(config, crate::Normalization::identity(), &mut rng).unwrap();
+            let state = network.state().unwrap();
+            let shapes = state
+                .into_iter()
+                .map(|(name, tensor)| (name, tensor.dims().to_vec()))
+                .collect();
+            assert_eq!(config.layout(), shapes);
+        }
+    }
+
+    #[test]
+    fn every_depth_has_its_layers_and_is_known_by_its_names() {
+        for depth in Depth::ALL {
+            let config = ResNetConfig {
+                depth,
+                ..ResNetConfig::paper()
+            };
+            let graph = config.graph();
+            let convolutions = graph.units.iter().filter(|unit| unit.relu).count();
+            // And the linear layer; projections do not count.
+            assert_eq!(convolutions + 1, depth.layers());
+            let layout = config.layout();
+            let names = layout.keys().map(String::as_str);
+            assert_eq!(Depth::of_names(names), depth);
+            assert_eq!(Depth::try_from(depth.layers()), Ok(depth));
+        }
+        assert_eq!(Depth::of_names(["fc.weight"].into_iter()), Depth::ResNet18);
+        assert!(Depth::try_from(20).is_err());
+    }
+
+    #[test]
+    fn bottlenecks_widen_and_their_first_shortcut_is_projected() {
         let config = ResNetConfig {
-            width: 3,
-            num_classes: 4,
+            depth: Depth::ResNet50,
+            ..ResNetConfig::paper()
         };
-        let mut rng = crate::Seeds::new(0, "weights").start();
-        let network =
-            crate::Network::resnet18(config, crate::Normalization::identity(), &mut rng).unwrap();
-        let state = network.state().unwrap();
-        let shapes = state
-            .into_iter()
-            .map(|(name, tensor)| (name, tensor.dims().to_vec()))
-            .collect();
-        assert_eq!(config.layout(), shapes);
+        let graph = config.graph();
+        assert_eq!(graph.features(), 2048);
+        let of = |name: &str| {
+            let found = graph.units.iter().find(|unit| unit.conv == name).unwrap();
+            let shape = found.shape;
+            [
+                shape.in_channels,
+                shape.out_channels,
+                shape.kernel,
+                shape.stride,
+            ]
+        };
+        assert_eq!(of("layer1.0.shortcut.0"), [64, 256, 1, 1]);
+        assert_eq!(of("layer2.0.conv1"), [256, 128, 1, 1]);
+        assert_eq!(of("layer2.0.conv2"), [128, 128, 3, 2]);
+        assert_eq!(of("layer2.0.conv3"), [128, 512, 1, 1]);
+    }
+
+    #[test]
+    fn files_of_a_resnet18_do_not_say_how_deep_it_is() {
+        let text = |config| serde_json::to_string(&config).unwrap();
+        let eighteen = ResNetConfig::resnet18(4, 10);
+        assert_eq!(text(eighteen), r#"{"width":4,"num_classes":10}"#);
+        let fifty = ResNetConfig {
+            depth: Depth::ResNet50,
+            ..eighteen
+        };
+        assert_eq!(text(fifty), r#"{"depth":50,"width":4,"num_classes":10}"#);
+        for config in [eighteen, fifty] {
+            assert_eq!(
+                serde_json::from_str::<ResNetConfig>(&text(config)).unwrap(),
+                config
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use mesa_pickle::shown;
 use safetensors::Dtype;
 
-use crate::{LayoutError, NamedTensors, ResNetConfig};
+use crate::{Depth, LayoutError, NamedTensors, ResNetConfig};
 
 /// A tensor that still lies in the bytes of its file.
 #[derive(Clone, Debug)]
@@ -43,8 +43,13 @@ pub(crate) fn network_state(
     file_len: usize,
 ) -> Result<(ResNetConfig, NamedTensors), LayoutError> {
     let tensors = renamed(tensors);
-    // The names are those of any size.
-    let known = ResNetConfig::paper().layout();
+    // The names are those of any width.
+    let depth = Depth::of_names(tensors.keys().map(String::as_str));
+    let known = ResNetConfig {
+        depth,
+        ..ResNetConfig::paper()
+    };
+    let known = known.layout();
     let missing: Vec<&String> = known
         .keys()
         .filter(|name| !tensors.contains_key(*name))
@@ -55,12 +60,14 @@ pub(crate) fn network_state(
         .collect();
     if !missing.is_empty() || !unexpected.is_empty() {
         return Err(LayoutError::Names {
+            nearest: depth,
             missing: listed(&missing),
             unexpected: listed(&unexpected),
         });
     }
     let first = |name: &str| tensors[name].shape.first().copied().unwrap_or(0);
     let config = ResNetConfig {
+        depth,
         width: first("conv1.weight"),
         num_classes: first("linear.weight"),
     };
@@ -74,8 +81,8 @@ pub(crate) fn network_state(
             return Err(LayoutError::Shape {
                 name,
                 expected: format!(
-                    "{expected:?} at width {} and {} classes",
-                    config.width, config.num_classes
+                    "{expected:?} in a {} of width {} with {} classes",
+                    config.depth, config.width, config.num_classes
                 ),
                 // A shape from a file may have any number of dimensions.
                 found: shown(&format!("{:?}", tensor.shape)),
@@ -252,10 +259,7 @@ mod tests {
 
     /// A small network, each tensor in a storage of zeros.
     fn zeros(storage: &[u8]) -> BTreeMap<String, RawTensor<'_>> {
-        let config = ResNetConfig {
-            width: 1,
-            num_classes: 2,
-        };
+        let config = ResNetConfig::resnet18(1, 2);
         let raw = |(name, shape): (String, Vec<usize>)| {
             let strides = contiguous(&shape);
             (name, raw(storage, &shape, &strides))

@@ -26,13 +26,10 @@ const EVALUATION_IMAGES: usize = 2_000;
 
 /// An untrained classifier: it is as fast as a trained one.
 pub(crate) fn network(width: usize) -> Result<Network> {
-    let config = ResNetConfig {
-        width,
-        num_classes: CLASSES,
-    };
+    let config = ResNetConfig::resnet18(width, CLASSES);
     let mut rng = Seeds::new(0, "bench").start();
     let normalization = Normalization::cifar10();
-    Ok(Network::resnet18(config, normalization, &mut rng)?)
+    Ok(Network::resnet(config, normalization, &mut rng)?)
 }
 
 /// The built-in classes in the protocol's numbers: to defend with, and to evaluate on.

@@ -397,8 +397,8 @@ network that was repaired with another split is refused.
 Without --trigger the last two are null in the JSON.
 
 State dicts that PyTorch saved (.pt, .pth) are read where their layers are those
-of the CIFAR ResNet-18; nothing in them is executed. They do not say how images
-are normalized: --normalize does.")]
+of a CIFAR ResNet of 18 to 152 layers; nothing in them is executed. They do not
+say how images are normalized: --normalize does.")]
 pub(crate) struct Evaluate {
     /// The network (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]

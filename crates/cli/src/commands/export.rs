@@ -13,6 +13,7 @@ use crate::{inputs, logging, output};
 #[derive(Serialize)]
 struct Exported {
     output: String,
+    depth: usize,
     width: usize,
     num_classes: usize,
     normalization: Normalization,
@@ -32,14 +33,16 @@ pub(crate) fn run(args: &Export, json: bool) -> Result<()> {
     let config = loaded.info.config;
     let exported = Exported {
         output: args.output.display().to_string(),
+        depth: config.depth.layers(),
         width: config.width,
         num_classes: config.num_classes,
         normalization: loaded.info.normalization,
         parameters: loaded.network.parameter_count(),
     };
     let plain = format!(
-        "{}: ResNet-18 of width {}, {} classes, {} parameters, images normalized by {}",
+        "{}: {} of width {}, {} classes, {} parameters, images normalized by {}",
         exported.output,
+        config.depth,
         exported.width,
         exported.num_classes,
         exported.parameters,

@@ -34,10 +34,10 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
         &settings.data,
         inputs::IfMissing::Leave,
     )?;
-    let shape = ResNetConfig {
-        width: args.width.unwrap_or(settings.network.width),
-        num_classes: data.num_classes(),
-    };
+    let shape = ResNetConfig::resnet18(
+        args.width.unwrap_or(settings.network.width),
+        data.num_classes(),
+    );
     let key = super::key(
         "pretrain",
         &data.digest,

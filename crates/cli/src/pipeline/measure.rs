@@ -76,7 +76,7 @@ impl Session {
             interrupt::check()?;
             let mut rng = Seeds::new(0, "measure").start();
             let normalization = inputs::normalization(self.data.name);
-            Ok(Network::resnet18(self.shape(), normalization, &mut rng)?)
+            Ok(Network::resnet(self.shape(), normalization, &mut rng)?)
         };
         if has("pretrain") {
             let mut watch = Watch::measuring("measuring: pretrain", batches);

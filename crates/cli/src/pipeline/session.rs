@@ -124,10 +124,7 @@ impl Session {
             threads,
         } = setup;
         computer.check_folder(&run)?;
-        let shape = ResNetConfig {
-            width: config.network.width,
-            num_classes: data.num_classes(),
-        };
+        let shape = ResNetConfig::resnet18(config.network.width, data.num_classes());
         let clean = clean_source(clean, normalize, shape, &data)?;
         let steps_on = |computer: &Computer| {
             let clean = clean.step(&config, &data.digest, computer).key();
@@ -164,10 +161,7 @@ impl Session {
 
     /// Size of the networks of this run.
     pub(crate) fn shape(&self) -> ResNetConfig {
-        ResNetConfig {
-            width: self.config.network.width,
-            num_classes: self.data.num_classes(),
-        }
+        ResNetConfig::resnet18(self.config.network.width, self.data.num_classes())
     }
 
     /// The step that makes or checks the clean network.

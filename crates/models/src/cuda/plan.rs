@@ -209,10 +209,7 @@ mod tests {
     use crate::ResNetConfig;
 
     fn graph(width: usize) -> Graph {
-        let config = ResNetConfig {
-            width,
-            num_classes: 10,
-        };
+        let config = ResNetConfig::resnet18(width, 10);
         config.graph()
     }
 

@@ -89,12 +89,9 @@ mod tests {
     use crate::{Network, Normalization, ResNetConfig, Seeds};
 
     fn network(width: usize) -> Network {
-        let config = ResNetConfig {
-            width,
-            num_classes: 7,
-        };
+        let config = ResNetConfig::resnet18(width, 7);
         let mut rng = Seeds::new(0, "weights").start();
-        Network::resnet18(config, Normalization::cifar10(), &mut rng).unwrap()
+        Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap()
     }
 
     #[test]

@@ -75,16 +75,13 @@ impl Inputs {
             triggers: 1,
             trigger_size: TRIGGER,
         };
-        let config = ResNetConfig {
-            width,
-            num_classes: CLASSES,
-        };
+        let config = ResNetConfig::resnet18(width, CLASSES);
         let mut rng = Seeds::new(0, "gpu").start();
         Ok(Self {
             images: DeviceImages::new(device, &bytes, (SIDE, SIDE))?,
             triggers: DeviceTriggers::new(device, &triggers, TRIGGER, None, 1.0)?,
             plans: DevicePlans::new(device, &plans, limits)?,
-            network: Network::resnet18(config, Normalization::cifar10(), &mut rng)?,
+            network: Network::resnet(config, Normalization::cifar10(), &mut rng)?,
             count,
         })
     }

@@ -108,12 +108,9 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
 
 /// The network all comparisons start from.
 fn start() -> Result<Network> {
-    let config = ResNetConfig {
-        width: WIDTH,
-        num_classes: CLASSES,
-    };
+    let config = ResNetConfig::resnet18(WIDTH, CLASSES);
     let mut rng = Seeds::new(0, "gpu check").start();
-    Network::resnet18(config, Normalization::cifar10(), &mut rng)
+    Network::resnet(config, Normalization::cifar10(), &mut rng)
 }
 
 /// Steps of training: loss, gradients, statistics, update. Returns the network as the CPU has

@@ -13,9 +13,9 @@ use super::{flat, tolerances, wide};
 use crate::cuda::{Gpu, STRETCH};
 use crate::network::host_values;
 use crate::{
-    BatchSource, BoxError, Classifier, ImagePool, Network, Normalization, Position, Processor,
-    Recipe, Recipes, ResNetConfig, Result, Schedule, Seeds, Status, Trainer, TrainingConfig,
-    Triggers,
+    BatchSource, BoxError, Classifier, Depth, ImagePool, Network, Normalization, Position,
+    Processor, Recipe, Recipes, ResNetConfig, Result, Schedule, Seeds, Status, Trainer,
+    TrainingConfig, Triggers,
 };
 
 const IMAGES: usize = 40;
@@ -94,12 +94,19 @@ impl BatchSource for Shades {
 
 /// A small network: this check takes many steps, on an emulated GPU too.
 fn network() -> Result<Network> {
-    let config = ResNetConfig {
-        width: 4,
-        num_classes: CLASSES,
-    };
+    let config = ResNetConfig::resnet18(4, CLASSES);
     let mut rng = Seeds::new(0, "gpu check, runs").start();
-    Network::resnet18(config, Normalization::cifar10(), &mut rng)
+    Network::resnet(config, Normalization::cifar10(), &mut rng)
+}
+
+/// A deeper one, as narrow.
+fn bottlenecks() -> Result<Network> {
+    let config = ResNetConfig {
+        depth: Depth::ResNet50,
+        ..ResNetConfig::resnet18(4, CLASSES)
+    };
+    let mut rng = Seeds::new(0, "gpu check, bottlenecks").start();
+    Network::resnet(config, Normalization::cifar10(), &mut rng)
 }
 
 fn trainer(on: &Processor) -> Result<Trainer> {
@@ -166,17 +173,20 @@ pub(super) fn check(gpu: &Gpu, found: &mut Vec<Comparison>) -> Result<()> {
             compare(&name, &all(&resumed)?, &wide(&all(&whole)?), 0.0);
         }
     }
-    classifier(&on, precision, &expected, (forward, backward), found)
+    classifier("classifier", &on, precision, &expected, found)?;
+    // Of other blocks: 1x1 convolutions of stride 1, a projection of stride 1.
+    classifier("ResNet-50", &on, precision, &bottlenecks()?, found)
 }
 
 /// What a classifier is asked, twice with other triggers and batches.
 fn classifier(
+    what: &str,
     on: &Processor,
     precision: Precision,
     network: &Network,
-    (forward, backward): (f64, f64),
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
+    let (forward, backward) = tolerances(precision);
     let mut compare = comparing(found, precision);
     let (host, device) = (network.freeze()?, on.freeze(network)?);
     let source = Shades::new()?;
@@ -191,7 +201,7 @@ fn classifier(
         recipe.stamp(&every, &places, Triggers::opaque(pixels, (3, 3)));
         let pool = &source.pool;
         let expected = wide(&host.scores(pool, &recipe)?);
-        let name = format!("classifier, round {round}: scores");
+        let name = format!("{what}, round {round}: scores");
         compare(&name, &device.scores(pool, &recipe)?, &expected, forward);
         let target = (round as u32) % CLASSES as u32;
         // The last is above every probability, and another in each round.
@@ -202,7 +212,7 @@ fn classifier(
         ] {
             let (chances, gradients) = host.trigger_gradient(pool, &recipe, target, wanted)?;
             let (result, slopes) = device.trigger_gradient(pool, &recipe, target, wanted)?;
-            let name = format!("classifier, round {round}: {wanted:?}");
+            let name = format!("{what}, round {round}: {wanted:?}");
             compare(&name, &result, &wide(&chances), forward);
             let gradients = wide(&host_values(&gradients)?);
             compare(&name, &host_values(&slopes)?, &gradients, backward);
