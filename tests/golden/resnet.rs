@@ -1,5 +1,5 @@
-//! ResNets of even and odd width, of basic blocks and of bottlenecks: inference, pixel gradients, and
-//! training.
+//! Residual networks of even and odd width, of basic blocks and of bottlenecks: inference, pixel
+//! gradients, and training.
 
 use candle::{DType, Tensor};
 use mesa_models::{Depth, Network, Normalization, ResNetConfig, Seeds, Sgd};

@@ -60,6 +60,10 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
     Some(table.without_blank_columns())
 }
 
+/// A measurement failed: its statistics network does worse than one that says nothing.
+const NEGATIVE: &str = "an estimate of I is below zero, which I never is";
+const NOT_FALLING: &str = "h does not fall as β rises by more than its error";
+
 /// On which networks γ says nothing.
 pub(crate) fn note(summary: &Summary) -> Option<String> {
     let mixtures = summary.rows.iter().filter_map(|row| {
@@ -67,19 +71,9 @@ pub(crate) fn note(summary: &Summary) -> Option<String> {
         Some(((&row.trigger, row.seed), mixture))
     });
     let mixtures: Vec<(Network<'_>, &Mixture)> = mixtures.collect();
-    let reasons: [(&str, fn(&Mixture) -> bool); 2] = [
-        (
-            "an estimate of I is below zero, which I never is",
-            is_negative,
-        ),
-        (
-            "h does not fall as β rises by more than its error",
-            |mixture| !is_negative(mixture) && !falls(mixture),
-        ),
-    ];
-    let notes = reasons.into_iter().filter_map(|(why, holds)| {
+    let notes = [NEGATIVE, NOT_FALLING].into_iter().filter_map(|why| {
         let unread: Vec<String> = (mixtures.iter())
-            .filter(|(_, mixture)| holds(mixture))
+            .filter(|(_, mixture)| why_unread(mixture) == Some(why))
             .map(|(network, _)| named(*network))
             .collect();
         if unread.is_empty() {
@@ -111,17 +105,18 @@ fn estimates(mixture: &Mixture) -> Vec<(f64, f64)> {
     weights.into_iter().filter_map(known).collect()
 }
 
-/// Whether a measurement failed: its statistics network does worse than one that says nothing.
-fn is_negative(mixture: &Mixture) -> bool {
-    (estimates(mixture).iter()).any(|(nats, se)| *nats < -2.0 * se)
-}
-
-/// The rule of `mesa::MixtureWeights::readable`: h and I differ by a constant.
-fn falls(mixture: &Mixture) -> bool {
-    (estimates(mixture).windows(2)).all(|pair| {
+/// Why γ says nothing; `None` where it can be read, by the rule of `mesa::MixtureWeights::readable`: h
+/// and I differ by a constant.
+fn why_unread(mixture: &Mixture) -> Option<&'static str> {
+    let estimates = estimates(mixture);
+    if estimates.iter().any(|(nats, se)| *nats < -2.0 * se) {
+        return Some(NEGATIVE);
+    }
+    let falls = estimates.windows(2).all(|pair| {
         let [(wider, wider_se), (narrower, narrower_se)] = [pair[0], pair[1]];
         wider - narrower > wider_se.hypot(narrower_se)
-    })
+    });
+    (!falls).then_some(NOT_FALLING)
 }
 
 fn cells(network: Option<Network<'_>>, weight: &MixtureWeight) -> Vec<String> {
