@@ -156,7 +156,7 @@ pub(super) fn check(gpu: &Gpu, found: &mut Vec<Comparison>) -> Result<()> {
     let on = Processor::Cuda(gpu.clone());
     let (expected, losses) = run(&Processor::Cpu, None)?;
     let (whole, found_losses) = run(&on, None)?;
-    let (forward, backward) = tolerances(precision);
+    let (_, backward) = tolerances(precision);
     let all = |network: &Network| flat(&network.state()?, |_| true);
     {
         let mut compare = comparing(found, precision);
