@@ -339,26 +339,44 @@ fn nothing_is_colored_or_drawn_where_nobody_looks() {
 /// Sends a signal to a command once `is_time`; what it said, and how it ended.
 #[cfg(unix)]
 fn signaled(arguments: &[&str], signal: &str, is_time: &dyn Fn(&str) -> bool) -> Said {
-    use std::io::{BufRead, BufReader, Read};
+    use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
 
     let mut command = crate::program::mesa(arguments);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    stderr.read_line(&mut said).unwrap();
-    while !is_time(&said) {
-        assert!(child.try_wait().unwrap().is_none(), "it ended: {said}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
+    let said = Arc::new(Mutex::new(String::new()));
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let heard = Arc::clone(&said);
+    let listener = std::thread::spawn(move || {
+        for line in lines {
+            *heard.lock().unwrap() += &(line.unwrap() + "\n");
+        }
+    });
+    let started = Instant::now();
+    loop {
+        let so_far = said.lock().unwrap().clone();
+        if is_time(&so_far) {
+            break;
+        }
+        let ended = child.try_wait().unwrap().is_some();
+        if ended || started.elapsed() > Duration::from_mins(5) {
+            child.kill().unwrap();
+            panic!("it is not time, and ended is {ended}: {so_far}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
     let kill = format!("kill -{signal} {}", child.id());
     let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(sent.success());
-    stderr.read_to_string(&mut said).unwrap();
+    let output = child.wait_with_output().unwrap();
+    listener.join().unwrap();
+    let stderr = said.lock().unwrap().clone();
     Said {
-        stderr: said,
-        ..Said::from(child.wait_with_output().unwrap())
+        stderr,
+        ..Said::from(output)
     }
 }
 
@@ -407,6 +425,8 @@ fn the_search_of_the_baseline_ends_between_batches_when_it_is_asked_to() {
     let data = ["--config", &settings, "--data", "synthetic", "-o", &good];
     let said = signaled(&[defend, data].concat(), "INT", &is_read);
     assert_eq!(said.code, Some(130), "{}", said.stderr);
+    let words = "stopped; this part starts anew: go on with the same command";
+    assert!(said.stderr.contains(words), "{}", said.stderr);
     assert!(!std::path::Path::new(&good).exists());
 }
 
@@ -417,6 +437,7 @@ fn a_training_that_is_stopped_in_its_last_evaluation_keeps_its_work() {
     let settings = in_temporary(&folder, "many.toml");
     let text = fs_err::read_to_string(tiny()).unwrap();
     let many = text.replace("synthetic_test = 400", "synthetic_test = 20000");
+    assert_ne!(many, text);
     fs_err::write(&settings, many).unwrap();
     let clean = in_temporary(&folder, "clean.safetensors");
     let state = folder.path().join("clean.safetensors.state");

@@ -58,7 +58,7 @@ def saved(value, **options):
 
 
 def files(seeded, images):
-    """File contents and expected logits by name; `seeded(width, num_classes)` makes a network."""
+    """File contents and expected logits by name; `seeded(width, num_classes, depth=18)` makes a network."""
     contents, logits = {}, {}
 
     def add(name, model, state, value, **options):
@@ -92,6 +92,13 @@ def files(seeded, images):
     state = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
     shared = {torchvision_name(k): v for k, v in in_one_storage(state).items()}
     add("state_dict", model, state, {"state_dict": shared}, pickle_protocol=4)
+
+    # As PyTorch's tutorial saves a training, here of bottlenecks with torchvision's names.
+    model = seeded(2, 10, depth=50).float()
+    state = model.state_dict()
+    renamed = {torchvision_name(k): v for k, v in state.items()}
+    training = {"epoch": 5, "model_state_dict": renamed, "optimizer_state_dict": {}, "loss": 0.4}
+    add("model_state_dict", model, state, training)
 
     layer = torch.nn.Linear(2, 1)
     contents["refused_module"] = saved(layer)

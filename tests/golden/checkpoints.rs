@@ -16,12 +16,13 @@ use super::{Vectors, assert_close, values};
 /// As for the networks of the other reference vectors.
 const TOLERANCE: f32 = 2e-5;
 
-/// Each variant with its width and number of classes.
-const READ: [(&str, usize, usize); 4] = [
-    ("bare", 2, 10),
-    ("net", 3, 10),
-    ("model", 2, 4),
-    ("state_dict", 2, 10),
+/// Each variant with its layers, width and number of classes.
+const READ: [(&str, usize, usize, usize); 5] = [
+    ("bare", 18, 2, 10),
+    ("net", 18, 3, 10),
+    ("model", 18, 2, 4),
+    ("state_dict", 18, 2, 10),
+    ("model_state_dict", 50, 2, 10),
 ];
 
 fn file(name: &str) -> PathBuf {
@@ -52,11 +53,12 @@ fn every_variant_gives_pytorchs_logits() {
     let vectors = Vectors::load("checkpoints");
     let images = vectors.tensor("images");
     let normalization = vectors.metadata["normalization"].parse().unwrap();
-    for (name, width, num_classes) in READ {
+    for (name, layers, width, num_classes) in READ {
         let loaded = load_network_with(&file(name), Some(normalization)).unwrap();
         assert_eq!(loaded.normalization_from, NormalizationSource::Caller);
         let config = loaded.info.config;
-        assert_eq!((config.width, config.num_classes), (width, num_classes));
+        let found = (config.depth.layers(), config.width, config.num_classes);
+        assert_eq!(found, (layers, width, num_classes));
         let logits = loaded.network.freeze().unwrap().logits(&images).unwrap();
         let expected = vectors.values(&format!("{name}.logits"));
         assert_close(name, &values(&logits), &expected, TOLERANCE);

@@ -282,7 +282,7 @@ def resnet_case(name, seed, width, num_classes, mean, std, every_gradient, depth
     # Two steps of SGD on the smoothed loss of the same batch: the second one starts from a
     # momentum buffer that is not zero.
     model.load_state_dict(start, strict=False)
-    # Through twice as many layers gradients are many times as large.
+    # Small, so that the second step starts near what the seed was chosen for.
     learning_rate = LEARNING_RATE if depth == 18 else LEARNING_RATE / 100
     optimizer = torch.optim.SGD(
         parameters.values(), lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
@@ -544,7 +544,10 @@ def checkpoint_files():
     draw = Draw(7)
     images = draw.uniform(3, 3, 32, 32)
     contents, logits = checkpoints.files(
-        lambda width, num_classes: seeded_resnet(draw, width, num_classes, *CIFAR10, images), images
+        lambda width, num_classes, depth=18: seeded_resnet(
+            draw, width, num_classes, *CIFAR10, images, depth
+        ),
+        images,
     )
     tensors = {f"{name}.logits": f32(value) for name, value in logits.items()}
     metadata = {"normalization": "cifar10", "torch": torch.__version__.split("+")[0]}

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mesa::{MesaConfig, SubModel};
-use mesa_attack::evaluate;
 use mesa_datasets::{
     Dataset, DatasetName, HubError, Images, Placement, Search, Split, cache_folder, split,
     synthetic,
@@ -19,9 +18,9 @@ use mesa_record::file_digest;
 
 use crate::args::{DataArgs, PresetArgs};
 use crate::config::{DataConfig, ExperimentConfig};
-use crate::hub;
 use crate::interrupt::Interrupted;
 use crate::output::percent;
+use crate::{hub, stages};
 
 /// The settings that were asked for and their name, or those of the preset `default`.
 pub(crate) fn settings(args: &PresetArgs, default: &str) -> Result<(String, ExperimentConfig)> {
@@ -264,7 +263,7 @@ impl Loaded {
     pub(crate) fn check_normalization(&self, data: &Dataset) -> Result<()> {
         if self.normalization_from != NormalizationSource::File {
             let images = first(&data.test, CHECKED_IMAGES);
-            let found = evaluate(&self.network.freeze()?, &images, None, 0)?;
+            let found = stages::evaluate(&self.network.freeze()?, &images, None, 0)?;
             self.warn_near_chance(found.clean_accuracy);
         }
         Ok(())

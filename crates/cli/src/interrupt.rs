@@ -10,7 +10,7 @@ use crate::output::Usage;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// What a command returns that was stopped by Ctrl-C; it has saved its state.
+/// What a command returns that was stopped by Ctrl-C.
 #[derive(Debug)]
 pub(crate) struct Interrupted {
     /// What to do to go on.
@@ -70,11 +70,17 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 /// The words for [`Interrupted::go_on`].
 pub(crate) fn how_to_go_on() -> String {
+    format!("its work is saved: {}", same_command())
+}
+
+/// The same for what is short and saves nothing.
+pub(crate) fn how_to_start_anew() -> String {
+    format!("this part starts anew: {}", same_command())
+}
+
+fn same_command() -> String {
     let command: Vec<String> = std::env::args().collect();
-    format!(
-        "its work is saved: go on with the same command, `{}`",
-        command.join(" ")
-    )
+    format!("go on with the same command, `{}`", command.join(" "))
 }
 
 /// A classifier that answers no more once a stop was asked for.

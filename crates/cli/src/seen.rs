@@ -34,9 +34,10 @@ pub(crate) fn split_words(data: &Dataset, config: &DataConfig) -> String {
 pub(crate) fn check(path: &Path, made_by: &BTreeMap<String, String>, here: &str) -> Result<()> {
     match made_by.get(SPLIT) {
         Some(seen) if seen != here => bail!(
-            "{} was made with {seen}; these settings take {here}, so that images it has seen may \
+            "{} was made with {}; these settings take {here}, so that images it has seen may \
              be among those for evaluation: name the same settings with --preset or --config",
-            path.display()
+            path.display(),
+            shown(seen)
         ),
         _ => Ok(()),
     }
@@ -46,12 +47,21 @@ pub(crate) fn check(path: &Path, made_by: &BTreeMap<String, String>, here: &str)
 pub(crate) fn check_all(path: &Path, made_by: &BTreeMap<String, String>) -> Result<()> {
     match made_by.get(SPLIT) {
         Some(seen) => bail!(
-            "--split test: {} was repaired with {seen}, which are among them, so that the figures \
+            "--split test: {} was repaired with {}, which are among them, so that the figures \
              would flatter it; leave out --split: by default it is evaluated on the images held out",
-            path.display()
+            path.display(),
+            shown(seen)
         ),
         None => Ok(()),
     }
+}
+
+/// What a file says, which may be a stranger's: nothing that a terminal would obey, and not too much.
+fn shown(text: &str) -> String {
+    text.chars()
+        .take(120)
+        .flat_map(char::escape_debug)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The four trainings of the protocol, the test of samples and the evaluation, each on whatever it
+//! The four trainings of the protocol, the search of the baseline, the test of samples and the
+//! evaluation, each on whatever it
 //! is given: the single commands and the whole run differ only in where things come from and go.
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use mesa_models::{
 use crate::augmented::AugmentedBatches;
 use crate::computer::tell_refusal;
 use crate::config::PretrainConfig;
-use crate::interrupt::{how_to_go_on, stoppable};
+use crate::interrupt::{how_to_start_anew, stoppable};
 use crate::resumable::Extent;
 use crate::resume::Watch;
 
@@ -136,20 +137,20 @@ pub(crate) fn reverse(
     target_class: u32,
     seed: u64,
 ) -> Result<ReversedTrigger> {
-    stoppable(suspect, how_to_go_on, |suspect| {
+    stoppable(suspect, how_to_start_anew, |suspect| {
         let found = reverse_trigger(suspect, images, config, size, target_class, seed);
         Ok(found?)
     })
 }
 
-/// Evaluates a network after its training, of which Ctrl-C costs nothing: its last state is saved.
+/// Evaluates a network, between two batches of which Ctrl-C ends it.
 pub(crate) fn evaluate(
     classifier: &dyn Classifier,
     images: &Images,
     attacked: Option<&Attacked>,
     seed: u64,
 ) -> Result<Evaluation> {
-    stoppable(classifier, how_to_go_on, |classifier| {
+    stoppable(classifier, how_to_start_anew, |classifier| {
         Ok(mesa_attack::evaluate(classifier, images, attacked, seed)?)
     })
 }

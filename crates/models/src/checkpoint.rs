@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use mesa_pickle::shown;
+
 use crate::files::{is_safetensors, raw_tensors, read_file, save_tensors, write_file};
 use crate::state_dict::network_state;
 use crate::{Depth, Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
@@ -163,7 +165,7 @@ fn parse_info(path: &Path, text: &str) -> Result<CheckpointInfo> {
         let known = Depth::ALL.map(|depth| format!("resnet{}", depth.layers()));
         return Err(wrong(format!(
             "its architecture is `{}`, of {:?}; known are {}",
-            info.architecture,
+            shown(&info.architecture),
             info.config,
             known.join(", ")
         )));
@@ -228,6 +230,7 @@ mod tests {
 
     use super::*;
     use crate::load_tensors;
+    use crate::network::host_values;
 
     fn network() -> Network {
         let mut rng = Seeds::new(3, "weights").start();
@@ -324,6 +327,45 @@ mod tests {
         fs_err::rename(folder.path().join(other), folder.path().join(renamed)).unwrap();
         let (_, info) = load_network(&folder.path().join(renamed)).unwrap();
         assert_eq!(info.made_by, made_by);
+    }
+
+    #[test]
+    fn deeper_networks_come_back_from_either_format_and_say_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        for depth in [Depth::ResNet34, Depth::ResNet50] {
+            let config = ResNetConfig {
+                depth,
+                ..ResNetConfig::resnet18(2, 10)
+            };
+            let mut rng = Seeds::new(0, "deeper").start();
+            let network = Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap();
+            for name in ["a.safetensors", "a.pth"] {
+                let path = folder.path().join(name);
+                save_network(&path, &network, &Metadata::new()).unwrap();
+                let (back, info) = load_network(&path).unwrap();
+                assert_eq!((back.config(), info.config), (config, config));
+                assert_eq!(info.architecture, format!("resnet{}", depth.layers()));
+                let (state, expected) = (back.state().unwrap(), network.state().unwrap());
+                assert_eq!(state.len(), expected.len());
+                for (name, tensor) in expected {
+                    let numbers = |tensor| host_values(tensor).unwrap();
+                    assert_eq!(numbers(&state[&name]), numbers(&tensor), "{name}");
+                }
+            }
+            // A description that names another depth than its own configuration.
+            let text = serde_json::json!({
+                "architecture": "resnet18\u{1b}[2J", "config": config,
+                "normalization": Normalization::cifar10(), "made_by": {},
+            });
+            let path = folder.path().join("b.safetensors");
+            let info = Metadata::from([(INFO_KEY.to_owned(), text.to_string())]);
+            save_tensors(&path, &network.state().unwrap(), &info).unwrap();
+            let refused = load_network(&path).unwrap_err().to_string();
+            assert!(
+                refused.contains(r"architecture is `resnet18\u{1b}[2J`"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

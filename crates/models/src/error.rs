@@ -55,6 +55,12 @@ pub enum Error {
         /// The sizes.
         config: crate::ResNetConfig,
     },
+    /// A number of layers that no network has.
+    #[error("there is no ResNet-{layers}; there are those of 18, 34, 50, 101 and 152 layers")]
+    Depth {
+        /// The number.
+        layers: usize,
+    },
     /// Images, labels, places or another argument that the network cannot take.
     #[error("{what} is {found}, expected {expected}")]
     Batch {

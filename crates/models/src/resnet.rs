@@ -93,11 +93,11 @@ impl From<Depth> for usize {
 }
 
 impl TryFrom<usize> for Depth {
-    type Error = String;
+    type Error = Error;
 
-    fn try_from(layers: usize) -> Result<Self, String> {
+    fn try_from(layers: usize) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|depth| depth.layers() == layers);
-        found.ok_or_else(|| format!("there is no ResNet-{layers}"))
+        found.ok_or(Error::Depth { layers })
     }
 }
 
@@ -336,7 +336,7 @@ mod tests {
             let layout = config.layout();
             let names = layout.keys().map(String::as_str);
             assert_eq!(Depth::of_names(names), depth);
-            assert_eq!(Depth::try_from(depth.layers()), Ok(depth));
+            assert_eq!(Depth::try_from(depth.layers()).unwrap(), depth);
         }
         assert_eq!(Depth::of_names(["fc.weight"].into_iter()), Depth::ResNet18);
         assert!(Depth::try_from(20).is_err());

@@ -21,7 +21,7 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
         .collect();
     let (first, _) = mixtures.first()?;
     let words = run_words(summary);
-    let title = match networks(summary).len() {
+    let title = match mixtures.len() {
         1 => format!(
             "{words} · γ of ensemble:weighted, trigger {}, seed {}",
             first.trigger, first.seed
@@ -43,8 +43,8 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
         "in level\nset %",
     ];
     let mut table = Table::new(title, &columns);
-    let single = networks(summary).len() == 1;
-    if networks(summary).len() > MOST_NETWORKS {
+    let single = mixtures.len() == 1;
+    if mixtures.len() > MOST_NETWORKS {
         let all: Vec<&Mixture> = mixtures.into_iter().map(|(_, mixture)| mixture).collect();
         let means = mean_weights(&all);
         table.rows = means.iter().map(|weight| cells(None, weight)).collect();
@@ -61,7 +61,8 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
 }
 
 /// A measurement failed: its statistics network does worse than one that says nothing.
-const NEGATIVE: &str = "an estimate of I is below zero, which I never is";
+const NEGATIVE: &str = "an estimate of I is below zero by more than its error, which I never is";
+const NOT_SAID: &str = "the estimates of I are not recorded";
 const NOT_FALLING: &str = "h does not fall as β rises by more than its error";
 
 /// On which networks γ says nothing.
@@ -71,25 +72,27 @@ pub(crate) fn note(summary: &Summary) -> Option<String> {
         Some(((&row.trigger, row.seed), mixture))
     });
     let mixtures: Vec<(Network<'_>, &Mixture)> = mixtures.collect();
-    let notes = [NEGATIVE, NOT_FALLING].into_iter().filter_map(|why| {
-        let unread: Vec<String> = (mixtures.iter())
-            .filter(|(_, mixture)| why_unread(mixture) == Some(why))
-            .map(|(network, _)| named(*network))
-            .collect();
-        if unread.is_empty() {
-            return None;
-        }
-        Some(if networks(summary).len() == 1 {
-            format!("γ cannot be read: {why}")
-        } else {
-            format!(
-                "γ cannot be read on {} of {} networks, where {why}: {}",
-                unread.len(),
-                mixtures.len(),
-                unread.join(", ")
-            )
-        })
-    });
+    let notes = [NOT_SAID, NEGATIVE, NOT_FALLING]
+        .into_iter()
+        .filter_map(|why| {
+            let unread: Vec<String> = (mixtures.iter())
+                .filter(|(_, mixture)| why_unread(mixture) == Some(why))
+                .map(|(network, _)| named(*network))
+                .collect();
+            if unread.is_empty() {
+                return None;
+            }
+            Some(if networks(summary).len() == 1 {
+                format!("γ cannot be read: {why}")
+            } else {
+                format!(
+                    "γ cannot be read on {} of {} networks, where {why}: {}",
+                    unread.len(),
+                    mixtures.len(),
+                    unread.join(", ")
+                )
+            })
+        });
     let notes: Vec<String> = notes.collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }
@@ -105,10 +108,13 @@ fn estimates(mixture: &Mixture) -> Vec<(f64, f64)> {
     weights.into_iter().filter_map(known).collect()
 }
 
-/// Why γ says nothing; `None` where it can be read, by the rule of `mesa::MixtureWeights::readable`: h
-/// and I differ by a constant.
+/// Why γ says nothing; `None` where it can be read. h, which `mesa::MixtureWeights::readable` looks at, and
+/// I differ by a constant.
 fn why_unread(mixture: &Mixture) -> Option<&'static str> {
     let estimates = estimates(mixture);
+    if estimates.len() < mixture.weights.len() {
+        return Some(NOT_SAID);
+    }
     if estimates.iter().any(|(nats, se)| *nats < -2.0 * se) {
         return Some(NEGATIVE);
     }
@@ -226,8 +232,8 @@ mod tests {
         several.rows.extend(with(3, [2.0, -0.1]));
         assert_eq!(
             note(&several).unwrap(),
-            "γ cannot be read on 1 of 4 networks, where an estimate of I is below zero, which I never \
-             is: 170 (seed 3); γ cannot be read on 2 of 4 networks, where h does not fall as β rises by \
+            "γ cannot be read on 1 of 4 networks, where an estimate of I is below zero by more \
+             than its error, which I never is: 170 (seed 3); γ cannot be read on 2 of 4 networks, where h does not fall as β rises by \
              more than its error: 170 (seed 0), 170 (seed 2)"
         );
         assert_eq!(table(&several).unwrap().rows.len(), 8);

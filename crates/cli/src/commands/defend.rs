@@ -4,7 +4,7 @@ use std::iter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use mesa::{EntropyConfig, Staircase, SubModel, entropy_of, mixture_weights};
+use mesa::{EntropyConfig, EntropyEstimate, Staircase, SubModel, entropy_of, mixture_weights};
 use mesa_datasets::Trigger;
 use mesa_defense::{DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
 use mesa_models::{Network, Processor, Seeds, save_network};
@@ -277,7 +277,13 @@ fn weigh(
             found.gaussian_bound_nats
         );
     }
-    if !weights.readable {
+    let fails = |found: &EntropyEstimate| found.information_nats < -2.0 * found.information_se;
+    if found.iter().any(fails) {
+        tracing::warn!(
+            "an estimate of the information is below zero by more than its error, which it never is: γ \
+             cannot be read"
+        );
+    } else if !weights.readable {
         tracing::warn!(
             "the measured entropy does not fall as β rises by more than its error: γ cannot be read"
         );

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use mesa_attack::evaluate;
 use mesa_datasets::Dataset;
 use mesa_defense::{DefenseImages, DetectionRule, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
@@ -23,7 +22,7 @@ use crate::ledger::Ledger;
 use crate::modeling::{Modeled, Modeling, ModelingSteps};
 use crate::output::Usage;
 use crate::pipeline::fit_config;
-use crate::{inputs, interrupt, logging, output, seen};
+use crate::{inputs, interrupt, logging, output, seen, stages};
 
 /// What the process ends with where a backdoor was found.
 const EXIT_BACKDOOR: u8 = 10;
@@ -125,7 +124,7 @@ impl<'a> Search<'a> {
         let suspect = computer.processor.freeze(&loaded.network)?;
         let images = inputs::defense_images(&data, &settings.data)?;
         let known = inputs::first(images.images(), inputs::CHECKED_IMAGES);
-        let clean_accuracy = evaluate(&suspect, &known, None, 0)?.clean_accuracy;
+        let clean_accuracy = stages::evaluate(&suspect, &known, None, 0)?.clean_accuracy;
         if let Some(words) = loaded.near_chance(clean_accuracy) {
             bail!("nothing can be told of this network: {words}");
         }

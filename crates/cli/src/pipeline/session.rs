@@ -265,11 +265,13 @@ fn clean_source(
         let loaded = inputs::network(&path, normalize)?;
         if loaded.info.config != shape {
             bail!(
-                "--clean {}: a network of width {} and {} classes; the settings say width {} and \
+                "--clean {}: a {} of width {} and {} classes; the settings say a {} of width {} and \
                  {} classes",
                 path.display(),
+                loaded.info.config.depth,
                 loaded.info.config.width,
                 loaded.info.config.num_classes,
+                shape.depth,
                 shape.width,
                 shape.num_classes
             );

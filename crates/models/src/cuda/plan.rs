@@ -206,7 +206,7 @@ fn take(slots: &mut Vec<usize>, free: &mut Vec<usize>, len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ResNetConfig;
+    use crate::{Depth, ResNetConfig};
 
     fn graph(width: usize) -> Graph {
         let config = ResNetConfig::resnet18(width, 10);
@@ -303,8 +303,14 @@ mod tests {
 
     #[test]
     fn no_gradient_is_overwritten_before_it_is_used() {
-        for width in [4, 64] {
-            let graph = graph(width);
+        let deeper = Depth::ALL.map(|depth| {
+            let config = ResNetConfig {
+                depth,
+                ..ResNetConfig::resnet18(4, 10)
+            };
+            config.graph()
+        });
+        for graph in [graph(64)].into_iter().chain(deeper) {
             let plan = Plan::new(&graph);
             for image_gradient in [false, true] {
                 let backward = plan.backward(&graph, image_gradient);
