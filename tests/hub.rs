@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use self::server::{COMMIT, Fault, Server, file, sha256};
-use crate::program::{Said, mesa, tiny};
+use crate::program::{Said, mesa, send, tiny};
 
 const TRAIN: &str = "plain_text/train-00000-of-00001.parquet";
 const FETCH: [&str; 3] = ["data", "fetch", "cifar10"];
@@ -401,10 +401,7 @@ fn ctrl_c_stops_a_download_which_goes_on_later() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_fails(&world.say(&FETCH), &["another process is downloading"]);
-    let killed = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(killed.unwrap().success());
+    send("INT", &child);
     let said = Said::from(child.wait_with_output().unwrap());
     assert_eq!(said.code, Some(130), "{}", said.stderr);
     assert!(

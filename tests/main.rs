@@ -16,3 +16,4 @@ mod presets;
 mod program;
 mod pytorch;
 mod report;
+mod signals;

@@ -1,10 +1,10 @@
 //! The whole chain on tiny drawn data: end to end, killed, resumed, extended.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::program::{Said, TinyRun};
+use crate::program::{Said, TinyRun, send, wait_until};
 
 #[test]
 fn a_run_writes_everything_and_threads_change_no_figure() {
@@ -371,14 +371,7 @@ fn ctrl_c_stops_in_order_and_says_how_to_go_on() {
         .unwrap();
     let log = run.folder.join("run.log");
     wait_until(|| fs_err::read_to_string(&log).is_ok_and(|text| text.contains("estimate")));
-    let interrupt = format!("kill -INT {}", child.id());
-    assert!(
-        std::process::Command::new("sh")
-            .args(["-c", &interrupt])
-            .status()
-            .unwrap()
-            .success()
-    );
+    send("INT", &child);
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{stderr}");
@@ -416,17 +409,6 @@ fn a_worker_ends_when_its_parent_is_killed() {
             .stderr
             .contains("is in use by")
     });
-}
-
-fn wait_until(mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(
-            started.elapsed() < Duration::from_mins(1),
-            "waited a minute in vain"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn files_below(folder: &std::path::Path) -> usize {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -126,5 +127,29 @@ impl TinyRun {
             row.as_object_mut().unwrap().remove("wall_s");
         }
         serde_json::to_string_pretty(&rows).unwrap()
+    }
+}
+
+/// A file's path in a temporary folder.
+pub(crate) fn in_temporary(folder: &tempfile::TempDir, name: &str) -> String {
+    folder.path().join(name).display().to_string()
+}
+
+/// Sends a signal, `INT` or `TERM`.
+#[cfg(unix)]
+pub(crate) fn send(signal: &str, child: &Child) {
+    let kill = format!("kill -{signal} {}", child.id());
+    let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+    assert!(sent.success());
+}
+
+pub(crate) fn wait_until(mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(
+            started.elapsed() < Duration::from_mins(1),
+            "waited a minute in vain"
+        );
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

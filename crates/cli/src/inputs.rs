@@ -301,9 +301,11 @@ pub(crate) fn sub_model(path: &Path) -> Result<SubModel> {
 
 /// What made a sub-model.
 pub(crate) fn sub_model_made_by(path: &Path) -> Result<BTreeMap<String, String>> {
-    // What is none is called what it is.
-    sub_model(path)?;
-    Ok(load_tensors(path)?.1)
+    match load_tensors(path) {
+        Ok((_, made_by)) => Ok(made_by),
+        // What is none is called what it is.
+        Err(error) => Err(sub_model(path).err().unwrap_or_else(|| error.into())),
+    }
 }
 
 /// How pixels of a data set are normalized.

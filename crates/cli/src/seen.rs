@@ -58,10 +58,10 @@ pub(crate) fn check_all(path: &Path, made_by: &BTreeMap<String, String>) -> Resu
 
 /// What a file says, which may be a stranger's: nothing that a terminal would obey, and not too much.
 fn shown(text: &str) -> String {
-    text.chars()
-        .take(120)
-        .flat_map(char::escape_debug)
-        .collect()
+    // What is said of a folder's split has a digest in it.
+    const LONGEST: usize = 400;
+    let cut = text.chars().take(LONGEST);
+    cut.flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]
@@ -70,6 +70,22 @@ mod tests {
 
     use super::*;
     use crate::config::ExperimentConfig;
+
+    #[test]
+    fn what_a_file_says_is_shown_whole_and_without_what_a_terminal_obeys() {
+        let mut folder = synthetic(0, 1, 50);
+        folder.name = DatasetName::Folder;
+        folder.digest = "0".repeat(64);
+        let words = split_words(&folder, &ExperimentConfig::paper().data);
+        let refused = |seen: &str| {
+            let made_by = BTreeMap::from([(SPLIT.to_owned(), seen.to_owned())]);
+            check_all(Path::new("good"), &made_by)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(refused(&words).contains(&words));
+        assert!(refused("a\u{1b}[2J").contains(r"a\u{1b}[2J"));
+    }
 
     #[test]
     fn another_split_is_refused_and_no_split_is_fine() {

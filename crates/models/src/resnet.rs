@@ -176,19 +176,8 @@ impl ResNetConfig {
     }
 
     pub(crate) fn graph(&self) -> Graph {
-        let mut units = vec![UnitSpec {
-            conv: "conv1".to_owned(),
-            norm: "bn1".to_owned(),
-            input: 0,
-            residual: None,
-            shape: ConvShape {
-                in_channels: COLORS,
-                out_channels: self.width,
-                kernel: 3,
-                stride: 1,
-            },
-            relu: true,
-        }];
+        let mut units = Vec::new();
+        push(&mut units, ["conv1", "bn1"], (0, 3, self.width, 1));
         for (stage, blocks) in self.depth.blocks().into_iter().enumerate() {
             for block in 0..blocks {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
@@ -211,9 +200,9 @@ impl ResNetConfig {
 /// `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`, both convolutions 3×3.
 fn basic_block(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
     let input = units.len();
-    let first = push(units, prefix, "1", (input, 3, width, stride));
+    let first = push_in(units, prefix, ["conv1", "bn1"], (input, 3, width, stride));
     let shortcut = shortcut(units, prefix, (input, width, stride));
-    push(units, prefix, "2", (first, 3, width, 1));
+    push_in(units, prefix, ["conv2", "bn2"], (first, 3, width, 1));
     end_block(units, shortcut);
 }
 
@@ -222,23 +211,54 @@ fn basic_block(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: us
 fn bottleneck(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
     let input = units.len();
     let out_channels = EXPANSION * width;
-    let first = push(units, prefix, "1", (input, 1, width, 1));
-    let second = push(units, prefix, "2", (first, 3, width, stride));
+    let first = push_in(units, prefix, ["conv1", "bn1"], (input, 1, width, 1));
+    let second = push_in(units, prefix, ["conv2", "bn2"], (first, 3, width, stride));
     let shortcut = shortcut(units, prefix, (input, out_channels, stride));
-    push(units, prefix, "3", (second, 1, out_channels, 1));
+    push_in(
+        units,
+        prefix,
+        ["conv3", "bn3"],
+        (second, 1, out_channels, 1),
+    );
     end_block(units, shortcut);
 }
 
-/// Adds a convolution with batch norm and ReLU; its input, kernel, channels and stride. Returns its node.
-fn push(
+/// The node that a block's result is added to: its input, projected where it has another shape.
+fn shortcut(
     units: &mut Vec<UnitSpec>,
     prefix: &str,
-    number: &str,
+    (input, out_channels, stride): (Node, usize, usize),
+) -> Node {
+    if stride == 1 && channels(units, input) == out_channels {
+        return input;
+    }
+    let names = ["shortcut.0", "shortcut.1"];
+    let projected = push_in(units, prefix, names, (input, 1, out_channels, stride));
+    units[projected - 1].relu = false;
+    projected
+}
+
+/// [`push`] within a block.
+fn push_in(
+    units: &mut Vec<UnitSpec>,
+    prefix: &str,
+    names: [&str; 2],
+    shape: (Node, usize, usize, usize),
+) -> Node {
+    let [conv, norm] = names.map(|name| format!("{prefix}.{name}"));
+    push(units, [&conv, &norm], shape)
+}
+
+/// Adds a convolution with batch norm and ReLU: their names; input, kernel, channels, stride. Returns its
+/// node.
+fn push(
+    units: &mut Vec<UnitSpec>,
+    [conv, norm]: [&str; 2],
     (input, kernel, out_channels, stride): (Node, usize, usize, usize),
 ) -> Node {
     units.push(UnitSpec {
-        conv: format!("{prefix}.conv{number}"),
-        norm: format!("{prefix}.bn{number}"),
+        conv: conv.to_owned(),
+        norm: norm.to_owned(),
         input,
         residual: None,
         shape: ConvShape {
@@ -252,41 +272,18 @@ fn push(
     units.len()
 }
 
-/// The node that a block's result is added to: its input, projected where it has another shape.
-fn shortcut(
-    units: &mut Vec<UnitSpec>,
-    prefix: &str,
-    (input, out_channels, stride): (Node, usize, usize),
-) -> Node {
-    let in_channels = channels(units, input);
-    if stride == 1 && in_channels == out_channels {
-        return input;
-    }
-    units.push(UnitSpec {
-        conv: format!("{prefix}.shortcut.0"),
-        norm: format!("{prefix}.shortcut.1"),
-        input,
-        residual: None,
-        shape: ConvShape {
-            in_channels,
-            out_channels,
-            kernel: 1,
-            stride,
-        },
-        relu: false,
-    });
-    units.len()
-}
-
 fn end_block(units: &mut [UnitSpec], shortcut: Node) {
     if let Some(last) = units.last_mut() {
         last.residual = Some(shortcut);
     }
 }
 
-/// Channels of the output of a unit.
+/// Channels of a node.
 fn channels(units: &[UnitSpec], node: Node) -> usize {
-    units[node - 1].shape.out_channels
+    match node {
+        0 => COLORS,
+        _ => units[node - 1].shape.out_channels,
+    }
 }
 
 #[cfg(test)]

@@ -139,13 +139,8 @@ pub struct Interval {
 /// ```
 pub fn mean_interval(fractions: &[f64]) -> Option<Interval> {
     let count = fractions.len();
-    if count < 2 {
-        return None;
-    }
-    let mean = mean(fractions)?;
-    let squares: f64 = fractions.iter().map(|value| (value - mean).powi(2)).sum();
-    let sample_variance = squares / (count - 1) as f64;
-    let reach = student_t(count - 1) * (sample_variance / count as f64).sqrt();
+    let (mean, std) = (mean(fractions)?, sample_std(fractions)?);
+    let reach = student_t(count - 1) * std / (count as f64).sqrt();
     Some(Interval {
         low: (mean - reach).clamp(0.0, 1.0),
         high: (mean + reach).clamp(0.0, 1.0),
@@ -159,11 +154,19 @@ pub(crate) fn mean(values: &[f64]) -> Option<f64> {
 
 /// The population standard deviation: zero for a single value.
 pub(crate) fn population_std(values: &[f64]) -> f64 {
-    let Some(mean) = mean(values) else {
-        return 0.0;
-    };
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (squares / values.len() as f64).sqrt()
+    squares(values).map_or(0.0, |squares| (squares / values.len() as f64).sqrt())
+}
+
+/// The sample standard deviation; none below two.
+pub(crate) fn sample_std(values: &[f64]) -> Option<f64> {
+    let squares = squares(values)?;
+    (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt())
+}
+
+/// The sum of squared distances from the mean, if there is anything.
+fn squares(values: &[f64]) -> Option<f64> {
+    let mean = mean(values)?;
+    Some(values.iter().map(|value| (value - mean).powi(2)).sum())
 }
 
 /// The 97.5 % quantile of Student's t, from 1 degree of freedom on.

@@ -5,6 +5,7 @@ use mesa_record::{Mixture, MixtureWeight, Row, Summary};
 use crate::{
     Table,
     format::percent_or_blank,
+    metrics,
     report::run_words,
     rows::{Network, named, networks},
 };
@@ -156,16 +157,11 @@ fn mean_weights(mixtures: &[&Mixture]) -> Vec<MixtureWeight> {
             .flat_map(|mixture| &mixture.weights)
             .filter(|weight| weight.beta.to_bits() == beta.beta.to_bits())
             .collect();
-        let mean = |figure: fn(&MixtureWeight) -> Option<f64>| {
-            let known: Vec<f64> = same.iter().filter_map(|weight| figure(weight)).collect();
-            (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+        let known = |figure: fn(&MixtureWeight) -> Option<f64>| -> Vec<f64> {
+            same.iter().filter_map(|weight| figure(weight)).collect()
         };
-        let spread = |figure: fn(&MixtureWeight) -> Option<f64>| {
-            let known: Vec<f64> = same.iter().filter_map(|weight| figure(weight)).collect();
-            let center = mean(figure)?;
-            let squares: f64 = known.iter().map(|figure| (figure - center).powi(2)).sum();
-            (known.len() > 1).then(|| (squares / (known.len() - 1) as f64).sqrt())
-        };
+        let mean = |figure| metrics::mean(&known(figure));
+        let spread = |figure| metrics::sample_std(&known(figure));
         weights.push(MixtureWeight {
             beta: beta.beta,
             gamma: mean(|weight| Some(weight.gamma)).unwrap_or_default(),
