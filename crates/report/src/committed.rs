@@ -235,8 +235,8 @@ mod tests {
     #[test]
     fn what_a_gpu_was_found_to_do_is_in_the_page_on_speed() {
         let root = repository(&[]);
-        let path = root.path().join(crate::gpu::RECORD);
-        write_json(&path, &made_up::gpu()).unwrap();
+        let folder = root.path().join("docs/records");
+        write_json(&folder.join("gpu/gpu.json"), &made_up::gpu()).unwrap();
         let files = files_of(&root);
         let page = text(&files, "performance.md");
         assert!(page.contains("147 comparisons, all within"), "{page}");

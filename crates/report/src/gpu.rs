@@ -1,6 +1,7 @@
 //! What `mesa gpu` found, for a terminal and for `docs/performance.md`.
 
 use std::fmt::Write as _;
+use std::slice;
 
 use mesa_record::{GpuRecord, Summary};
 
@@ -9,8 +10,8 @@ use crate::format::percent;
 use crate::gpu_bars::{NOTHING, bars, check_words, ratios};
 use crate::gpu_measured::{comparisons, convolutions, layers, rates, steps};
 
-/// Where the record lies.
-pub(crate) const RECORD: &str = "docs/records/gpu/gpu.json";
+/// What the record of a GPU is called in its folder.
+pub(crate) const RECORD: &str = "gpu.json";
 
 /// A GPU and what drives it, in a line.
 pub fn gpu_words(record: &GpuRecord) -> String {
@@ -33,7 +34,8 @@ pub fn gpu_words(record: &GpuRecord) -> String {
 /// What was measured, for a terminal: short, the bars last.
 pub fn gpu_tables(record: &GpuRecord) -> String {
     let mut tables = vec![rates(record), steps(record), convolutions(record)];
-    tables.extend([comparisons(record), bars(Some(record), &[])]);
+    let alone = slice::from_ref(record);
+    tables.extend([comparisons(alone), bars(alone, &[])]);
     let mut text = String::new();
     for table in tables.iter().filter(|table| !table.rows.is_empty()) {
         let _ = writeln!(text, "{}", table.to_terminal());
@@ -67,7 +69,10 @@ pub fn gpu_all_table(parts: &GpuAllParts<'_>) -> Table {
         &["part", "reached", "time"],
     );
     let run = parts.run.and_then(|run| run.clean_network.as_ref());
-    let ratio = |record| ratios(record, "train", &["eager", "compile", "reduce-overhead"]);
+    let ratio = |record| {
+        let variants = ["eager", "compile", "reduce-overhead"];
+        ratios(slice::from_ref(record), "train", &variants)
+    };
     let reached = [
         (
             "check against the processor",
@@ -98,12 +103,20 @@ pub fn gpu_all_table(parts: &GpuAllParts<'_>) -> Table {
     table
 }
 
-/// The block of `docs/performance.md`. A record of tiny sizes is none; the committed runs say how
-/// long the paper's evaluation takes.
-pub(crate) fn gpu_block(record: Option<&GpuRecord>, runs: &[&Summary]) -> String {
-    let record = record.filter(|record| !record.quick);
-    let mut text = bars(record, runs).to_markdown();
-    let Some(record) = record else { return text };
+/// Those that are no records of tiny sizes.
+fn of_full_size(records: &[GpuRecord]) -> Vec<GpuRecord> {
+    let full = records.iter().filter(|record| !record.quick);
+    full.cloned().collect()
+}
+
+/// The block of `docs/performance.md`, of records the newest of which comes first. The committed runs
+/// say how long the paper's evaluation takes.
+pub(crate) fn gpu_block(records: &[GpuRecord], runs: &[&Summary]) -> String {
+    let records = of_full_size(records);
+    let mut text = bars(&records, runs).to_markdown();
+    let Some(record) = records.first() else {
+        return text;
+    };
     let _ = write!(
         text,
         "\n{}; width {}, batch {} unless a row says otherwise; made {}.\n",
@@ -112,10 +125,18 @@ pub(crate) fn gpu_block(record: Option<&GpuRecord>, runs: &[&Summary]) -> String
         record.batch_size,
         record.made
     );
+    for earlier in &records[1..] {
+        let _ = write!(
+            text,
+            "\nBefore that, beside PyTorch: {}; made {}.\n",
+            gpu_words(earlier),
+            earlier.made
+        );
+    }
     for table in [
         rates(record),
         steps(record),
-        comparisons(record),
+        comparisons(&records),
         convolutions(record),
         layers(record),
     ] {
@@ -126,10 +147,11 @@ pub(crate) fn gpu_block(record: Option<&GpuRecord>, runs: &[&Summary]) -> String
     text
 }
 
-/// README's table: steps beside PyTorch's. A record of tiny sizes is none.
-pub(crate) fn readme_block(record: Option<&GpuRecord>) -> Option<String> {
-    let record = record.filter(|record| !record.quick)?;
-    let table = comparisons(record);
+/// README's table: steps beside PyTorch's.
+pub(crate) fn readme_block(records: &[GpuRecord]) -> Option<String> {
+    let records = of_full_size(records);
+    let record = records.first()?;
+    let table = comparisons(&records);
     let peer = record.peer.as_deref()?;
     (!table.rows.is_empty()).then(|| {
         format!(
@@ -146,14 +168,10 @@ pub(crate) fn readme_block(record: Option<&GpuRecord>) -> Option<String> {
 }
 
 /// The same in the report, after what the project set itself.
-pub(crate) fn page_tables(record: Option<&GpuRecord>, runs: &[&Summary]) -> Vec<Table> {
-    let record = record.filter(|record| !record.quick);
-    let mut tables = vec![bars(record, runs)];
-    tables.extend(
-        record
-            .map(comparisons)
-            .filter(|table| !table.rows.is_empty()),
-    );
+pub(crate) fn page_tables(records: &[GpuRecord], runs: &[&Summary]) -> Vec<Table> {
+    let records = of_full_size(records);
+    let mut tables = vec![bars(&records, runs), comparisons(&records)];
+    tables.retain(|table| !table.rows.is_empty());
     tables
 }
 
@@ -161,30 +179,48 @@ pub(crate) fn page_tables(record: Option<&GpuRecord>, runs: &[&Summary]) -> Vec<
 mod tests {
     use super::*;
     use crate::made_up::gpu as record;
-    use crate::rows::networks;
+    use crate::rows::{complete_networks, networks};
 
     #[test]
     fn the_block_looks_as_it_did() {
-        insta::assert_snapshot!(gpu_block(Some(&record()), &[]));
+        insta::assert_snapshot!(gpu_block(&[record()], &[]));
     }
 
     #[test]
     fn a_sweep_tells_the_pace_of_all_triggers() {
-        let mut run = crate::made_up::single();
+        let mut run = crate::made_up::sweep();
         (run.preset, run.device) = ("paper".to_owned(), "a GPU, bf16".to_owned());
-        let found = networks(&run).len();
+        // One that the sweep was stopped within is none, though its time counts.
+        let stopped = run.rows.pop().unwrap();
+        let found = complete_networks(&run).len();
+        assert!(networks(&run).contains(&(&stopped.trigger, stopped.seed)));
+        assert_eq!(found, networks(&run).len() - 1);
         let elapsed_s = 60.0 * found as f64;
         run.at_once = Some(mesa_record::AtOnce {
             workers: 8,
             elapsed_s,
         });
-        let block = gpu_block(None, &[&run]);
+        let block = gpu_block(&[], &[&run]);
         assert!(
             block.contains("51 at that pace 51.0 min, not measured yet"),
             "{block}"
         );
         run.device = "cpu".to_owned();
-        assert_eq!(gpu_block(None, &[&run]), gpu_block(None, &[]));
+        assert_eq!(gpu_block(&[], &[&run]), gpu_block(&[], &[]));
+    }
+
+    #[test]
+    fn several_machines_give_a_range() {
+        let (mut newest, earlier) = (record(), record());
+        newest.made = "2026-02-01T12:00:00Z".to_owned();
+        newest.comparisons[0].ratio = 4.9;
+        newest.comparisons[2].failed = Some("not ready after 35 s".to_owned());
+        let block = gpu_block(&[newest, earlier], &[]);
+        assert!(block.contains("| 2.50 to 4.90 |"), "{block}");
+        let compiled = "not measured: not ready after 35 s (compile), 1.50 (reduce-overhead)";
+        assert!(block.contains(compiled), "{block}");
+        assert!(block.contains("| 2026-01-31T12:00:00Z |"), "{block}");
+        assert!(block.contains("Before that, beside PyTorch: G"), "{block}");
     }
 
     #[test]
@@ -215,13 +251,13 @@ mod tests {
 
     #[test]
     fn what_no_gpu_ran_is_said_not_to_be_measured() {
-        let block = gpu_block(None, &[]);
+        let block = gpu_block(&[], &[]);
         assert_eq!(block.matches(NOTHING).count(), 8);
         let tiny = GpuRecord {
             quick: true,
             ..record()
         };
-        assert_eq!(gpu_block(Some(&tiny), &[]), block);
+        assert_eq!(gpu_block(slice::from_ref(&tiny), &[]), block);
         assert!(gpu_tables(&tiny).contains("say nothing"));
     }
 
@@ -234,7 +270,7 @@ mod tests {
             ..mesa_record::GpuChecked::default()
         };
         record.check.as_mut().unwrap().failed.push(failed);
-        let block = gpu_block(Some(&record), &[]);
+        let block = gpu_block(&[record], &[]);
         assert!(
             block.contains("1 of 147 miss, the first: logits (tf32)"),
             "{block}"

@@ -7,16 +7,17 @@ use mesa_record::{GpuCheck, GpuComparison, GpuRecord, GpuRow, Summary};
 use crate::Table;
 use crate::format::{percent, seconds};
 use crate::gpu_measured::{TRAINING, failed_words};
-use crate::rows::networks;
+use crate::rows::complete_networks;
 
 /// The paper's triggers.
 const ALL_TRIGGERS: usize = 51;
 
 pub(crate) const NOTHING: &str = "not measured yet";
 
-/// Each figure that the project set itself, and what was reached.
-pub(crate) fn bars(record: Option<&GpuRecord>, runs: &[&Summary]) -> Table {
-    let sweep = sweep(runs);
+/// Each figure that the project set itself, and what was reached: by the newest record, which comes
+/// first, and beside PyTorch by all of them.
+pub(crate) fn bars(records: &[GpuRecord], runs: &[&Summary]) -> Table {
+    let (record, sweep) = (records.first(), sweep(runs));
     let columns = ["figure", "bar", "reached"];
     let mut table = Table::new("What was to be reached".to_owned(), &columns);
     let mut add = |figure: &str, bar: &str, reached: Option<String>| {
@@ -39,17 +40,17 @@ pub(crate) fn bars(record: Option<&GpuRecord>, runs: &[&Summary]) -> Table {
     add(
         &format!("training step, {size}, against PyTorch eager, bf16, channels last"),
         "1.0, aim 1.5",
-        record.and_then(|record| ratios(record, "train", &["eager"])),
+        ratios(records, "train", &["eager"]),
     );
     add(
         "the same against `torch.compile`",
         "1.0",
-        record.and_then(|record| ratios(record, "train", &["compile", "reduce-overhead"])),
+        ratios(records, "train", &["compile", "reduce-overhead"]),
     );
     add(
         "MESA step against the authors' formulation, eager, bf16, channels last",
         "2",
-        record.and_then(|record| ratios(record, "mesa", &["eager"])),
+        ratios(records, "mesa", &["eager"]),
     );
     add(
         "the training step's share of the device's measured bf16 matrix rate",
@@ -83,11 +84,12 @@ fn sweep<'a>(runs: &[&'a Summary]) -> Option<&'a Summary> {
     runs.iter().find(on_gpu).copied()
 }
 
-/// How long a sweep took, and how long all triggers take at its pace.
+/// How long a sweep took, and how long all triggers take at its pace. Networks that it was stopped
+/// within count for nothing, their time does.
 fn sweep_words(run: &Summary) -> Option<String> {
-    let (count, time) = (networks(run).len(), run.at_once?.elapsed_s);
+    let (count, time) = (complete_networks(run).len(), run.at_once?.elapsed_s);
     let mut text = format!("{count} in {}", seconds(time));
-    if count < ALL_TRIGGERS {
+    if (1..ALL_TRIGGERS).contains(&count) {
         let all = time * ALL_TRIGGERS as f64 / count as f64;
         let _ = write!(text, "; 51 at that pace {}, not measured yet", seconds(all));
     }
@@ -107,34 +109,46 @@ pub(crate) fn check_words(check: &GpuCheck) -> String {
     }
 }
 
-/// The ratios of a step to PyTorch's in several variants; why there is none, where there is none.
-pub(crate) fn ratios(record: &GpuRecord, work: &str, variants: &[&str]) -> Option<String> {
-    let rows: Vec<&GpuComparison> = record
-        .comparisons
+/// The ratios of a step to PyTorch's in several variants, lowest and highest where several records
+/// have one; why there is none, where there is none.
+pub(crate) fn ratios(records: &[GpuRecord], work: &str, variants: &[&str]) -> Option<String> {
+    let of_variant = |variant: &str| {
+        let rows: Vec<&GpuComparison> = records
+            .iter()
+            .flat_map(|record| &record.comparisons)
+            .filter(|row| row.work == work && row.variant == variant)
+            .collect();
+        reached(&rows)
+    };
+    let found: Vec<_> = variants
         .iter()
-        .filter(|row| row.work == work && variants.contains(&row.variant.as_str()))
+        .filter_map(|variant| Some((variant, of_variant(variant)?)))
         .collect();
-    let same = |row: &&GpuComparison| row.failed == rows[0].failed;
-    if let Some(reason) = rows.first().and_then(|row| row.failed.as_ref())
-        && rows.iter().all(same)
-    {
-        return Some(failed_words(reason));
+    let (_, first) = found.first()?;
+    // One reason for all of them is told once.
+    if found.len() == 1 || (first.is_err() && found.iter().all(|(_, words)| words == first)) {
+        let words = first.as_ref();
+        return Some(words.map_or_else(|reason| failed_words(reason), String::clone));
     }
-    let found: Vec<String> = rows
-        .iter()
-        .map(|row| {
-            let words = match &row.failed {
-                Some(reason) => format!("not measured: {reason}"),
-                None => format!("{:.2}", row.ratio),
-            };
-            if variants.len() == 1 {
-                words
-            } else {
-                format!("{words} ({})", row.variant)
-            }
-        })
-        .collect();
-    (!found.is_empty()).then(|| found.join(", "))
+    let each = found.iter().map(|(variant, words)| match words {
+        Ok(ratio) => format!("{ratio} ({variant})"),
+        Err(reason) => format!("not measured: {reason} ({variant})"),
+    });
+    Some(each.collect::<Vec<_>>().join(", "))
+}
+
+/// The range of the ratios of one way, or why the newest has none.
+fn reached(rows: &[&GpuComparison]) -> Option<Result<String, String>> {
+    let measured = rows.iter().filter(|row| row.failed.is_none());
+    let range = measured.fold(None, |range: Option<(f64, f64)>, row| {
+        let (low, high) = range.unwrap_or((row.ratio, row.ratio));
+        Some((low.min(row.ratio), high.max(row.ratio)))
+    });
+    Some(match range {
+        None => Err(rows.first()?.failed.clone()?),
+        Some((low, high)) if low.to_bits() == high.to_bits() => Ok(format!("{low:.2}")),
+        Some((low, high)) => Ok(format!("{low:.2} to {high:.2}")),
+    })
 }
 
 fn step<'a>(record: &'a GpuRecord, work: &str, deterministic: bool) -> Option<&'a GpuRow> {

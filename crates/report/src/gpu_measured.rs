@@ -77,9 +77,9 @@ pub(crate) fn steps(record: &GpuRecord) -> Table {
     table
 }
 
-/// Beside PyTorch.
-pub(crate) fn comparisons(record: &GpuRecord) -> Table {
-    let columns = [
+/// Beside PyTorch, by every record that has it: how fast PyTorch is depends on the host, too.
+pub(crate) fn comparisons(records: &[GpuRecord]) -> Table {
+    let mut columns = vec![
         "step",
         "variant",
         "ours, ms",
@@ -88,9 +88,15 @@ pub(crate) fn comparisons(record: &GpuRecord) -> Table {
         "lowest and\nhighest pair",
         "PyTorch ready\nafter, s",
     ];
+    if records.len() > 1 {
+        columns.push("measured at");
+    }
     let title = "Beside PyTorch: bf16, channels last; ours deterministic".to_owned();
     let mut table = Table::new(title, &columns);
-    for row in &record.comparisons {
+    let all = records
+        .iter()
+        .flat_map(|record| record.comparisons.iter().map(move |row| (record, row)));
+    for (record, row) in all {
         let mut cells = vec![work_words(row).to_owned(), row.variant.clone()];
         if let Some(reason) = &row.failed {
             cells.push(failed_words(reason));
@@ -110,6 +116,9 @@ pub(crate) fn comparisons(record: &GpuRecord) -> Table {
             ]);
         }
         cells.resize(columns.len(), String::new());
+        if records.len() > 1 {
+            cells[columns.len() - 1].clone_from(&record.made);
+        }
         table.rows.push(cells);
     }
     table

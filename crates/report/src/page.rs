@@ -377,12 +377,7 @@ fn speed_body(contents: &Contents) -> Markup {
     let records = &contents.speed;
     let runs: Vec<&Summary> = contents.runs.iter().map(|run| &run.summary).collect();
     let mut links = vec!["records/cpu-speed/peer.json".to_owned()];
-    links.extend(
-        records
-            .gpu
-            .iter()
-            .map(|_| "records/gpu/gpu.json".to_owned()),
-    );
+    links.extend_from_slice(&records.gpu_links);
     html! {
         @match &records.speed {
             None => { p { "Not measured yet." } }
@@ -401,10 +396,10 @@ fn speed_body(contents: &Contents) -> Markup {
                 }
             }
         }
-        @if let Some(record) = &records.gpu {
+        @if let Some(record) = records.gpu.first() {
             h3 { "On an NVIDIA GPU" }
             (commands_markup(&["mesa gpu check".to_owned(), "mesa gpu measure".to_owned()]))
-            @for table in gpu::page_tables(Some(record), &runs) {
+            @for table in gpu::page_tables(&records.gpu, &runs) {
                 (table_markup(&table, &[]))
             }
             p.quiet { (gpu::gpu_words(record)) }

@@ -20,6 +20,17 @@ pub(crate) fn networks(summary: &Summary) -> Vec<Network<'_>> {
     networks
 }
 
+/// The networks that every method of the run has a row of: a sweep may have been stopped within some.
+pub(crate) fn complete_networks(summary: &Summary) -> Vec<Network<'_>> {
+    let methods = methods(summary);
+    let mut found = networks(summary);
+    found.retain(|network| {
+        let has = |method: &&str| rows_of(summary, *network).any(|row| row.method == **method);
+        methods.iter().all(has)
+    });
+    found
+}
+
 /// Every method, in the order of all tables.
 pub(crate) fn methods(summary: &Summary) -> Vec<&str> {
     let mut methods: Vec<_> = summary.rows.iter().map(|row| row.method.as_str()).collect();

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Result, Table,
+    files::{below, way},
     format::seconds,
     gpu::{self, gpu_block},
     roofline::{roofline_table, roofline_words},
@@ -28,7 +29,10 @@ pub(crate) struct Records {
     pub(crate) speed: Option<SpeedRecord>,
     pub(crate) scaling: Option<ScalingRecord>,
     pub(crate) roofline: Option<RooflineRecord>,
-    pub(crate) gpu: Option<GpuRecord>,
+    /// The newest first.
+    pub(crate) gpu: Vec<GpuRecord>,
+    /// Where they lie, seen from `docs`.
+    pub(crate) gpu_links: Vec<String>,
 }
 
 /// Reads what there is.
@@ -39,12 +43,25 @@ pub(crate) fn read_records(root: &Path) -> Result<Records> {
     fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Result<Option<T>> {
         read_at(&root.join(FOLDER).join(name))
     }
+    let (gpu_links, gpu) = gpu_records(root)?.into_iter().unzip();
     Ok(Records {
         speed: read(root, "peer.json")?,
         scaling: read(root, "scaling.json")?,
         roofline: read(root, "roofline.json")?,
-        gpu: read_at(&root.join(gpu::RECORD))?,
+        gpu,
+        gpu_links,
     })
+}
+
+/// What was measured on GPUs and where that lies, the newest first.
+fn gpu_records(root: &Path) -> Result<Vec<(String, GpuRecord)>> {
+    let docs = root.join("docs");
+    let mut found = below(&docs.join("records"), gpu::RECORD)?
+        .iter()
+        .map(|path| Ok((way(&docs, path), read_json(path)?)))
+        .collect::<Result<Vec<(String, GpuRecord)>>>()?;
+    found.sort_by(|(_, one), (_, other)| other.made.cmp(&one.made));
+    Ok(found)
 }
 
 /// README's tables.
@@ -57,7 +74,7 @@ pub(crate) fn readme_block(records: &Records) -> String {
     if let Some(words) = full_words(record) {
         let _ = writeln!(text, "\n{words}");
     }
-    if let Some(block) = gpu::readme_block(records.gpu.as_ref()) {
+    if let Some(block) = gpu::readme_block(&records.gpu) {
         let _ = write!(text, "\n{block}");
     }
     text
@@ -106,7 +123,7 @@ pub(crate) fn page_blocks(records: &Records, runs: &[&Summary]) -> Vec<(&'static
             "scaling",
             records.scaling.as_ref().map_or_else(nothing, scaling),
         ),
-        ("gpu", gpu_block(records.gpu.as_ref(), runs)),
+        ("gpu", gpu_block(&records.gpu, runs)),
     ]
 }
 
@@ -270,7 +287,8 @@ mod tests {
                 bandwidth_gbs: 20.0,
                 rows: vec![row],
             }),
-            gpu: None,
+            gpu: Vec::new(),
+            gpu_links: Vec::new(),
         }
     }
 

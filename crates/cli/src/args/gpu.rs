@@ -24,7 +24,7 @@ Examples:
 the paper's main result, archive. It, `check` and `measure` need a build with
 `cargo build --release --features cuda`, a driver and cuDNN 9; this binary alone
 serves a machine without Rust. Check and measurement share one gpu.json, each its
-own part: docs/records/gpu/gpu.json is what
+own part: a gpu.json below docs/records is what
 `cargo xtask report` makes the table of docs/performance.md from.")]
 pub(crate) struct GpuCommand {
     #[command(subcommand)]
@@ -167,8 +167,9 @@ pub(crate) struct GpuPack {
 Examples:
   mesa gpu unpack slices.tar.gz --into docs/records
 
-Each run's records go to a folder of its name; what is there under the same name
-is replaced. An archive with anything else in it is refused as a whole.")]
+Each run's records go to a folder of its name, and replace only an earlier state of
+the same run there: another's stay, and these go to NAME-2. An archive with anything
+else in it is refused as a whole.")]
 pub(crate) struct GpuUnpack {
     /// The archive
     #[arg(value_name = "FILE")]

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
-use mesa_record::write_bytes;
+use mesa_record::{GpuRecord, Row, Summary, write_bytes};
 use serde_json::json;
 
 use crate::args::{GpuPack, GpuUnpack};
@@ -48,12 +48,89 @@ pub(super) fn unpack(args: &GpuUnpack, json: bool) -> Result<()> {
     let file = fs_err::File::open(&args.archive)?;
     // Everything is read and checked before anything is written.
     let records = read(file).with_context(|| format!("reading {}", args.archive.display()))?;
+    let records = placed(records, &args.into)?;
     for ((folder, name), bytes) in &records {
         write_bytes(&args.into.join(folder).join(name), bytes)?;
     }
     let names = names(&records);
     let plain = format!("wrote {} below {}", files(names.len()), args.into.display());
     output::result(json, &json!({ "unpacked": names }), &plain)
+}
+
+/// The records under the names of folders in which they replace nothing but earlier states of
+/// themselves: `paper-w64` becomes `paper-w64-2` where another sweep lies there.
+fn placed(records: Records, into: &Path) -> Result<Records> {
+    let mut folders: BTreeMap<String, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+    for ((folder, name), bytes) in records {
+        folders.entry(folder).or_default().insert(name, bytes);
+    }
+    let mut placed = Records::new();
+    for (folder, files) in folders {
+        let mut name = folder.clone();
+        for number in 2.. {
+            // Two of the archive may come to the same name.
+            let is_taken = placed.keys().any(|(other, _)| *other == name);
+            if !is_taken && grows_from(&files, &into.join(&name))? {
+                break;
+            }
+            name = format!("{folder}-{number}");
+        }
+        for (file, bytes) in files {
+            placed.insert((name.clone(), file), bytes);
+        }
+    }
+    Ok(placed)
+}
+
+/// Whether records hold all that the records in a folder do.
+fn grows_from(records: &BTreeMap<String, Vec<u8>>, folder: &Path) -> Result<bool> {
+    for file in FILES {
+        let path = folder.join(file);
+        if !path.is_file() {
+            continue;
+        }
+        let before = fs_err::read(&path)?;
+        let Some(bytes) = records.get(file) else {
+            return Ok(false);
+        };
+        let goes_on = match file {
+            "summary.json" => has_all_rows(bytes, &before),
+            "gpu.json" => is_of_the_same(bytes, &before),
+            // They go with the rows.
+            _ => true,
+        };
+        if *bytes != before && !goes_on {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a run has itself computed every row that an earlier state of it had.
+fn has_all_rows(run: &[u8], earlier: &[u8]) -> bool {
+    let parsed = |bytes| serde_json::from_slice::<Summary>(bytes);
+    let (Ok(run), Ok(earlier)) = (parsed(run), parsed(earlier)) else {
+        return false;
+    };
+    let same = |one: &Row, other: &Row| {
+        let place = |row: &Row| (row.seed, row.repeat, row.key.clone());
+        (&one.trigger, &one.method, place(one)) == (&other.trigger, &other.method, place(other))
+    };
+    let own = |row: &&Row| !row.committed;
+    earlier
+        .rows
+        .iter()
+        .filter(own)
+        .all(|before| run.rows.iter().filter(own).any(|row| same(row, before)))
+}
+
+/// Whether two records are of the same program on the same machine.
+fn is_of_the_same(record: &[u8], earlier: &[u8]) -> bool {
+    let parsed = |bytes| serde_json::from_slice::<GpuRecord>(bytes);
+    let (Ok(record), Ok(earlier)) = (parsed(record), parsed(earlier)) else {
+        return false;
+    };
+    (record.program, record.machine) == (earlier.program, earlier.machine)
 }
 
 fn files(count: usize) -> String {
@@ -237,6 +314,66 @@ mod tests {
             archived(&gather(&folders).unwrap()).unwrap(),
             "the same records make the same archive"
         );
+    }
+
+    #[test]
+    fn another_sweep_does_not_replace_what_is_there() {
+        let row = |trigger: u32, committed: bool| {
+            format!(
+                r#"{{"trigger": {trigger}, "seed": 0, "method": "ideal", "asr": 0.02, "wall_s": 1.0,
+                "clean_accuracy": 0.9, "regained_accuracy": 0.9, "committed": {committed}}}"#
+            )
+        };
+        let summary = |rows: &[String]| {
+            let rows = rows.join(",");
+            format!(
+                r#"{{"preset": "paper", "data": "cifar10", "device": "G", "wall_s": 1.0,
+                "peak_rss_mb": null, "rows": [{rows}]}}"#
+            )
+        };
+        let of_folder = |text: String| {
+            let key = ("paper-w64".to_owned(), "summary.json".to_owned());
+            Records::from([(key, text.into_bytes())])
+        };
+        let root = tempfile::tempdir().unwrap();
+        let unpacked = |text: &str| {
+            let records = placed(of_folder(text.to_owned()), root.path()).unwrap();
+            let ((folder, name), bytes) = records.first_key_value().unwrap();
+            write_bytes(&root.path().join(folder).join(name), bytes).unwrap();
+            folder.clone()
+        };
+        let first = summary(&[row(170, false)]);
+        assert_eq!(unpacked(&first), "paper-w64");
+        assert_eq!(unpacked(&first), "paper-w64");
+        // The same sweep, further on.
+        let further = summary(&[row(170, false), row(16, false)]);
+        assert_eq!(unpacked(&further), "paper-w64");
+        // Another one, which took the rows that were committed as done.
+        let other = summary(&[row(170, true), row(16, true), row(0, false)]);
+        assert_eq!(unpacked(&other), "paper-w64-2");
+        let other = summary(&[row(170, true), row(16, true), row(0, false), row(1, false)]);
+        assert_eq!(unpacked(&other), "paper-w64-2");
+        assert_eq!(unpacked(&summary(&[row(2, false)])), "paper-w64-3");
+        let kept = fs_err::read_to_string(root.path().join("paper-w64/summary.json")).unwrap();
+        assert_eq!(kept, further);
+    }
+
+    #[test]
+    fn a_measurement_replaces_only_one_of_its_program_and_machine() {
+        let record = |program: &str, made: &str| GpuRecord {
+            program: program.to_owned(),
+            made: made.to_owned(),
+            ..GpuRecord::default()
+        };
+        let bytes = |record| serde_json::to_vec(&record).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("gpu");
+        let file = "gpu.json".to_owned();
+        write_bytes(&folder.join(&file), &bytes(record("mesa 1", "monday"))).unwrap();
+        let again = BTreeMap::from([(file.clone(), bytes(record("mesa 1", "tuesday")))]);
+        assert!(grows_from(&again, &folder).unwrap());
+        let other = BTreeMap::from([(file, bytes(record("mesa 2", "tuesday")))]);
+        assert!(!grows_from(&other, &folder).unwrap());
     }
 
     #[test]
