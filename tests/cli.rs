@@ -453,8 +453,12 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     assert!(measured["asr"].is_number() && measured["regained_accuracy"].is_number());
     let exported = file("good.pth");
     json(&["export", &good, "-o", &exported, "--json"]);
+    // Attacking it again takes nothing back.
+    let again = file("again.safetensors");
+    let attack = ["--trigger", "16", "--target", "1", "-o", &again];
+    step(&[&["attack", &good], &attack[..]].concat());
     let on_all = |model: &str| say(&[&["evaluate", model, "--split", "test"], &data[..]].concat());
-    for repaired in [&good, &exported] {
+    for repaired in [&good, &exported, &again] {
         let refused = on_all(repaired);
         assert_eq!(refused.code, Some(1), "{}", refused.stdout);
         for part in ["was repaired with the first 256", "leave out --split"] {

@@ -213,3 +213,17 @@ fn a_rule_that_cannot_be_is_wrong_usage() {
         assert!(said.stderr.contains(expected), "{}", said.stderr);
     }
 }
+
+#[test]
+fn a_file_that_is_not_there_leaves_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run").display().to_string();
+    let said = say(&["detect", "missing.safetensors", "--out", &out]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("missing.safetensors"),
+        "{}",
+        said.stderr
+    );
+    assert!(!folder.path().join("run").exists());
+}

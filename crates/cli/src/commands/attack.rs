@@ -13,7 +13,7 @@ use crate::args::Attack;
 use crate::chosen_trigger::ChosenTrigger;
 use crate::computer::Computer;
 use crate::resume::{StateFile, Watch};
-use crate::{inputs, logging, output, stages};
+use crate::{inputs, logging, output, seen, stages};
 
 #[derive(Serialize)]
 struct Planted {
@@ -105,6 +105,10 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     if chosen.is_from_file() {
         // The command names the file; this says what it held.
         made_by.insert("trigger".to_owned(), chosen.name.to_string());
+    }
+    // A repaired network that is attacked again has still seen those images.
+    if let Some(split) = clean.info.made_by.get(seen::SPLIT) {
+        made_by.insert(seen::SPLIT.to_owned(), split.clone());
     }
     save_network(&args.output, &network, &made_by)?;
     let planted = Planted {

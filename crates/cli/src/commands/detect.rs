@@ -52,6 +52,8 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
         let reason = format!("--beta {}: β is a probability between 0 and 1", args.beta);
         return Err(Usage(reason).into());
     }
+    // No folder for a file that is not there.
+    fs_err::metadata(&args.model)?;
     let run = match &args.out {
         Some(folder) => RunDir::new(folder),
         None => RunDir::new(default_folder(args)?),
