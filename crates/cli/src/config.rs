@@ -219,7 +219,10 @@ impl ExperimentConfig {
             backdoor: AttackConfig::paper(),
             backdoor_on_synthetic: None,
             mesa: MesaConfig::paper(),
-            entropy: EntropyConfig::standard(),
+            entropy: EntropyConfig {
+                schedule: Schedule::Constant,
+                ..EntropyConfig::standard()
+            },
             retrain: RetrainConfig::paper(),
             fine_tune: fine_tuning(),
             point: PointSettings {
@@ -244,6 +247,7 @@ impl ExperimentConfig {
             paper.mesa.network_width = 2048;
             // The measurement is ours, and so is what suits it to that width.
             paper.entropy.learning_rate = 2e-4;
+            paper.entropy.schedule = Schedule::Cosine;
         }
         paper
     }
@@ -472,15 +476,17 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_preset_differs_in_width_and_two_learning_rates_only() {
+    fn the_cpu_preset_differs_in_width_two_learning_rates_and_our_measurement_only() {
         let expected = [
             "backdoor.training.learning_rate",
+            "entropy.schedule",
             "network.width",
             "retrain.training.learning_rate",
         ];
         assert_eq!(names("cpu"), expected);
-        // On CIFAR-100 the paper's perceptrons are wider, too.
-        assert_eq!(names("cpu-cifar100"), expected);
+        // On CIFAR-100 the paper's perceptrons are wider, too, and the measurement is that of `cpu`.
+        let without_ours = expected.iter().filter(|name| !name.starts_with("entropy"));
+        assert!(names("cpu-cifar100").iter().eq(without_ours));
         assert!(names("paper-cifar100").is_empty());
     }
 
@@ -493,6 +499,7 @@ mod tests {
             "backdoor.training.schedule",
             "data.attack_images",
             "data.modeling_images",
+            "entropy.schedule",
             "entropy.steps",
             "fine_tune.epochs",
             "mesa.epochs",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesa::{MesaConfig, entropy_of};
+use mesa::MesaConfig;
 use mesa_defense::{DefenseImages, SampleSuccess, SampleTest};
 use mesa_models::{Classifier, Processor, Seeds};
 use mesa_record::Step;
@@ -157,10 +157,10 @@ impl Modeling<'_> {
     }
 
     fn entropy(&self, step: &Step, fit: &Finished<FitResults>) -> Result<Finished<EntropyResults>> {
-        self.ledger.step(&self.name("entropy"), step, |_, _| {
+        self.ledger.step(&self.name("entropy"), step, |_, watch| {
             let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
-            let seeds = Seeds::new(self.seed, "entropy");
-            let found = entropy_of(self.processor, &sub_model, &self.config.entropy, &seeds)?;
+            let config = &self.config.entropy;
+            let found = stages::entropy(self.processor, &sub_model, config, self.seed, watch)?;
             let results = EntropyResults {
                 information_nats: found.information_nats,
                 information_se: found.information_se,

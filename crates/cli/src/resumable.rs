@@ -1,10 +1,10 @@
-//! What can be saved and taken up again: the trainings of classifiers and of sub-models, and the
-//! test of a sub-model's samples.
+//! What can be saved and taken up again: the trainings of classifiers and of sub-models, the test of a
+//! sub-model's samples and the measurement of its entropy.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use mesa::SubModelFit;
+use mesa::{EntropyMeasurement, SubModelFit};
 use mesa_defense::SampleTesting;
 use mesa_models::{NamedTensors, Position, Trainer, load_tensors, save_tensors};
 
@@ -26,7 +26,12 @@ pub(crate) struct Extent {
     pub(crate) epochs: usize,
     pub(crate) steps_per_epoch: usize,
     pub(crate) batch_size: usize,
+    /// What a batch is made of, for the progress bar.
+    pub(crate) unit: &'static str,
 }
+
+/// The unit of what sees images.
+pub(crate) const IMAGES: &str = "img";
 
 impl Extent {
     pub(crate) fn steps_before(self, at: Position) -> usize {
@@ -100,6 +105,34 @@ impl Resumable for SubModelFit {
                 ("information_nats", report.information_nats),
             ]
         })
+    }
+}
+
+impl Resumable for EntropyMeasurement<'_> {
+    fn save(&self, path: &Path) -> Result<()> {
+        Ok(self.save_state(path)?)
+    }
+
+    fn load(&mut self, path: &Path) -> Result<()> {
+        Ok(self.load_state(path)?)
+    }
+
+    /// It is an epoch of its own, which does not end: what is left after the last step is short.
+    fn position(&self) -> Position {
+        Position {
+            epoch: 0,
+            step: self.steps(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        self.batch_bound().map_or_else(String::new, |bound| {
+            format!("information about {bound:.1} nats")
+        })
+    }
+
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
     }
 }
 

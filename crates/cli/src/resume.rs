@@ -214,7 +214,7 @@ impl Watch {
             }
             let rate = self
                 .rate
-                .map_or_else(String::new, |rate| format!(", {rate:.0} img/s"));
+                .map_or_else(String::new, |rate| format!(", {rate:.0} {}/s", extent.unit));
             progress.update(done, || format!("{}{rate}", training.describe()));
         }
         if let (Some(batches), Some(extent)) = (self.batches_left, self.extent)
@@ -245,10 +245,10 @@ impl Watch {
             return Err(failure);
         }
         if self.stopped {
-            let go_on = if self.batches_left.is_none() {
-                interrupt::how_to_go_on()
-            } else {
-                "a measurement saves nothing".to_owned()
+            let go_on = match (&self.state, self.batches_left) {
+                (_, Some(_)) => "a measurement saves nothing".to_owned(),
+                (Some(_), None) => interrupt::how_to_go_on(),
+                (None, None) => interrupt::how_to_start_anew(),
             };
             return Err(interrupt::Interrupted { go_on }.into());
         }
@@ -351,6 +351,7 @@ mod tests {
         epochs: 2,
         steps_per_epoch: 5,
         batch_size: 1,
+        unit: "count",
     };
 
     /// Counts to ten.

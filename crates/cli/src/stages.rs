@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use mesa::{MesaConfig, SubModel, SubModelFit, TestingFunction};
+use mesa::{
+    EntropyConfig, EntropyEstimate, EntropyMeasurement, MesaConfig, SubModel, SubModelFit,
+    TestingFunction,
+};
 use mesa_attack::{AttackConfig, Attacked, Evaluation, PoisonedBatches};
 use mesa_datasets::{Images, Trigger};
 use mesa_defense::{
@@ -21,7 +24,7 @@ use crate::augmented::AugmentedBatches;
 use crate::computer::tell_refusal;
 use crate::config::PretrainConfig;
 use crate::interrupt::{how_to_start_anew, stoppable};
-use crate::resumable::Extent;
+use crate::resumable::{Extent, IMAGES};
 use crate::resume::Watch;
 
 /// Trains a clean network from nothing.
@@ -72,11 +75,34 @@ pub(crate) fn fit(
         epochs: config.epochs,
         steps_per_epoch: testing.steps_per_epoch(config.batch_size),
         batch_size: config.batch_size,
+        unit: IMAGES,
     };
     watch.take_up(&mut fit, extent)?;
     fit.run(&mut testing, &mut |fit| watch.observe(fit))?;
     watch.finish(&fit)?;
     Ok(fit.into_sub_model()?)
+}
+
+/// Measures how widely a sub-model spreads.
+pub(crate) fn entropy(
+    processor: &Processor,
+    sub_model: &SubModel,
+    config: &EntropyConfig,
+    seed: u64,
+    watch: &mut Watch,
+) -> Result<EntropyEstimate> {
+    let seeds = Seeds::new(seed, "entropy");
+    let mut measurement = EntropyMeasurement::new(processor, sub_model, config, &seeds)?;
+    let extent = Extent {
+        epochs: 1,
+        steps_per_epoch: config.steps,
+        batch_size: config.batch_size,
+        unit: "pairs",
+    };
+    watch.take_up(&mut measurement, extent)?;
+    measurement.run(&mut |measurement| watch.observe(measurement))?;
+    watch.finish(&measurement)?;
+    Ok(measurement.finish()?)
 }
 
 /// Tests a sub-model's samples on the network they were fitted on.
@@ -93,6 +119,7 @@ pub(crate) fn sample_test(
         epochs: 1,
         steps_per_epoch: testing.batches(),
         batch_size: testing.batch_size(),
+        unit: IMAGES,
     };
     watch.take_up(&mut testing, extent)?;
     testing.run(suspect, &mut |testing| watch.observe(testing))?;
@@ -166,6 +193,7 @@ fn train(
         epochs: config.epochs,
         steps_per_epoch: batches.steps_per_epoch(),
         batch_size: config.batch_size,
+        unit: IMAGES,
     };
     let mut trainer = Trainer::new(network, config.clone())?.on(processor);
     watch.take_up(&mut trainer, extent)?;

@@ -1,6 +1,6 @@
 //! Settings of MESA.
 
-use mesa_models::{AdamConfig, PerceptronConfig};
+use mesa_models::{AdamConfig, PerceptronConfig, Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -176,19 +176,28 @@ pub struct EntropyConfig {
     pub steps: usize,
     /// Pairs in a training batch.
     pub batch_size: usize,
-    /// Adam's step length.
+    /// Adam's largest step length.
     pub learning_rate: f64,
+    /// How it moves. Where it stays as it is, the last steps decide what the bound comes to; where it
+    /// goes down to zero, seeds agree. Settings that do not say it are of a time when it stayed.
+    #[serde(default = "constant")]
+    pub schedule: Schedule,
     /// Pairs of fresh noise on which the bound is evaluated.
     pub held_out: usize,
 }
 
+fn constant() -> Schedule {
+    Schedule::Constant
+}
+
 impl EntropyConfig {
-    /// What the reports use: 1,000 steps of 256 pairs, evaluated on 16,384.
+    /// 1,000 steps of 256 pairs, their length going down to zero, evaluated on 16,384.
     pub fn standard() -> Self {
         Self {
             steps: 1000,
             batch_size: 256,
             learning_rate: 1e-3,
+            schedule: Schedule::Cosine,
             held_out: 16_384,
         }
     }
@@ -206,6 +215,10 @@ impl EntropyConfig {
             "at least 1",
         )?;
         require("held_out", self.held_out, self.held_out >= 2, "at least 2")?;
+        if let Schedule::OneCycle { warmup } = self.schedule {
+            let is_share = (0.0..1.0).contains(&warmup);
+            require("schedule.warmup", warmup, is_share, "from 0 to below 1")?;
+        }
         let rate = self.learning_rate;
         require(
             "learning_rate",

@@ -1,15 +1,23 @@
 //! How widely a fitted generator spreads.
 
+use std::collections::BTreeMap;
 use std::f64::consts::{E, PI};
+use std::ops::ControlFlow;
+use std::path::Path;
 
 use candle::Tensor;
-use mesa_models::{PerceptronConfig, Processor, Sampler, Seeds, uniform_noise};
+use mesa_models::{
+    NamedTensors, PerceptronConfig, Processor, Sampler, Seeds, Status, load_tensors, save_tensors,
+    uniform_noise,
+};
 use rand::{Rng, RngCore};
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::information::{fit_statistics, held_out_bound};
+use crate::information::InformationFit;
+use crate::saved::{average_entry, average_of, digest, named_after, part};
+use crate::sub_model::entry;
 use crate::{
-    EntropyConfig, InformationEstimate, PairSource, Pairs, Result, SubModel, SubModelInfo,
+    EntropyConfig, Error, InformationEstimate, PairSource, Pairs, Result, SubModel, SubModelInfo,
 };
 
 /// How widely a fitted sub-model spreads, in several measures.
@@ -48,27 +56,163 @@ pub fn entropy_of(
     config: &EntropyConfig,
     seeds: &Seeds,
 ) -> Result<EntropyEstimate> {
-    config.validate()?;
-    let std = sub_model.info().trigger_noise_std;
-    crate::config::require(
-        "trigger_noise_std",
-        std,
-        std > 0.0,
-        "above 0, as entropy needs",
-    )?;
-    let mut noisy = NoisyTriggers {
-        info: sub_model.info(),
-        sampler: Sampler::new(processor, sub_model.generator())?,
-        clean: None,
-    };
-    let mut statistics = fit_statistics(processor, &mut noisy, config, seeds)?;
-    noisy.clean = Some(Vec::new());
-    let information = held_out_bound(&mut statistics, &mut noisy, config, seeds)?;
-    let triggers = noisy.clean.unwrap_or_default();
-    Ok(estimate(information, &triggers, std))
+    let mut measurement = EntropyMeasurement::new(processor, sub_model, config, seeds)?;
+    measurement.run(&mut |_| ControlFlow::Continue(()))?;
+    measurement.finish()
+}
+
+/// The measurement of [`entropy_of`], step by step: it can be watched, stopped, saved and resumed,
+/// and comes to the same bits.
+///
+/// # Examples
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use mesa::{EntropyConfig, EntropyMeasurement, MesaConfig, Processor, Seeds, SubModelFit};
+///
+/// let config = MesaConfig { network_width: 16, ..MesaConfig::paper() };
+/// let unfitted = SubModelFit::new(&Processor::Cpu, config, 0.9, Seeds::new(0, "fit"))?;
+/// let sub_model = unfitted.into_sub_model()?;
+/// let config = EntropyConfig { steps: 20, held_out: 100, ..EntropyConfig::standard() };
+/// let seeds = Seeds::new(0, "entropy");
+/// let mut measurement = EntropyMeasurement::new(&Processor::Cpu, &sub_model, &config, &seeds)?;
+/// measurement.run(&mut |now| {
+///     if now.steps() < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+/// })?;
+/// assert_eq!(measurement.steps(), 10);
+/// measurement.run(&mut |_| ControlFlow::Continue(()))?;
+/// assert!(measurement.finish()?.information_nats > -1.0);
+/// # Ok::<(), mesa::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct EntropyMeasurement<'a> {
+    noisy: NoisyTriggers<'a>,
+    fit: InformationFit,
+    /// All that decides its course, in one line.
+    fingerprint: String,
+}
+
+impl<'a> EntropyMeasurement<'a> {
+    /// A measurement that has taken no step.
+    ///
+    /// # Errors
+    ///
+    /// As for [`entropy_of`].
+    pub fn new(
+        processor: &Processor,
+        sub_model: &'a SubModel,
+        config: &EntropyConfig,
+        seeds: &Seeds,
+    ) -> Result<Self> {
+        let info = sub_model.info();
+        let std = info.trigger_noise_std;
+        crate::config::require(
+            "trigger_noise_std",
+            std,
+            std > 0.0,
+            "above 0, as entropy needs",
+        )?;
+        let noisy = NoisyTriggers {
+            info,
+            sampler: Sampler::new(processor, sub_model.generator())?,
+            clean: None,
+        };
+        Ok(Self {
+            noisy,
+            fit: InformationFit::new(processor, info.sizes, config, seeds)?,
+            fingerprint: format!(
+                "{:016x} {info:?} {config:?} {seeds:?}",
+                digest(&sub_model.generator().state()?)?
+            ),
+        })
+    }
+
+    /// Goes on to the last step, or until `observe`, called after every one, breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`](crate::Error::Tensor) if a tensor operation fails.
+    pub fn run(&mut self, observe: &mut dyn FnMut(&Self) -> ControlFlow<()>) -> Result<Status> {
+        while !self.fit.is_done() {
+            self.fit.step(&mut self.noisy)?;
+            if observe(self).is_break() && !self.fit.is_done() {
+                return Ok(Status::Stopped);
+            }
+        }
+        Ok(Status::Finished)
+    }
+
+    /// Steps of the statistics network so far.
+    pub fn steps(&self) -> usize {
+        self.fit.steps()
+    }
+
+    /// The bound on the last batch, in nats: noisier than the estimate, and of triggers that were
+    /// trained on.
+    pub fn batch_bound(&self) -> Option<f64> {
+        self.fit.bound()
+    }
+
+    /// Evaluates the bound of the statistics network, as far as it has come, on held-out noise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`](crate::Error::Tensor) if a tensor operation fails.
+    pub fn finish(mut self) -> Result<EntropyEstimate> {
+        self.noisy.clean = Some(Vec::new());
+        let information = self.fit.held_out_bound(&mut self.noisy)?;
+        let triggers = self.noisy.clean.unwrap_or_default();
+        let std = self.noisy.info.trigger_noise_std;
+        Ok(estimate(information, &triggers, std))
+    }
+
+    /// Writes all that is needed to go on, atomically.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Models`](crate::Error::Models) if the file cannot be written.
+    pub fn save_state(&self, path: &Path) -> Result<()> {
+        let ([network, adam], average) = self.fit.state()?;
+        let tensors: NamedTensors = named_after("statistics", network)
+            .chain(named_after("statistics_adam", adam))
+            .collect();
+        let metadata = BTreeMap::from([
+            ("measurement".to_owned(), self.fingerprint.clone()),
+            ("step".to_owned(), self.steps().to_string()),
+            ("average".to_owned(), average_entry(average)),
+        ]);
+        Ok(save_tensors(path, &tensors, &metadata)?)
+    }
+
+    /// Goes on from a saved state of a measurement of the same sub-model.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherFit`](crate::Error::OtherFit) if it is of another sub-model, other settings or
+    /// another seed, [`Error::Models`](crate::Error::Models) or [`Error::Metadata`](crate::Error::Metadata)
+    /// if the file is damaged or none of ours.
+    pub fn load_state(&mut self, path: &Path) -> Result<()> {
+        let (tensors, metadata) = load_tensors(path)?;
+        let found: String = entry(&metadata, "measurement")?;
+        if found != self.fingerprint {
+            return Err(Error::OtherFit {
+                expected: self.fingerprint.clone(),
+                found,
+            });
+        }
+        let average = average_of(entry(&metadata, "average")?);
+        let states = [
+            &part(&tensors, "statistics"),
+            &part(&tensors, "statistics_adam"),
+        ];
+        self.fit
+            .load_state(entry(&metadata, "step")?, states, average)
+    }
 }
 
 /// Noise `z` and noisy triggers `G(z) + σ ε`.
+#[derive(Debug)]
 struct NoisyTriggers<'a> {
     info: SubModelInfo,
     sampler: Sampler<'a>,
@@ -180,6 +324,66 @@ mod tests {
 
     use super::*;
     use crate::{MesaConfig, SubModelFit};
+
+    #[test]
+    fn a_measurement_that_was_saved_comes_to_the_same_bits() {
+        let config = MesaConfig {
+            network_width: 8,
+            ..MesaConfig::paper()
+        };
+        let sub_model = |seed| {
+            let seeds = Seeds::new(seed, "fit");
+            let fit = SubModelFit::new(&Processor::Cpu, config.clone(), 0.9, seeds);
+            fit.unwrap().into_sub_model().unwrap()
+        };
+        let (sub_model, another) = (sub_model(0), sub_model(1));
+        let config = EntropyConfig {
+            steps: 7,
+            batch_size: 16,
+            learning_rate: 1e-2,
+            held_out: 50,
+            ..EntropyConfig::standard()
+        };
+        let of = |sub_model, config: &EntropyConfig, seed| {
+            let seeds = Seeds::new(seed, "entropy");
+            EntropyMeasurement::new(&Processor::Cpu, sub_model, config, &seeds).unwrap()
+        };
+        let new = |config, seed| of(&sub_model, config, seed);
+        let whole = entropy_of(
+            &Processor::Cpu,
+            &sub_model,
+            &config,
+            &Seeds::new(1, "entropy"),
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let mut stopped = new(&config, 1);
+        let status = stopped.run(&mut |now| match now.steps() {
+            4 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        assert_eq!(status.unwrap(), Status::Stopped);
+        stopped.save_state(&path).unwrap();
+        let mut resumed = new(&config, 1);
+        resumed.load_state(&path).unwrap();
+        assert_eq!((resumed.steps(), resumed.batch_bound()), (4, None));
+        let go_on = &mut |_: &EntropyMeasurement<'_>| ControlFlow::Continue(());
+        assert_eq!(resumed.run(go_on).unwrap(), Status::Finished);
+        assert_eq!(resumed.steps(), 7);
+        let whole = whole.unwrap();
+        assert_eq!(resumed.finish().unwrap(), whole);
+        assert_ne!(stopped.finish().unwrap(), whole);
+
+        let other_fit = of(&another, &config, 1);
+        let longer = EntropyConfig { steps: 8, ..config };
+        for mut other in [new(&longer, 1), new(&config, 2), other_fit] {
+            let refused = other.load_state(&path);
+            assert!(
+                matches!(refused, Err(Error::OtherFit { .. })),
+                "{refused:?}"
+            );
+        }
+    }
 
     #[test]
     fn what_is_measured_is_the_trigger_with_noise_of_the_fits_deviation() {

@@ -49,8 +49,8 @@ pub enum Error {
         /// The loss found.
         loss: f64,
     },
-    /// A saved state belongs to a fit with other settings.
-    #[error("the saved state belongs to another fit ({found}), expected {expected}")]
+    /// A saved state belongs to another fit or measurement.
+    #[error("the saved state belongs to other work ({found}), expected {expected}")]
     OtherFit {
         /// The settings of this fit.
         expected: String,

@@ -13,6 +13,7 @@ use rand::Rng;
 
 use crate::entropy::with_gaussian_noise;
 use crate::objective::{gradient_needed_below, objective_gradient};
+use crate::saved::{average_entry, average_of, named_after, part};
 use crate::sub_model::entry;
 use crate::{
     Error, MesaConfig, MovingAverage, Result, Status, SubModel, SubModelInfo, TestingFunction,
@@ -273,25 +274,14 @@ impl SubModelFit {
             ("generator_adam", generator_adam),
             ("statistics_adam", statistics_adam),
         ] {
-            tensors.extend(
-                state
-                    .into_iter()
-                    .map(|(name, tensor)| (format!("{part}/{name}"), tensor)),
-            );
+            tensors.extend(named_after(part, state));
         }
         let metadata = BTreeMap::from([
             ("kind".to_owned(), "mesa-fit".to_owned()),
             ("fit".to_owned(), self.fingerprint()),
             ("epoch".to_owned(), self.position.epoch.to_string()),
             ("step".to_owned(), self.position.step.to_string()),
-            (
-                "average".to_owned(),
-                self.average
-                    .value()
-                    .map(f64::to_bits)
-                    .unwrap_or_default()
-                    .to_string(),
-            ),
+            ("average".to_owned(), average_entry(self.average.value())),
         ]);
         Ok(save_tensors(path, &tensors, &metadata)?)
     }
@@ -315,20 +305,13 @@ impl SubModelFit {
             epoch: entry(&metadata, "epoch")?,
             step: entry(&metadata, "step")?,
         };
-        let average: u64 = entry(&metadata, "average")?;
-        let part = |part: &str| -> NamedTensors {
-            let named = |(name, tensor): (&String, &Tensor)| {
-                let name = name.strip_prefix(part)?.strip_prefix('/')?;
-                Some((name.to_owned(), tensor.clone()))
-            };
-            tensors.iter().filter_map(named).collect()
-        };
+        let average = average_of(entry(&metadata, "average")?);
+        let part = |name| part(&tensors, name);
         let states = [&part("generator"), &part("generator_adam")];
         self.generator.load_state(states)?;
         let states = [&part("statistics"), &part("statistics_adam")];
         self.statistics.load_state(states)?;
-        let average = (average != 0).then_some(f64::from_bits(average));
-        self.average = MovingAverage::resumed(self.config.moving_average_rate, average);
+        self.average = self.average.resumed(average);
         (self.position, self.report) = (position, None);
         Ok(())
     }

@@ -2,11 +2,12 @@
 
 use candle::Tensor;
 use mesa_models::{
-    AdamConfig, PerceptronConfig, Position, Processor, Seeds, StatisticsNetwork, StatisticsTrainer,
+    AdamConfig, NamedTensors, PerceptronConfig, Position, Processor, Seeds, StatisticsNetwork,
+    StatisticsTrainer,
 };
 use rand::RngCore;
 
-use crate::{EntropyConfig, Error, Result};
+use crate::{EntropyConfig, Error, MesaConfig, Result};
 
 /// Pairs scored at once when a bound is evaluated on held-out noise.
 const HELD_OUT_CHUNK: usize = 1024;
@@ -75,9 +76,9 @@ impl MovingAverage {
         self.value
     }
 
-    /// An average that stands where another one stood.
-    pub(crate) fn resumed(rate: f64, value: Option<f64>) -> Self {
-        Self { rate, value }
+    /// An average like this one that stands where another one stood.
+    pub(crate) fn resumed(self, value: Option<f64>) -> Self {
+        Self { value, ..self }
     }
 
     /// Takes in a batch's mean and returns the average; the first batch sets it.
@@ -208,53 +209,115 @@ pub fn measure_information(
     config: &EntropyConfig,
     seeds: &Seeds,
 ) -> Result<InformationEstimate> {
-    config.validate()?;
-    let mut statistics = fit_statistics(processor, source, config, seeds)?;
-    held_out_bound(&mut statistics, source, config, seeds)
+    let mut fit = InformationFit::new(processor, source.sizes(), config, seeds)?;
+    while !fit.is_done() {
+        fit.step(source)?;
+    }
+    fit.held_out_bound(source)
 }
 
-/// Trains a fresh statistics network.
-pub(crate) fn fit_statistics(
-    processor: &Processor,
-    source: &mut dyn PairSource,
-    config: &EntropyConfig,
-    seeds: &Seeds,
-) -> Result<StatisticsTrainer> {
-    let mut rng = seeds.start();
-    let statistics = StatisticsNetwork::new(&mut rng, source.sizes())?;
-    let adam = AdamConfig {
-        learning_rate: config.learning_rate,
-        ..AdamConfig::paper()
-    };
-    let mut statistics = StatisticsTrainer::new(processor, statistics, adam)?;
-    let mut average = MovingAverage::new(crate::MesaConfig::paper().moving_average_rate);
-    for step in 0..config.steps {
-        let mut rng = seeds.at(Position { epoch: 0, step });
+/// A fresh statistics network on its way to the bound.
+#[derive(Debug)]
+pub(crate) struct InformationFit {
+    config: EntropyConfig,
+    seeds: Seeds,
+    statistics: StatisticsTrainer,
+    average: MovingAverage,
+    steps: usize,
+    /// The bound on the last batch.
+    bound: Option<f64>,
+}
+
+impl InformationFit {
+    pub(crate) fn new(
+        processor: &Processor,
+        sizes: PerceptronConfig,
+        config: &EntropyConfig,
+        seeds: &Seeds,
+    ) -> Result<Self> {
+        config.validate()?;
+        let statistics = StatisticsNetwork::new(&mut seeds.start(), sizes)?;
+        let adam = AdamConfig {
+            learning_rate: config.learning_rate,
+            ..AdamConfig::paper()
+        };
+        Ok(Self {
+            config: config.clone(),
+            seeds: seeds.clone(),
+            statistics: StatisticsTrainer::new(processor, statistics, adam)?,
+            average: MovingAverage::new(MesaConfig::paper().moving_average_rate),
+            steps: 0,
+            bound: None,
+        })
+    }
+
+    pub(crate) fn steps(&self) -> usize {
+        self.steps
+    }
+
+    pub(crate) fn bound(&self) -> Option<f64> {
+        self.bound
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.steps >= self.config.steps
+    }
+
+    /// Takes one step, on pairs that depend on its number alone.
+    pub(crate) fn step(&mut self, source: &mut dyn PairSource) -> Result<()> {
+        let (step, config) = (self.steps, &self.config);
+        let mut rng = self.seeds.at(Position { epoch: 0, step });
         let pairs = source.draw(&mut rng, config.batch_size)?;
-        let scores = statistics.score_pairs(&pairs.noise, &pairs.fresh_noise, &pairs.triggers)?;
-        let (loss, _) = statistics_loss(&scores.matched, &scores.mismatched, &mut average)?;
-        statistics.step(&loss.backward()?)?;
+        let scores =
+            self.statistics
+                .score_pairs(&pairs.noise, &pairs.fresh_noise, &pairs.triggers)?;
+        let (loss, bound) =
+            statistics_loss(&scores.matched, &scores.mismatched, &mut self.average)?;
+        let factor = config.schedule.factor(step, config.steps);
+        self.statistics
+            .set_learning_rate(config.learning_rate * factor);
+        self.statistics.step(&loss.backward()?)?;
+        (self.steps, self.bound) = (step + 1, Some(bound));
+        Ok(())
     }
-    Ok(statistics)
-}
 
-/// The bound on pairs from a stream of their own: none of them was trained on.
-pub(crate) fn held_out_bound(
-    statistics: &mut StatisticsTrainer,
-    source: &mut dyn PairSource,
-    config: &EntropyConfig,
-    seeds: &Seeds,
-) -> Result<InformationEstimate> {
-    let mut rng = seeds.at(Position { epoch: 1, step: 0 });
-    let (mut matched, mut mismatched) = (Vec::new(), Vec::new());
-    while matched.len() < config.held_out {
-        let count = (config.held_out - matched.len()).min(HELD_OUT_CHUNK);
-        let pairs = source.draw(&mut rng, count)?;
-        let scores = statistics.score_pairs(&pairs.noise, &pairs.fresh_noise, &pairs.triggers)?;
-        matched.extend(scores.matched.to_vec1::<f32>()?);
-        mismatched.extend(scores.mismatched.to_vec1::<f32>()?);
+    /// The bound on pairs from a stream of their own: none of them was trained on.
+    pub(crate) fn held_out_bound(
+        &mut self,
+        source: &mut dyn PairSource,
+    ) -> Result<InformationEstimate> {
+        let mut rng = self.seeds.at(Position { epoch: 1, step: 0 });
+        let held_out = self.config.held_out;
+        let (mut matched, mut mismatched) = (Vec::new(), Vec::new());
+        while matched.len() < held_out {
+            let count = (held_out - matched.len()).min(HELD_OUT_CHUNK);
+            let pairs = source.draw(&mut rng, count)?;
+            let scores =
+                self.statistics
+                    .score_pairs(&pairs.noise, &pairs.fresh_noise, &pairs.triggers)?;
+            matched.extend(scores.matched.to_vec1::<f32>()?);
+            mismatched.extend(scores.mismatched.to_vec1::<f32>()?);
+        }
+        Ok(bound_with_error(&matched, &mismatched))
     }
-    Ok(bound_with_error(&matched, &mismatched))
+
+    /// Network and optimizer, and the moving average.
+    pub(crate) fn state(&self) -> Result<([NamedTensors; 2], Option<f64>)> {
+        Ok((self.statistics.state()?, self.average.value()))
+    }
+
+    /// Goes on after `steps` steps from a state of [`InformationFit::state`].
+    pub(crate) fn load_state(
+        &mut self,
+        steps: usize,
+        tensors: [&NamedTensors; 2],
+        average: Option<f64>,
+    ) -> Result<()> {
+        self.statistics.load_state(tensors)?;
+        self.average = self.average.resumed(average);
+        (self.steps, self.bound) = (steps, None);
+        Ok(())
+    }
 }
 
 /// The Donsker–Varadhan bound and its standard error: that of the mean of each pair's influence,
@@ -361,7 +424,7 @@ mod tests {
         let matched = Var::new(&[2f32, 0.0], &Device::Cpu).unwrap();
         let mismatched = Var::new(&[0f32, 3f32.ln()], &Device::Cpu).unwrap();
         // This batch's mean is 2; the average comes from 6 to 5.
-        let mut average = MovingAverage::resumed(0.25, Some(6.0));
+        let mut average = MovingAverage::new(0.25).resumed(Some(6.0));
         let (loss, bound) = statistics_loss(&matched, &mismatched, &mut average).unwrap();
         assert_abs_diff_eq!(average.value().unwrap(), 5.0, epsilon = 1e-6);
         assert_abs_diff_eq!(bound, 1.0 - 2f64.ln(), epsilon = 1e-6);

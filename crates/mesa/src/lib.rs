@@ -12,7 +12,7 @@
 //! | choose settings | [`MesaConfig::paper`], [`Hinge`], [`EntropyConfig`] |
 //! | fit one threshold, stop, resume | [`SubModelFit`] |
 //! | draw triggers, save and load | [`SubModel`] |
-//! | measure how widely it spreads | [`entropy_of`]; in few dimensions [`nearest_neighbor_entropy`] |
+//! | measure how widely it spreads | [`entropy_of`], [`EntropyMeasurement`] to stop and resume; in few dimensions [`nearest_neighbor_entropy`] |
 //! | measure information between anything | [`measure_information`], [`PairSource`] |
 //! | weigh and mix | [`mixture_weights`], [`Staircase`] |
 //! | look at the parts | [`hinge_loss`], [`mutual_information`], [`statistics_loss`] |
@@ -27,19 +27,20 @@ mod fit;
 mod information;
 mod nearest_neighbor;
 mod objective;
+mod saved;
 mod staircase;
 mod sub_model;
 mod testing;
 
 pub use config::{EntropyConfig, Hinge, MesaConfig};
-pub use entropy::{EntropyEstimate, entropy_of};
+pub use entropy::{EntropyEstimate, EntropyMeasurement, entropy_of};
 pub use error::{Error, Result};
 pub use fit::{StepReport, SubModelFit};
 pub use information::{
     InformationEstimate, MovingAverage, PairSource, Pairs, measure_information, mutual_information,
     statistics_loss,
 };
-pub use mesa_models::{BoxError, PerceptronConfig, Position, Processor, Seeds, Status};
+pub use mesa_models::{BoxError, PerceptronConfig, Position, Processor, Schedule, Seeds, Status};
 pub use nearest_neighbor::{NearestNeighborEntropy, nearest_neighbor_entropy};
 pub use objective::{HingeLoss, hinge_loss};
 pub use staircase::{MixtureWeights, Staircase, mixture_weights};

@@ -6,7 +6,7 @@ mod one_thread;
 use candle::{Device, Tensor};
 use mesa::{
     EntropyConfig, InformationEstimate, PairSource, Pairs, PerceptronConfig, Processor, RngCore,
-    Seeds, measure_information,
+    Schedule, Seeds, measure_information,
 };
 use one_thread::in_one_thread;
 use rand::Rng;
@@ -59,6 +59,7 @@ fn measured(mut joint: Joint) -> InformationEstimate {
         steps: 1500,
         batch_size: 256,
         learning_rate: 2e-3,
+        schedule: Schedule::Cosine,
         held_out: 16_384,
     };
     let seeds = Seeds::new(0, "information");
@@ -128,4 +129,63 @@ fn a_number_plus_noise_has_the_information_of_its_smeared_density() {
         let truth = smeared_uniform_entropy(f64::from(std)) - noise;
         assert_tight(measured(Joint::Additive(std)), truth);
     }
+}
+
+#[test]
+fn the_schedule_moves_the_step_length() {
+    let found = |learning_rate, schedule| {
+        let config = EntropyConfig {
+            steps: 1,
+            batch_size: 32,
+            learning_rate,
+            schedule,
+            held_out: 64,
+        };
+        let mut joint = Joint::Gaussian(0.5);
+        let seeds = Seeds::new(0, "schedule");
+        measure_information(&Processor::Cpu, &mut joint, &config, &seeds).unwrap()
+    };
+    // A single step lies in the middle of the cosine.
+    let whole = found(1e-2, Schedule::Cosine);
+    assert_eq!(whole, found(5e-3, Schedule::Constant));
+    assert_ne!(whole, found(1e-2, Schedule::Constant));
+}
+
+/// Where the step length stays as it is, the last steps decide what the bound comes to.
+#[test]
+fn seeds_agree_where_the_step_length_goes_down_to_zero() {
+    if !in_one_thread("seeds_agree_where_the_step_length_goes_down_to_zero") {
+        return;
+    }
+    let bounds = |schedule| -> Vec<f64> {
+        let bound = |seed| {
+            let config = EntropyConfig {
+                steps: 300,
+                learning_rate: 2e-2,
+                schedule,
+                held_out: 4096,
+                ..EntropyConfig::standard()
+            };
+            let mut joint = Joint::Additive(0.02);
+            let seeds = Seeds::new(seed, "agree");
+            let found = measure_information(&Processor::Cpu, &mut joint, &config, &seeds);
+            found.unwrap().nats
+        };
+        (0..4).map(bound).collect()
+    };
+    let ends = |bounds: &[f64]| {
+        let low = bounds.iter().copied().fold(f64::INFINITY, f64::min);
+        (
+            low,
+            bounds.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        )
+    };
+    let (constant, cosine) = (bounds(Schedule::Constant), bounds(Schedule::Cosine));
+    println!("one step length {constant:?}, down to zero {cosine:?}");
+    let ((lowest, highest), (low, high)) = (ends(&constant), ends(&cosine));
+    assert!(
+        high - low < 0.5 * (highest - lowest),
+        "{cosine:?} of {constant:?}"
+    );
+    assert!(low > lowest + 0.1, "{cosine:?} of {constant:?}");
 }

@@ -14,7 +14,7 @@ mod one_thread;
 use compare::{coverage, energy_distance, uniform_coverage};
 use fits::{BETAS, Measured, SAMPLES, STATISTICS_STEPS, bound, config, fit, measure};
 use known::{CELLS, Known, Shape};
-use mesa::{Seeds, mixture_weights};
+use mesa::{Schedule, Seeds, mixture_weights};
 use one_thread::in_one_thread;
 
 fn known(shape: Shape, dim: usize, steps: usize) -> Known {
@@ -210,7 +210,7 @@ fn the_bound_stays_below_the_entropy_of_noisy_samples() {
     let known = known(Shape::Box, 2, 300);
     let sub_model = fit(known, 0.8, config(&known, STATISTICS_STEPS), 0).unwrap();
     let measured = measure(&known, &sub_model, 0).unwrap();
-    let (nats, se) = bound(&sub_model, 0).unwrap();
+    let (nats, se) = bound(&sub_model, 0, Schedule::Cosine).unwrap();
     let neighbors = measured.noisy_entropy;
     // It is a bound, and not an empty one: of the noise alone it would be −4.99.
     assert!(nats < neighbors + 3.0 * se, "{nats} of {neighbors}");

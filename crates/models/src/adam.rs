@@ -97,6 +97,11 @@ impl Adam {
         })
     }
 
+    /// Sets the step length from the next step on.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.config.learning_rate = learning_rate;
+    }
+
     /// Moves every variable that has a gradient, given by the variable's name.
     ///
     /// # Errors

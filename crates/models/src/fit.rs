@@ -35,6 +35,30 @@ pub enum Schedule {
     },
 }
 
+impl Schedule {
+    /// What the largest learning rate is multiplied by in step `step` of `total`, counted from 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use mesa_models::Schedule;
+    ///
+    /// assert_eq!(Schedule::Constant.factor(7, 10), 1.0);
+    /// assert!(Schedule::Cosine.factor(0, 10) > 0.99);
+    /// assert!(Schedule::Cosine.factor(9, 10) < 0.01);
+    /// ```
+    pub fn factor(&self, step: usize, total: usize) -> f64 {
+        let cosine = |t: f64| 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
+        let done = (step as f64 + 0.5) / total as f64;
+        match *self {
+            Self::Constant => 1.0,
+            Self::Cosine => cosine(done),
+            Self::OneCycle { warmup } if done < warmup => done / warmup,
+            Self::OneCycle { warmup } => cosine((done - warmup) / (1.0 - warmup)),
+        }
+    }
+}
+
 /// Hyper-parameters of a training run with SGD.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,15 +147,7 @@ impl TrainingConfig {
 
     /// The learning rate of step `step` of `total`.
     fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
-        let cosine = |t: f64| 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
-        let done = (step as f64 + 0.5) / total as f64;
-        self.learning_rate
-            * match self.schedule {
-                Schedule::Constant => 1.0,
-                Schedule::Cosine => cosine(done),
-                Schedule::OneCycle { warmup } if done < warmup => done / warmup,
-                Schedule::OneCycle { warmup } => cosine((done - warmup) / (1.0 - warmup)),
-            }
+        self.learning_rate * self.schedule.factor(step, total)
     }
 }
 

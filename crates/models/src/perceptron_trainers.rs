@@ -261,6 +261,15 @@ impl StatisticsTrainer {
         }
     }
 
+    /// Sets the optimizer's step length from the next step on.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) {
+        match &mut self.on {
+            StatisticsOn::Cpu { adam, .. } => adam.set_learning_rate(learning_rate),
+            #[cfg(feature = "cuda")]
+            StatisticsOn::Cuda(statistics) => statistics.set_learning_rate(learning_rate),
+        }
+    }
+
     /// One step of the optimizer, down an objective made of the last pairs' scores.
     ///
     /// # Errors

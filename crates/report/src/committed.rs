@@ -237,6 +237,10 @@ mod tests {
         let root = repository(&[]);
         let folder = root.path().join("docs/records");
         write_json(&folder.join("gpu/gpu.json"), &made_up::gpu()).unwrap();
+        let mut tiny = made_up::gpu();
+        (tiny.quick, tiny.made) = (true, "2026-03-01T12:00:00Z".to_owned());
+        tiny.check.as_mut().unwrap().comparisons = 5;
+        write_json(&folder.join("gpu-2/gpu.json"), &tiny).unwrap();
         let files = files_of(&root);
         let page = text(&files, "performance.md");
         assert!(page.contains("147 comparisons, all within"), "{page}");

@@ -31,7 +31,7 @@ pub(crate) fn time_words(run: &Summary) -> String {
         None => seconds(run.wall_s),
         Some(AtOnce { workers, elapsed_s }) => {
             format!(
-                "{} by the clock, {workers} networks at once",
+                "{} by the clock, up to {workers} networks at once",
                 seconds(elapsed_s)
             )
         }

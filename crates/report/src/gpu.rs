@@ -7,7 +7,7 @@ use mesa_record::{GpuRecord, Summary};
 
 use crate::Table;
 use crate::format::percent;
-use crate::gpu_bars::{NOTHING, bars, check_words, ratios};
+use crate::gpu_bars::{NOTHING, bars, check_words, measured, ratios};
 use crate::gpu_measured::{comparisons, convolutions, layers, rates, steps};
 
 /// What the record of a GPU is called in its folder.
@@ -103,18 +103,12 @@ pub fn gpu_all_table(parts: &GpuAllParts<'_>) -> Table {
     table
 }
 
-/// Those that are no records of tiny sizes.
-fn of_full_size(records: &[GpuRecord]) -> Vec<GpuRecord> {
-    let full = records.iter().filter(|record| !record.quick);
-    full.cloned().collect()
-}
-
 /// The block of `docs/performance.md`, of records the newest of which comes first. The committed runs
 /// say how long the paper's evaluation takes.
 pub(crate) fn gpu_block(records: &[GpuRecord], runs: &[&Summary]) -> String {
-    let records = of_full_size(records);
-    let mut text = bars(&records, runs).to_markdown();
-    let Some(record) = records.first() else {
+    let mut text = bars(records, runs).to_markdown();
+    let measured = measured(records);
+    let Some((record, earlier)) = measured.split_first() else {
         return text;
     };
     let _ = write!(
@@ -125,18 +119,18 @@ pub(crate) fn gpu_block(records: &[GpuRecord], runs: &[&Summary]) -> String {
         record.batch_size,
         record.made
     );
-    for earlier in &records[1..] {
+    for record in earlier {
         let _ = write!(
             text,
-            "\nBefore that, beside PyTorch: {}; made {}.\n",
-            gpu_words(earlier),
-            earlier.made
+            "\nBefore, of which the rows beside PyTorch are shown: {}; made {}.\n",
+            gpu_words(record),
+            record.made
         );
     }
     for table in [
         rates(record),
         steps(record),
-        comparisons(&records),
+        comparisons(records),
         convolutions(record),
         layers(record),
     ] {
@@ -149,28 +143,31 @@ pub(crate) fn gpu_block(records: &[GpuRecord], runs: &[&Summary]) -> String {
 
 /// README's table: steps beside PyTorch's.
 pub(crate) fn readme_block(records: &[GpuRecord]) -> Option<String> {
-    let records = of_full_size(records);
-    let record = records.first()?;
-    let table = comparisons(&records);
-    let peer = record.peer.as_deref()?;
+    let table = comparisons(records);
+    let measured = measured(records);
+    let record = measured.first()?;
     (!table.rows.is_empty()).then(|| {
-        format!(
+        let mut text = format!(
             "On a GPU, beside PyTorch there: bf16, channels last, width {}, batch of {}, ours \
              deterministic; `reduce-overhead` is PyTorch with CUDA graphs, a MESA step the classifier's part \
-             of it on both sides.\n\n{}\n{}; {peer}; {}\n",
+             of it on both sides. What is not started as a graph waits for its host, which differs from \
+             machine to machine.\n\n{}",
             record.width,
             record.batch_size,
             table.to_markdown(),
-            record.machine.device,
-            record.program,
-        )
+        );
+        for record in measured {
+            let peer = record.peer.as_deref().unwrap_or("no PyTorch");
+            let (device, program) = (&record.machine.device, &record.program);
+            let _ = write!(text, "\n{}: {device}; {peer}; {program}\n", record.made);
+        }
+        text
     })
 }
 
 /// The same in the report, after what the project set itself.
 pub(crate) fn page_tables(records: &[GpuRecord], runs: &[&Summary]) -> Vec<Table> {
-    let records = of_full_size(records);
-    let mut tables = vec![bars(&records, runs), comparisons(&records)];
+    let mut tables = vec![bars(records, runs), comparisons(records)];
     tables.retain(|table| !table.rows.is_empty());
     tables
 }
@@ -210,17 +207,42 @@ mod tests {
     }
 
     #[test]
-    fn several_machines_give_a_range() {
+    fn records_stand_side_by_side() {
         let (mut newest, earlier) = (record(), record());
         newest.made = "2026-02-01T12:00:00Z".to_owned();
         newest.comparisons[0].ratio = 4.9;
         newest.comparisons[2].failed = Some("not ready after 35 s".to_owned());
-        let block = gpu_block(&[newest, earlier], &[]);
-        assert!(block.contains("| 2.50 to 4.90 |"), "{block}");
-        let compiled = "not measured: not ready after 35 s (compile), 1.50 (reduce-overhead)";
-        assert!(block.contains(compiled), "{block}");
-        assert!(block.contains("| 2026-01-31T12:00:00Z |"), "{block}");
-        assert!(block.contains("Before that, beside PyTorch: G"), "{block}");
+        let records = [newest, earlier];
+        let block = gpu_block(&records, &[]);
+        for part in [
+            "| 4.90; before 2.50 |",
+            "| not measured: not ready after 35 s (compile), not measured: not ready after 35 s; \
+             before 1.50 (reduce-overhead) |",
+            "| 2026-01-31T12:00:00Z |",
+            "Before, of which the rows beside PyTorch are shown: G",
+        ] {
+            assert!(block.contains(part), "{part} in {block}");
+        }
+        let [newest, earlier] = records;
+        // One that was only checked since says nothing of speed.
+        let mut checked = GpuRecord {
+            check: earlier.check.clone(),
+            ..GpuRecord::default()
+        };
+        checked.check.as_mut().unwrap().comparisons = 400;
+        let with_check = gpu_block(&[checked.clone(), newest.clone(), earlier.clone()], &[]);
+        assert_eq!(
+            with_check,
+            block.replace("147 comparisons", "400 comparisons")
+        );
+        let readme = readme_block(&[newest.clone(), earlier.clone()]);
+        assert!(
+            readme
+                .as_ref()
+                .unwrap()
+                .contains("2026-02-01T12:00:00Z: G; PyTorch 2")
+        );
+        assert_eq!(readme_block(&[checked, newest, earlier]), readme);
     }
 
     #[test]
@@ -257,7 +279,6 @@ mod tests {
             quick: true,
             ..record()
         };
-        assert_eq!(gpu_block(slice::from_ref(&tiny), &[]), block);
         assert!(gpu_tables(&tiny).contains("say nothing"));
     }
 

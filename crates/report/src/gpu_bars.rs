@@ -17,7 +17,9 @@ pub(crate) const NOTHING: &str = "not measured yet";
 /// Each figure that the project set itself, and what was reached: by the newest record, which comes
 /// first, and beside PyTorch by all of them.
 pub(crate) fn bars(records: &[GpuRecord], runs: &[&Summary]) -> Table {
-    let (record, sweep) = (records.first(), sweep(runs));
+    // A record may have been checked only, or measured only.
+    let checked = records.iter().find_map(|record| record.check.as_ref());
+    let (record, sweep) = (measured(records).first().copied(), sweep(runs));
     let columns = ["figure", "bar", "reached"];
     let mut table = Table::new("What was to be reached".to_owned(), &columns);
     let mut add = |figure: &str, bar: &str, reached: Option<String>| {
@@ -33,9 +35,7 @@ pub(crate) fn bars(records: &[GpuRecord], runs: &[&Summary]) -> Table {
     add(
         "every kernel and whole steps against the CPU (`mesa gpu check`)",
         "the tolerances it prints",
-        record
-            .and_then(|record| record.check.as_ref())
-            .map(check_words),
+        checked.map(check_words),
     );
     add(
         &format!("training step, {size}, against PyTorch eager, bf16, channels last"),
@@ -77,6 +77,12 @@ pub(crate) fn bars(records: &[GpuRecord], runs: &[&Summary]) -> Table {
     table
 }
 
+/// Those that steps were measured for, the newest first.
+pub(crate) fn measured(records: &[GpuRecord]) -> Vec<&GpuRecord> {
+    let with_steps = |record: &&GpuRecord| !record.steps.is_empty();
+    records.iter().filter(with_steps).collect()
+}
+
 /// The paper's evaluation as a GPU ran it, all of it or a part.
 fn sweep<'a>(runs: &[&'a Summary]) -> Option<&'a Summary> {
     let on_gpu =
@@ -109,8 +115,8 @@ pub(crate) fn check_words(check: &GpuCheck) -> String {
     }
 }
 
-/// The ratios of a step to PyTorch's in several variants, lowest and highest where several records
-/// have one; why there is none, where there is none.
+/// The ratios of a step to PyTorch's in several variants: of the newest record, which comes first, and
+/// of those before; why there is none, where there is none.
 pub(crate) fn ratios(records: &[GpuRecord], work: &str, variants: &[&str]) -> Option<String> {
     let of_variant = |variant: &str| {
         let rows: Vec<&GpuComparison> = records
@@ -125,30 +131,30 @@ pub(crate) fn ratios(records: &[GpuRecord], work: &str, variants: &[&str]) -> Op
         .filter_map(|variant| Some((variant, of_variant(variant)?)))
         .collect();
     let (_, first) = found.first()?;
-    // One reason for all of them is told once.
-    if found.len() == 1 || (first.is_err() && found.iter().all(|(_, words)| words == first)) {
-        let words = first.as_ref();
-        return Some(words.map_or_else(|reason| failed_words(reason), String::clone));
+    // What is the same for all of them, a reason, is told once.
+    if found.iter().all(|(_, words)| words == first) {
+        return Some(first.clone());
     }
-    let each = found.iter().map(|(variant, words)| match words {
-        Ok(ratio) => format!("{ratio} ({variant})"),
-        Err(reason) => format!("not measured: {reason} ({variant})"),
-    });
+    let each = found
+        .iter()
+        .map(|(variant, words)| format!("{words} ({variant})"));
     Some(each.collect::<Vec<_>>().join(", "))
 }
 
-/// The range of the ratios of one way, or why the newest has none.
-fn reached(rows: &[&GpuComparison]) -> Option<Result<String, String>> {
-    let measured = rows.iter().filter(|row| row.failed.is_none());
-    let range = measured.fold(None, |range: Option<(f64, f64)>, row| {
-        let (low, high) = range.unwrap_or((row.ratio, row.ratio));
-        Some((low.min(row.ratio), high.max(row.ratio)))
-    });
-    Some(match range {
-        None => Err(rows.first()?.failed.clone()?),
-        Some((low, high)) if low.to_bits() == high.to_bits() => Ok(format!("{low:.2}")),
-        Some((low, high)) => Ok(format!("{low:.2} to {high:.2}")),
-    })
+/// What the newest of one way's rows found, and what those before did.
+fn reached(rows: &[&GpuComparison]) -> Option<String> {
+    let (newest, earlier) = rows.split_first()?;
+    let words = |row: &GpuComparison| match &row.failed {
+        Some(reason) => failed_words(reason),
+        None => format!("{:.2}", row.ratio),
+    };
+    let mut text = words(newest);
+    let measured = earlier.iter().filter(|row| row.failed.is_none());
+    let before: Vec<String> = measured.map(|row| words(row)).collect();
+    if !before.is_empty() {
+        let _ = write!(text, "; before {}", before.join(", "));
+    }
+    Some(text)
 }
 
 fn step<'a>(record: &'a GpuRecord, work: &str, deterministic: bool) -> Option<&'a GpuRow> {

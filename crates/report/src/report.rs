@@ -225,7 +225,7 @@ pub(crate) fn notes(summary: &Summary) -> Vec<String> {
     notes.push("ASR and regained: of stamped images that are not of the target class".to_owned());
     if let Some(at_once) = summary.at_once {
         notes.push(format!(
-            "{} networks shared the machine: times of single steps are longer than of one alone",
+            "up to {} networks shared the machine: times of single steps are longer than of one alone",
             at_once.workers
         ));
     }

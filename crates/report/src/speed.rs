@@ -53,13 +53,14 @@ pub(crate) fn read_records(root: &Path) -> Result<Records> {
     })
 }
 
-/// What was measured on GPUs and where that lies, the newest first.
+/// What was measured on GPUs and where that lies, the newest first; tiny sizes say nothing.
 fn gpu_records(root: &Path) -> Result<Vec<(String, GpuRecord)>> {
     let docs = root.join("docs");
     let mut found = below(&docs.join("records"), gpu::RECORD)?
         .iter()
         .map(|path| Ok((way(&docs, path), read_json(path)?)))
         .collect::<Result<Vec<(String, GpuRecord)>>>()?;
+    found.retain(|(_, record)| !record.quick);
     found.sort_by(|(_, one), (_, other)| other.made.cmp(&one.made));
     Ok(found)
 }

@@ -4,16 +4,16 @@ use std::iter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use mesa::{EntropyConfig, EntropyEstimate, Staircase, SubModel, entropy_of, mixture_weights};
+use mesa::{EntropyConfig, EntropyEstimate, Staircase, SubModel, mixture_weights};
 use mesa_datasets::Trigger;
 use mesa_defense::{DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
-use mesa_models::{Network, Processor, Seeds, save_network};
+use mesa_models::{Network, Processor, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
 use serde_json::json;
 
 use super::WHOLE_IMAGE;
-use crate::args::{Control, Defend};
+use crate::args::{Control, Defend, SaveEvery};
 use crate::chosen_trigger::ChosenTrigger;
 use crate::computer::Computer;
 use crate::config::ExperimentConfig;
@@ -251,11 +251,14 @@ fn weigh(
     config: &EntropyConfig,
     seed: u64,
 ) -> Result<Vec<f64>> {
-    let seeds = Seeds::new(seed, "entropy");
     let found = sub_models
         .iter()
-        .map(|sub_model| entropy_of(processor, sub_model, config, &seeds))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|sub_model| {
+            let label = format!("entropy-{}", sub_model.info().beta);
+            let mut watch = Watch::new(&label, None, SaveEvery::Epoch);
+            stages::entropy(processor, sub_model, config, seed, &mut watch)
+        })
+        .collect::<Result<Vec<_>>>()?;
     let entropies: Vec<(f64, f64)> = found
         .iter()
         .map(|found| (found.entropy_nats, found.information_se))

@@ -1,7 +1,7 @@
 //! What every step of a run depends on, known before anything is computed.
 
 use mesa_datasets::TriggerId;
-use mesa_models::ENGINE_VERSION;
+use mesa_models::{ENGINE_VERSION, Schedule};
 use mesa_record::{Key, Row, Step};
 use serde_json::{Value, json};
 
@@ -128,7 +128,13 @@ impl Steps {
 
     /// The measurement of one sub-model's entropy.
     pub(crate) fn entropy(&self, chain: Chain, beta: f64) -> Step {
-        let config = json!({"entropy": self.config.entropy, "seed": chain.seed});
+        let mut entropy = json!(self.config.entropy);
+        // Measured before there was a choice: the same figures.
+        if self.config.entropy.schedule == Schedule::Constant {
+            let fields = entropy.as_object_mut();
+            fields.and_then(|fields| fields.remove("schedule"));
+        }
+        let config = json!({"entropy": entropy, "seed": chain.seed});
         self.step("entropy", config)
             .after("fit", &self.fit(chain, beta).key())
     }
@@ -386,6 +392,17 @@ mod tests {
             key(&before, "ensemble:weighted"),
             key(&entropy, "ensemble:weighted")
         );
+
+        let cosine = steps(|config| config.entropy.schedule = Schedule::Cosine);
+        assert_ne!(
+            key(&before, "ensemble:weighted"),
+            key(&cosine, "ensemble:weighted")
+        );
+        // As it was written before there was a choice.
+        let before_the_choice = json!({"entropy": {
+            "steps": 1000, "batch_size": 256, "learning_rate": 0.001, "held_out": 16384,
+        }, "seed": CHAIN.seed});
+        assert_eq!(before.entropy(CHAIN, 0.9).config, before_the_choice);
 
         let attack = steps(|config| config.backdoor.poison_rate = 0.5);
         for method in ["backdoored", "no-trigger", "mesa:0.5"] {

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use candle::{Device, Tensor};
 use mesa::{
-    EntropyConfig, MesaConfig, Processor, Result, Seeds, SubModel, SubModelFit, entropy_of,
-    mixture_weights, nearest_neighbor_entropy,
+    EntropyConfig, MesaConfig, Processor, Result, Schedule, Seeds, SubModel, SubModelFit,
+    entropy_of, mixture_weights, nearest_neighbor_entropy,
 };
 
 use crate::compare::{coverage, energy_distance};
@@ -82,6 +82,8 @@ pub(crate) struct Staircase {
     pub(crate) measured: Vec<Measured>,
     /// Entropies of the noisy samples by the bound, with their standard errors.
     pub(crate) bounds: Vec<(f64, f64)>,
+    /// The same by statistics networks whose steps stay as long as they are.
+    pub(crate) steady_bounds: Vec<f64>,
     pub(crate) gamma_true: Vec<f64>,
     pub(crate) gamma_neighbors: Vec<f64>,
     pub(crate) gamma_bound: Vec<f64>,
@@ -128,11 +130,16 @@ pub(crate) fn measure(known: &Known, sub_model: &SubModel, seed: u64) -> Result<
     })
 }
 
-/// Entropy of the noisy samples by the mutual-information bound, with its standard error.
-pub(crate) fn bound(sub_model: &SubModel, seed: u64) -> Result<(f64, f64)> {
+/// Entropy of the noisy samples by the mutual-information bound, with its standard error. The steps
+/// that go down to zero start twice as long as those that do not: their mean is the same.
+pub(crate) fn bound(sub_model: &SubModel, seed: u64, schedule: Schedule) -> Result<(f64, f64)> {
     let seeds = Seeds::new(seed, &format!("bound/{}", sub_model.info().beta));
     let config = EntropyConfig {
-        learning_rate: 2e-3,
+        learning_rate: match schedule {
+            Schedule::Constant => 2e-3,
+            _ => 4e-3,
+        },
+        schedule,
         ..EntropyConfig::standard()
     };
     let found = entropy_of(&Processor::Cpu, sub_model, &config, &seeds)?;
@@ -156,8 +163,9 @@ fn noisy(samples: &Tensor, std: f64, rng: &mut impl rand::Rng) -> Result<Tensor>
 }
 
 /// Weighs the sub-models by the closed form, by nearest neighbors, and by the bound.
-pub(crate) fn staircase(known: Known, fits: Vec<(Measured, (f64, f64))>) -> Result<Staircase> {
-    let (measured, bounds): (Vec<_>, Vec<_>) = fits.into_iter().unzip();
+pub(crate) fn staircase(known: Known, fits: Vec<(Measured, [(f64, f64); 2])>) -> Result<Staircase> {
+    let (measured, both): (Vec<_>, Vec<_>) = fits.into_iter().unzip();
+    let bounds: Vec<_> = both.iter().map(|[bound, _]| *bound).collect();
     let betas: Vec<f64> = measured.iter().map(|measured| measured.beta).collect();
     let gamma = |entropy: &dyn Fn(&Measured) -> (f64, f64)| {
         let entropies: Vec<_> = measured.iter().map(entropy).collect();
@@ -168,6 +176,7 @@ pub(crate) fn staircase(known: Known, fits: Vec<(Measured, (f64, f64))>) -> Resu
         gamma_true: gamma(&|measured| (measured.log_volume, 0.0))?,
         gamma_neighbors: gamma(&|measured| measured.entropy)?,
         gamma_bound: mixture_weights(&betas, &bounds)?.gamma,
+        steady_bounds: both.iter().map(|[_, steady]| steady.0).collect(),
         measured,
         bounds,
     })

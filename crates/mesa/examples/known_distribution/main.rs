@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use fits::{BETAS, STATISTICS_STEPS, Staircase, bound, config, fit, measure, staircase};
 use known::{Known, Shape};
+use mesa::Schedule;
 use tables::{Ablation, Machine};
 
 /// Further seeds, for the committed tables.
@@ -103,7 +104,11 @@ fn fit_all(known: &[Known], seed: u64) -> mesa::Result<Vec<Staircase>> {
         .flat_map(|known| BETAS.map(|beta| (*known, beta)));
     let measured = in_parallel(jobs.collect(), |(known, beta)| {
         let sub_model = fit(known, beta, config(&known, STATISTICS_STEPS), seed)?;
-        Ok((measure(&known, &sub_model, seed)?, bound(&sub_model, seed)?))
+        let bounds = [
+            bound(&sub_model, seed, Schedule::Cosine)?,
+            bound(&sub_model, seed, Schedule::Constant)?,
+        ];
+        Ok((measure(&known, &sub_model, seed)?, bounds))
     })?;
     let mut measured = measured.into_iter();
     known

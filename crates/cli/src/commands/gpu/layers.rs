@@ -65,6 +65,7 @@ fn copies(timer: &mut Timer) -> Result<Vec<GpuRow>> {
         Ok((source, mut target)) => timer.rows(vec![Work {
             row,
             once: Box::new(move || Ok(target.copy_from(&source)?)),
+            is_launches: true,
         }]),
         Err(error) => Ok(vec![GpuRow {
             failed: Some(format!("{error:#}")),
@@ -245,6 +246,7 @@ fn tensors_work<'a>(
     Work {
         row: row(layer, images, precision, deterministic, direction),
         once,
+        is_launches: true,
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) fn norms(timer: &mut Timer) -> Result<Vec<GpuRow>> {
         let works = PASSES.map(|pass| Work {
             row: row(&pass, (side, channels), images),
             once: Box::new(move || layer.borrow_mut().run(pass.kind)),
+            is_launches: true,
         });
         rows.extend(timer.rows(works.into())?);
     }

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
-use mesa_record::{GpuRecord, Row, Summary, write_bytes};
+use mesa_record::{GpuRecord, GpuRow, Row, Summary, write_bytes};
 use serde_json::json;
 
 use crate::args::{GpuPack, GpuUnpack};
@@ -20,6 +20,9 @@ const FILES: [&str; 4] = ["summary.json", "curves.csv", "config.toml", "gpu.json
 /// The largest record, and the largest archive once unpacked, in bytes: 51 triggers take a few MB.
 const LARGEST_FILE: u64 = 64 << 20;
 const LARGEST_ARCHIVE: u64 = 512 << 20;
+
+/// Records of one folder, by file.
+type Files = BTreeMap<String, Vec<u8>>;
 
 /// Records by folder and file.
 type Records = BTreeMap<(String, String), Vec<u8>>;
@@ -48,89 +51,123 @@ pub(super) fn unpack(args: &GpuUnpack, json: bool) -> Result<()> {
     let file = fs_err::File::open(&args.archive)?;
     // Everything is read and checked before anything is written.
     let records = read(file).with_context(|| format!("reading {}", args.archive.display()))?;
-    let records = placed(records, &args.into)?;
-    for ((folder, name), bytes) in &records {
-        write_bytes(&args.into.join(folder).join(name), bytes)?;
-    }
-    let names = names(&records);
-    let plain = format!("wrote {} below {}", files(names.len()), args.into.display());
-    output::result(json, &json!({ "unpacked": names }), &plain)
-}
-
-/// The records under the names of folders in which they replace nothing but earlier states of
-/// themselves: `paper-w64` becomes `paper-w64-2` where another sweep lies there.
-fn placed(records: Records, into: &Path) -> Result<Records> {
-    let mut folders: BTreeMap<String, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+    let mut folders: BTreeMap<String, Files> = BTreeMap::new();
     for ((folder, name), bytes) in records {
         folders.entry(folder).or_default().insert(name, bytes);
     }
-    let mut placed = Records::new();
-    for (folder, files) in folders {
-        let mut name = folder.clone();
-        for number in 2.. {
-            // Two of the archive may come to the same name.
-            let is_taken = placed.keys().any(|(other, _)| *other == name);
-            if !is_taken && grows_from(&files, &into.join(&name))? {
-                break;
-            }
-            name = format!("{folder}-{number}");
-        }
-        for (file, bytes) in files {
-            placed.insert((name.clone(), file), bytes);
-        }
-    }
-    Ok(placed)
-}
-
-/// Whether records hold all that the records in a folder do.
-fn grows_from(records: &BTreeMap<String, Vec<u8>>, folder: &Path) -> Result<bool> {
-    for file in FILES {
-        let path = folder.join(file);
-        if !path.is_file() {
+    let (mut names, mut plain) = (Vec::new(), Vec::new());
+    for (folder, records) in folders {
+        let Placed { name, is_older } = place(&folder, &records, &args.into)?;
+        let there = args.into.join(&name);
+        if is_older {
+            plain.push(format!(
+                "{folder}: nothing new, all of it is in {}",
+                there.display()
+            ));
             continue;
         }
-        let before = fs_err::read(&path)?;
-        let Some(bytes) = records.get(file) else {
-            return Ok(false);
-        };
-        let goes_on = match file {
-            "summary.json" => has_all_rows(bytes, &before),
-            "gpu.json" => is_of_the_same(bytes, &before),
-            // They go with the rows.
-            _ => true,
-        };
-        if *bytes != before && !goes_on {
-            return Ok(false);
+        for (file, bytes) in &records {
+            write_bytes(&there.join(file), bytes)?;
+            names.push(format!("{name}/{file}"));
         }
+        let beside = if name == folder {
+            String::new()
+        } else {
+            format!(", since another run's records are in {folder}")
+        };
+        let count = files(records.len());
+        plain.push(format!(
+            "{folder}: wrote {count} to {}{beside}",
+            there.display()
+        ));
     }
-    Ok(true)
+    output::result(json, &json!({ "unpacked": names }), &plain.join("\n"))
 }
 
-/// Whether a run has itself computed every row that an earlier state of it had.
+/// Where the records of one folder go.
+#[derive(Debug, PartialEq, Eq)]
+struct Placed {
+    name: String,
+    /// What is there already holds all of it, and is left as it is.
+    is_older: bool,
+}
+
+/// A folder in which records replace nothing but an earlier state of themselves: `paper-w64-2` where
+/// another sweep lies in `paper-w64`.
+fn place(folder: &str, files: &Files, into: &Path) -> Result<Placed> {
+    let mut name = folder.to_owned();
+    for number in 2.. {
+        let there = read_folder(&into.join(&name))?;
+        if grows_from(files, &there) {
+            break;
+        }
+        if grows_from(&there, files) {
+            let is_older = true;
+            return Ok(Placed { name, is_older });
+        }
+        name = format!("{folder}-{number}");
+    }
+    let is_older = false;
+    Ok(Placed { name, is_older })
+}
+
+/// The records that a folder has.
+fn read_folder(folder: &Path) -> Result<Files> {
+    let paths = FILES.map(|file| (file, folder.join(file)));
+    let there = paths.into_iter().filter(|(_, path)| path.is_file());
+    there
+        .map(|(file, path)| Ok((file.to_owned(), fs_err::read(&path)?)))
+        .collect()
+}
+
+/// Whether records hold all that others do: whatever they measured, or the very bytes.
+fn grows_from(records: &Files, before: &Files) -> bool {
+    let goes_on = |(file, before): (&String, &Vec<u8>)| {
+        let Some(bytes) = records.get(file) else {
+            return false;
+        };
+        bytes == before
+            || match file.as_str() {
+                "summary.json" => has_all_rows(bytes, before),
+                "gpu.json" => has_all_parts(bytes, before),
+                // They tell of the rows, where there are any.
+                _ => records.contains_key("summary.json"),
+            }
+    };
+    let rows = "summary.json";
+    before.iter().all(goes_on)
+        && (before.is_empty() || before.contains_key(rows) || !records.contains_key(rows))
+}
+
+/// Whether a run is a later state of another: it has itself computed every row that the other had, and
+/// has the same figures of it.
 fn has_all_rows(run: &[u8], earlier: &[u8]) -> bool {
     let parsed = |bytes| serde_json::from_slice::<Summary>(bytes);
     let (Ok(run), Ok(earlier)) = (parsed(run), parsed(earlier)) else {
         return false;
     };
-    let same = |one: &Row, other: &Row| {
-        let place = |row: &Row| (row.seed, row.repeat, row.key.clone());
-        (&one.trigger, &one.method, place(one)) == (&other.trigger, &other.method, place(other))
-    };
+    let kind = |run: &Summary| (run.preset.clone(), run.data.clone(), run.device.clone());
     let own = |row: &&Row| !row.committed;
-    earlier
-        .rows
-        .iter()
-        .filter(own)
-        .all(|before| run.rows.iter().filter(own).any(|row| same(row, before)))
+    let mut before = earlier.rows.iter().filter(own).peekable();
+    // Keys are of settings: the same sweep begun anew elsewhere has them as well, and other times.
+    kind(&run) == kind(&earlier)
+        && before.peek().is_some()
+        && before.all(|before| run.rows.iter().filter(own).any(|row| row == before))
 }
 
-/// Whether two records are of the same program on the same machine.
-fn is_of_the_same(record: &[u8], earlier: &[u8]) -> bool {
+/// Whether a record has every part of an earlier one as it was.
+fn has_all_parts(record: &[u8], earlier: &[u8]) -> bool {
     let parsed = |bytes| serde_json::from_slice::<GpuRecord>(bytes);
     let (Ok(record), Ok(earlier)) = (parsed(record), parsed(earlier)) else {
         return false;
     };
-    (record.program, record.machine) == (earlier.program, earlier.machine)
+    let kept = |now: &[GpuRow], before: &[GpuRow]| before.is_empty() || now == before;
+    (&record.program, &record.machine) == (&earlier.program, &earlier.machine)
+        && (earlier.check.is_none() || record.check == earlier.check)
+        && kept(&record.rates, &earlier.rates)
+        && kept(&record.layers, &earlier.layers)
+        && kept(&record.steps, &earlier.steps)
+        && (earlier.comparisons.is_empty() || record.comparisons == earlier.comparisons)
 }
 
 fn files(count: usize) -> String {
@@ -316,64 +353,106 @@ mod tests {
         );
     }
 
+    fn row(trigger: u32, asr: f64, committed: bool) -> String {
+        format!(
+            r#"{{"trigger": {trigger}, "seed": 0, "method": "ideal", "asr": {asr}, "wall_s": 1.0,
+            "clean_accuracy": 0.9, "regained_accuracy": 0.9, "committed": {committed}, "key": "k"}}"#
+        )
+    }
+
+    fn summary(rows: &[String]) -> String {
+        let rows = rows.join(",");
+        format!(
+            r#"{{"preset": "paper", "data": "cifar10", "device": "G", "wall_s": 1.0,
+            "peak_rss_mb": null, "rows": [{rows}]}}"#
+        )
+    }
+
+    /// Puts records where they belong, as `unpack` does; the folder's name, none if it had all of them.
+    fn put(file: &str, text: &str, into: &Path) -> Option<String> {
+        let files = Files::from([(file.to_owned(), text.as_bytes().to_vec())]);
+        let placed = place("run", &files, into).unwrap();
+        if placed.is_older {
+            return None;
+        }
+        write_bytes(&into.join(&placed.name).join(file), text.as_bytes()).unwrap();
+        Some(placed.name)
+    }
+
     #[test]
     fn another_sweep_does_not_replace_what_is_there() {
-        let row = |trigger: u32, committed: bool| {
-            format!(
-                r#"{{"trigger": {trigger}, "seed": 0, "method": "ideal", "asr": 0.02, "wall_s": 1.0,
-                "clean_accuracy": 0.9, "regained_accuracy": 0.9, "committed": {committed}}}"#
-            )
-        };
-        let summary = |rows: &[String]| {
-            let rows = rows.join(",");
-            format!(
-                r#"{{"preset": "paper", "data": "cifar10", "device": "G", "wall_s": 1.0,
-                "peak_rss_mb": null, "rows": [{rows}]}}"#
-            )
-        };
-        let of_folder = |text: String| {
-            let key = ("paper-w64".to_owned(), "summary.json".to_owned());
-            Records::from([(key, text.into_bytes())])
-        };
         let root = tempfile::tempdir().unwrap();
-        let unpacked = |text: &str| {
-            let records = placed(of_folder(text.to_owned()), root.path()).unwrap();
-            let ((folder, name), bytes) = records.first_key_value().unwrap();
-            write_bytes(&root.path().join(folder).join(name), bytes).unwrap();
-            folder.clone()
-        };
-        let first = summary(&[row(170, false)]);
-        assert_eq!(unpacked(&first), "paper-w64");
-        assert_eq!(unpacked(&first), "paper-w64");
-        // The same sweep, further on.
-        let further = summary(&[row(170, false), row(16, false)]);
-        assert_eq!(unpacked(&further), "paper-w64");
+        let put = |text: &str| put("summary.json", text, root.path());
+        let own = |trigger| row(trigger, 0.02, false);
+        let known = |trigger| row(trigger, 0.02, true);
+        let first = summary(&[own(170)]);
+        assert_eq!(put(&first).unwrap(), "run");
+        assert_eq!(put(&first).unwrap(), "run");
+        // The same sweep, further on; then its earlier state again.
+        let further = summary(&[own(170), own(16)]);
+        assert_eq!(put(&further).unwrap(), "run");
+        assert_eq!(put(&first), None);
         // Another one, which took the rows that were committed as done.
-        let other = summary(&[row(170, true), row(16, true), row(0, false)]);
-        assert_eq!(unpacked(&other), "paper-w64-2");
-        let other = summary(&[row(170, true), row(16, true), row(0, false), row(1, false)]);
-        assert_eq!(unpacked(&other), "paper-w64-2");
-        assert_eq!(unpacked(&summary(&[row(2, false)])), "paper-w64-3");
-        let kept = fs_err::read_to_string(root.path().join("paper-w64/summary.json")).unwrap();
+        let other = summary(&[known(170), known(16), own(0)]);
+        assert_eq!(put(&other).unwrap(), "run-2");
+        let other = summary(&[known(170), known(16), own(0), own(1)]);
+        assert_eq!(put(&other).unwrap(), "run-2");
+        // The first one, begun anew on another machine: the same keys, other figures.
+        let anew = summary(&[row(170, 0.03, false), own(16)]);
+        assert_eq!(put(&anew).unwrap(), "run-3");
+        // Rows of others alone.
+        let none_own = summary(&[known(170)]);
+        assert_eq!(put(&none_own).unwrap(), "run-4");
+        assert_eq!(put(&summary(&[own(5)])).unwrap(), "run-5");
+        let kept = fs_err::read_to_string(root.path().join("run/summary.json")).unwrap();
         assert_eq!(kept, further);
     }
 
     #[test]
-    fn a_measurement_replaces_only_one_of_its_program_and_machine() {
-        let record = |program: &str, made: &str| GpuRecord {
-            program: program.to_owned(),
-            made: made.to_owned(),
+    fn a_measurement_replaces_only_an_earlier_state_of_itself() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |record: &GpuRecord| {
+            let text = serde_json::to_string(record).unwrap();
+            put("gpu.json", &text, root.path())
+        };
+        let of = |work: &str| GpuRow {
+            work: work.to_owned(),
+            ..GpuRow::default()
+        };
+        let checked = GpuRecord {
+            check: Some(mesa_record::GpuCheck::default()),
             ..GpuRecord::default()
         };
-        let bytes = |record| serde_json::to_vec(&record).unwrap();
+        let measured = GpuRecord {
+            steps: vec![of("one")],
+            ..checked.clone()
+        };
+        assert_eq!(put(&checked).unwrap(), "run");
+        assert_eq!(put(&measured).unwrap(), "run");
+        assert_eq!(put(&checked), None);
+        // The same program on another card of the same name.
+        let elsewhere = GpuRecord {
+            steps: vec![of("another")],
+            ..checked
+        };
+        assert_eq!(put(&elsewhere).unwrap(), "run-2");
+        let newer = GpuRecord {
+            program: "mesa 2".to_owned(),
+            ..measured
+        };
+        assert_eq!(put(&newer).unwrap(), "run-3");
+    }
+
+    #[test]
+    fn curves_alone_replace_nothing() {
         let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("gpu");
-        let file = "gpu.json".to_owned();
-        write_bytes(&folder.join(&file), &bytes(record("mesa 1", "monday"))).unwrap();
-        let again = BTreeMap::from([(file.clone(), bytes(record("mesa 1", "tuesday")))]);
-        assert!(grows_from(&again, &folder).unwrap());
-        let other = BTreeMap::from([(file, bytes(record("mesa 2", "tuesday")))]);
-        assert!(!grows_from(&other, &folder).unwrap());
+        let put = |file: &str, text: &str| put(file, text, root.path());
+        assert_eq!(put("curves.csv", "a").unwrap(), "run");
+        assert_eq!(put("curves.csv", "b").unwrap(), "run-2");
+        assert_eq!(
+            put("summary.json", &summary(&[row(1, 0.1, false)])).unwrap(),
+            "run-3"
+        );
     }
 
     #[test]

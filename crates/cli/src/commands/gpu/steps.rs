@@ -331,7 +331,11 @@ fn add<'a>(
     row: GpuRow,
 ) {
     match once {
-        Ok(once) => works.push(Work { row, once }),
+        Ok(once) => works.push(Work {
+            row,
+            once,
+            is_launches: false,
+        }),
         Err(error) => rows.push(GpuRow {
             failed: Some(format!("{error:#}")),
             ..row

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use mesa_kernels::cuda::{Convolution, CudaDevice, Place, Precision, Values};
+use mesa_kernels::cuda::{Convolution, CudaDevice, Place, Precision, Replays, Values};
 use mesa_record::{GpuRow, GpuTime};
 
 use super::rounds::{Sample, interleave, repetitions};
@@ -37,6 +37,18 @@ struct Busy {
 pub(super) struct Work<'a> {
     pub(super) row: GpuRow,
     pub(super) once: Box<dyn FnMut() -> Result<()> + 'a>,
+    /// Whether it does nothing but start launches, so that it can be recorded. On the device's
+    /// clock a recording is what a step makes of it; launch by launch the host may be slower than
+    /// the device, however much it is ahead. Steps record themselves.
+    pub(super) is_launches: bool,
+}
+
+/// A work in its turns.
+struct Turn<'a> {
+    work: Work<'a>,
+    /// How often a turn repeats it, once that is known.
+    each: Option<usize>,
+    replays: Replays<()>,
 }
 
 impl Timer {
@@ -64,17 +76,17 @@ impl Timer {
 
     /// The times of every work, taken in turns. What fails has its reason instead.
     pub(super) fn rows(&mut self, works: Vec<Work<'_>>) -> Result<Vec<GpuRow>> {
-        let mut turns: Vec<(Work<'_>, usize)> = works.into_iter().map(|work| (work, 0)).collect();
+        let turn = |work| Turn {
+            work,
+            each: None,
+            replays: Replays::new(1),
+        };
+        let mut turns: Vec<Turn<'_>> = works.into_iter().map(turn).collect();
         let rounds = self.sizes.rounds;
-        let times = interleave(&mut turns, rounds, |(work, each)| {
-            if *each == 0 {
-                *each = self.first(&mut *work.once)?;
-            }
-            self.sample(*each, &mut *work.once)
-        })?;
+        let times = interleave(&mut turns, rounds, |turn| self.sample(turn))?;
         let found = turns.into_iter().zip(times);
         Ok(found
-            .map(|((work, _), time)| with(work.row, time))
+            .map(|(turn, time)| with(turn.work.row, time))
             .collect())
     }
 
@@ -90,7 +102,12 @@ impl Timer {
         Ok(repetitions(takes, self.sizes.turn_s, self.sizes.most))
     }
 
-    fn sample(&mut self, each: usize, once: &mut dyn FnMut() -> Result<()>) -> Result<Sample> {
+    fn sample(&mut self, turn: &mut Turn<'_>) -> Result<Sample> {
+        let each = match turn.each {
+            Some(each) => each,
+            None => *turn.each.insert(self.first(&mut *turn.work.once)?),
+        };
+        let once = &mut *turn.work.once;
         self.device.synchronize()?;
         let started = Instant::now();
         for _ in 0..each {
@@ -100,32 +117,47 @@ impl Timer {
         self.device.synchronize()?;
         let wall = started.elapsed().as_secs_f64();
         let host_s = host / each as f64;
+        let queued = each.min(MOST_QUEUED);
+        let mut all = || (0..queued).try_for_each(|_| once());
+        let device = if turn.work.is_launches {
+            let (device, replays) = (self.device.clone(), &mut turn.replays);
+            // At first it runs as it is, the second time it is recorded.
+            replays.run(&device, (), &mut all)?;
+            replays.run(&device, (), &mut all)?;
+            if let Some(reason) = device
+                .recording_refused()
+                .filter(|_| replays.recorded() == 0)
+            {
+                let work = &turn.work.row.work;
+                tracing::warn!("{work}: its device time may be the host's: {reason}");
+            }
+            let mut recorded = || replays.run(&device, (), &mut all);
+            self.by_its_own_clock(host_s * queued as f64, &mut recorded)?
+        } else {
+            self.by_its_own_clock(host_s * queued as f64, &mut all)?
+        };
         Ok(Sample {
             host: host_s,
             wall: wall / each as f64,
-            device: self.by_its_own_clock(each.min(MOST_QUEUED), host_s, once)?,
+            device: device / queued as f64,
         })
     }
 
-    /// Seconds of one on the device's clock, everything asked for beforehand.
+    /// Seconds on the device's clock, everything asked for beforehand, which takes `host_s`.
     fn by_its_own_clock(
         &mut self,
-        each: usize,
         host_s: f64,
-        once: &mut dyn FnMut() -> Result<()>,
+        work: &mut dyn FnMut() -> Result<()>,
     ) -> Result<f64> {
         // Half as much again as the requests take.
-        let needed = 1.5 * host_s * each as f64;
-        let blocks = repetitions(self.busy.takes, needed, 400);
+        let blocks = repetitions(self.busy.takes, 1.5 * host_s, 400);
         for _ in 0..=blocks.min(self.sizes.most * 8) {
             self.busy.once()?;
         }
         let start = self.device.mark()?;
-        for _ in 0..each {
-            once()?;
-        }
+        work()?;
         let end = self.device.mark()?;
-        Ok(start.until(&end)?.as_secs_f64() / each as f64)
+        Ok(start.until(&end)?.as_secs_f64())
     }
 
     pub(super) fn device(&self) -> &CudaDevice {

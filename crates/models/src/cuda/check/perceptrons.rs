@@ -7,7 +7,7 @@ use crate::cuda::Gpu;
 use crate::network::host_values;
 use crate::{
     AdamConfig, Generator, GeneratorTrainer, NamedTensors, PerceptronConfig, Processor, Result,
-    Sampler, Seeds, StatisticsNetwork, StatisticsTrainer, uniform_noise,
+    Sampler, Schedule, Seeds, StatisticsNetwork, StatisticsTrainer, uniform_noise,
 };
 
 /// Widths that fill no block.
@@ -79,6 +79,9 @@ fn course(on: &Processor, stop: Option<usize>) -> Result<Course> {
         course.trigger_gradients.extend(host_values(&gradient)?);
         let pull = (triggers - 0.3)?;
         generator.step(&(pull + gradient)?)?;
+        // As the measurement of entropy does, also between replays.
+        let factor = Schedule::Cosine.factor(step, STEPS);
+        statistics.set_learning_rate(adam.learning_rate * factor);
         statistics.step(&objective)?;
         if stop == Some(step) {
             let (of_generator, of_statistics) = (generator.state()?, statistics.state()?);

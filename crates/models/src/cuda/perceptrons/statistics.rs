@@ -162,6 +162,11 @@ impl CudaStatistics {
         })
     }
 
+    /// The step length is no part of what is recorded: it holds from the next step on.
+    pub(crate) fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.learned.adam.learning_rate = learning_rate;
+    }
+
     fn write(&mut self, of_scores: &[f32]) -> Result<usize> {
         let rows = self.last.ok_or_else(|| unmade("pairs"))?;
         check_len("the gradient of the scores", of_scores.len(), rows)?;
