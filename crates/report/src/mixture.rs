@@ -90,12 +90,22 @@ pub(crate) fn note(summary: &Summary) -> Option<String> {
                     "γ cannot be read on {} of {} networks, where {why}: {}",
                     unread.len(),
                     mixtures.len(),
-                    unread.join(", ")
+                    at_most(&unread, MOST_NETWORKS)
                 )
             })
         });
     let notes: Vec<String> = notes.collect();
     (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// Some names of a list, and how many more there are.
+fn at_most(names: &[String], most: usize) -> String {
+    let (shown, rest) = names.split_at(names.len().min(most));
+    let shown = shown.join(", ");
+    match rest.len() {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// Estimates of I in nats and their standard errors, by rising β.
@@ -268,6 +278,8 @@ mod tests {
                 .title
                 .contains("means over 13 networks ± standard deviations")
         );
+        let note = note(&many).unwrap();
+        assert!(note.ends_with("170 (seed 11) and 1 more"), "{note}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::{DataArgs, PresetArgs, runs};
 
 /// Seconds that PyTorch may take to compile.
-pub(crate) const COMPILE_S: u16 = 40;
+pub(crate) const COMPILE_S: u16 = 60;
 
 /// Check and measure an NVIDIA GPU; pack what was found on one
 #[derive(Debug, Args)]

@@ -59,6 +59,11 @@ impl<T> Drop for Memory<T> {
     }
 }
 
+/// Bytes of ordinary memory that the driver takes over without waiting for the stream. Where it does
+/// wait, within the call, other threads' calls may have to wait for it: so what is waited for anyway is
+/// waited for before. (What several trainings at once gain by that is not measured yet.)
+const TAKEN_AT_ONCE: usize = 64 << 10;
+
 impl<T: Element> DeviceBuffer<T> {
     /// `len` zeros.
     ///
@@ -113,13 +118,30 @@ impl<T: Element> DeviceBuffer<T> {
     /// # Errors
     ///
     /// [`CudaError::Argument`] for another number of them; [`CudaError::Driver`].
-    #[allow(unsafe_code)]
     pub fn write(&mut self, values: &[T]) -> Result<()> {
         same_len("the number of values to write", values.len(), self.len)?;
+        self.write_first(values)
+    }
+
+    /// Copies `values` to the first places on the device; the others stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for more values than there are places; [`CudaError::Driver`].
+    #[allow(unsafe_code)]
+    pub fn write_first(&mut self, values: &[T]) -> Result<()> {
+        if values.len() > self.len {
+            let expected = format!("at most {}", self.len);
+            let what = "the number of values to write";
+            return Err(CudaError::argument(what, values.len(), expected));
+        }
         if values.is_empty() {
             return Ok(());
         }
         let _turn = self.begin("copying to the GPU")?;
+        if size_of_val(values) > TAKEN_AT_ONCE {
+            self.device.synchronize()?;
+        }
         let stream = self.device.stream().cu_stream();
         // SAFETY: the context is current, there is room for as many values (checked above), and
         // the driver has read values in ordinary memory when the call returns.
@@ -134,6 +156,7 @@ impl<T: Element> DeviceBuffer<T> {
     /// [`CudaError`] for whatever went wrong on the device up to here.
     pub fn read(&self) -> Result<Vec<T>> {
         let _turn = self.begin("copying from the GPU")?;
+        self.device.synchronize()?;
         let copied = self.device.stream().clone_dtoh(self.memory.slice());
         let mut values = self.device.driver(copied, "copying from the GPU")?;
         self.device.synchronize()?;

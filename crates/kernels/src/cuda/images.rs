@@ -127,6 +127,15 @@ impl DeviceTriggers {
         self.pixels.write(pixels)
     }
 
+    /// Other values for the first triggers, of the same size; the others stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for more values than there are.
+    pub fn write_first(&mut self, pixels: &[f32]) -> Result<()> {
+        self.pixels.write_first(pixels)
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.count

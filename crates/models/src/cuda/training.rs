@@ -61,7 +61,7 @@ impl CudaTraining {
         }
         let like = like(recipes)?;
         let len = like.pixels.len() / like.count().max(1);
-        let (plans, mut pixels) = together(recipes);
+        let (plans, pixels) = together(recipes);
         // Always as much room, so that addresses stay the same.
         let room = if len == 0 { 0 } else { STRETCH * batch_size };
         if !self
@@ -75,10 +75,8 @@ impl CudaTraining {
         let Some(triggers) = &mut self.triggers else {
             return Err(nothing("triggers on the device"));
         };
-        if len > 0 {
-            pixels.resize(room * len, 0.0);
-            triggers.on_device.write(&pixels)?;
-        }
+        // Of those before that are left behind these no plan speaks.
+        triggers.on_device.write_first(&pixels)?;
         let limits = PlanLimits {
             images: self.pool.len(),
             size: self.pool.size(),
