@@ -7,7 +7,7 @@ use crate::cuda::algorithm::Precision;
 use crate::cuda::buffer::{DeviceBuffer, Place, Values};
 use crate::cuda::conv::Convolution;
 use crate::cuda::device::CudaDevice;
-use crate::cuda::failure::Result;
+use crate::cuda::failure::{CudaError, Result};
 use crate::cuda::images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers};
 use crate::cuda::optimizer::{Descent, DeviceDescent};
 use crate::cuda::packing::PlanLimits;
@@ -197,6 +197,35 @@ fn plan(
         }),
         ..ImagePlan::plain(image, image)
     }
+}
+
+/// Copies to the device, of a few values and of more than the driver takes without waiting.
+pub(super) fn copies(
+    device: &CudaDevice,
+    precision: Precision,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    let start = noise(13, 40_000);
+    let source = DeviceBuffer::from_slice(device, &start)?;
+    let mut buffer = DeviceBuffer::zeros(device, start.len())?;
+    buffer.copy_from(&source)?;
+    let mut expected = start;
+    for (seed, count) in [(14, 20_000), (15, 300)] {
+        let values = noise(seed, count);
+        buffer.write_first(&values)?;
+        expected[..count].copy_from_slice(&values);
+    }
+    found.push(Comparison::new(
+        "copies to a buffer's first places",
+        precision,
+        &buffer.read()?,
+        &wide(&expected),
+        0.0,
+    ));
+    if buffer.write_first(&noise(0, 40_001)).is_ok() {
+        return Err(CudaError::argument("values to write", 40_001, "refused"));
+    }
+    Ok(())
 }
 
 /// Two steps of gradient descent.

@@ -98,7 +98,8 @@ type Case = fn(&CudaDevice, Precision, &mut Vec<Comparison>) -> Result<()>;
 /// [passed](Comparison::passed), and the others go on.
 #[cfg(feature = "cuda")]
 pub fn check_kernels(device: &CudaDevice) -> Vec<Comparison> {
-    let cases: [(&str, Case); 9] = [
+    let cases: [(&str, Case); 10] = [
+        ("copies", cases::copies),
         ("convolutions", cases::convolutions),
         ("images", cases::images),
         ("head", head_cases::head),
