@@ -89,8 +89,7 @@ pub fn entropy_of(
 pub struct EntropyMeasurement<'a> {
     noisy: NoisyTriggers<'a>,
     fit: InformationFit,
-    /// All that decides its course, in one line.
-    fingerprint: String,
+    sub_model: &'a SubModel,
 }
 
 impl<'a> EntropyMeasurement<'a> {
@@ -121,11 +120,15 @@ impl<'a> EntropyMeasurement<'a> {
         Ok(Self {
             noisy,
             fit: InformationFit::new(processor, info.sizes, config, seeds)?,
-            fingerprint: format!(
-                "{:016x} {info:?} {config:?} {seeds:?}",
-                digest(&sub_model.generator().state()?)?
-            ),
+            sub_model,
         })
+    }
+
+    /// All that decides its course, in one line.
+    fn fingerprint(&self) -> Result<String> {
+        let generator = digest(&self.sub_model.generator().state()?)?;
+        let (info, (config, seeds)) = (self.sub_model.info(), self.fit.settings());
+        Ok(format!("{generator:016x} {info:?} {config:?} {seeds:?}"))
     }
 
     /// Goes on to the last step, or until `observe`, called after every one, breaks.
@@ -178,7 +181,7 @@ impl<'a> EntropyMeasurement<'a> {
             .chain(named_after("statistics_adam", adam))
             .collect();
         let metadata = BTreeMap::from([
-            ("measurement".to_owned(), self.fingerprint.clone()),
+            ("measurement".to_owned(), self.fingerprint()?),
             ("step".to_owned(), self.steps().to_string()),
             ("average".to_owned(), average_entry(average)),
         ]);
@@ -194,12 +197,9 @@ impl<'a> EntropyMeasurement<'a> {
     /// if the file is damaged or none of ours.
     pub fn load_state(&mut self, path: &Path) -> Result<()> {
         let (tensors, metadata) = load_tensors(path)?;
-        let found: String = entry(&metadata, "measurement")?;
-        if found != self.fingerprint {
-            return Err(Error::OtherFit {
-                expected: self.fingerprint.clone(),
-                found,
-            });
+        let (expected, found) = (self.fingerprint()?, entry(&metadata, "measurement")?);
+        if found != expected {
+            return Err(Error::OtherFit { expected, found });
         }
         let average = average_of(entry(&metadata, "average")?);
         let states = [

@@ -251,6 +251,10 @@ impl InformationFit {
         })
     }
 
+    pub(crate) fn settings(&self) -> (&EntropyConfig, &Seeds) {
+        (&self.config, &self.seeds)
+    }
+
     pub(crate) fn steps(&self) -> usize {
         self.steps
     }

@@ -1,7 +1,7 @@
 //! What saved states of fits and measurements have in common.
 
 use candle::Tensor;
-use mesa_models::NamedTensors;
+use mesa_models::{NamedTensors, fnv1a};
 
 use crate::Result;
 
@@ -34,19 +34,14 @@ pub(crate) fn average_of(bits: u64) -> Option<f64> {
     (bits != 0).then_some(f64::from_bits(bits))
 }
 
-/// A number that tells apart what tensors hold (FNV-1a over names and bits).
+/// A number that tells apart what tensors hold.
 pub(crate) fn digest(tensors: &NamedTensors) -> Result<u64> {
-    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
-    let mut take = |bytes: &[u8]| {
-        for byte in bytes {
-            digest = (digest ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    };
+    let mut bytes = Vec::new();
     for (name, tensor) in tensors {
-        take(name.as_bytes());
+        bytes.extend_from_slice(name.as_bytes());
         for value in tensor.flatten_all()?.to_vec1::<f32>()? {
-            take(&value.to_bits().to_le_bytes());
+            bytes.extend_from_slice(&value.to_bits().to_le_bytes());
         }
     }
-    Ok(digest)
+    Ok(fnv1a(&bytes))
 }

@@ -58,7 +58,7 @@ pub use perceptron_trainers::{GeneratorTrainer, Sampler, StatisticsTrainer};
 pub use processor::Processor;
 pub use recipe::{ImagePool, Recipe, Recipes, Triggers};
 pub use resnet::{Depth, ResNetConfig};
-pub use seeds::{Position, Seeds};
+pub use seeds::{Position, Seeds, fnv1a};
 pub use state::NamedTensors;
 pub use status::Status;
 

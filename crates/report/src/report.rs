@@ -9,7 +9,9 @@ use crate::{
     format::{data_words, hardware, memory, percent, percent_or_blank, seconds, time_words},
     means,
     mixture::{self, nats, nats_with_error},
-    rows::{Network, Repeats, methods, named, networks, repeats_note, rows_of, takes},
+    rows::{
+        Network, Repeats, methods, missing_methods, named, networks, repeats_note, rows_of, takes,
+    },
 };
 
 /// What a run measured, as tables with notes below: for one network a row for
@@ -239,13 +241,8 @@ pub(crate) fn notes(summary: &Summary) -> Vec<String> {
 
 /// What a sweep has on some of its networks and not on others, a line for each of the latter.
 pub(crate) fn unfinished(summary: &Summary) -> Vec<String> {
-    let all = methods(summary);
     let of_network = |network: Network<'_>| {
-        let missing: Vec<&str> = all
-            .iter()
-            .copied()
-            .filter(|method| Repeats::of(summary, network, method).is_none())
-            .collect();
+        let missing = missing_methods(summary, network);
         (!missing.is_empty())
             .then(|| format!("{}: not there yet: {}", named(network), missing.join(", ")))
     };

@@ -22,13 +22,16 @@ pub(crate) fn networks(summary: &Summary) -> Vec<Network<'_>> {
 
 /// The networks that every method of the run has a row of: a sweep may have been stopped within some.
 pub(crate) fn complete_networks(summary: &Summary) -> Vec<Network<'_>> {
-    let methods = methods(summary);
     let mut found = networks(summary);
-    found.retain(|network| {
-        let has = |method: &&str| rows_of(summary, *network).any(|row| row.method == **method);
-        methods.iter().all(has)
-    });
+    found.retain(|network| missing_methods(summary, *network).is_empty());
     found
+}
+
+/// The methods of the run that a network has no row of yet.
+pub(crate) fn missing_methods<'a>(summary: &'a Summary, network: Network<'a>) -> Vec<&'a str> {
+    let mut missing = methods(summary);
+    missing.retain(|method| Repeats::of(summary, network, method).is_none());
+    missing
 }
 
 /// Every method, in the order of all tables.

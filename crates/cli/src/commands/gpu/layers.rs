@@ -65,7 +65,7 @@ fn copies(timer: &mut Timer) -> Result<Vec<GpuRow>> {
         Ok((source, mut target)) => timer.rows(vec![Work {
             row,
             once: Box::new(move || Ok(target.copy_from(&source)?)),
-            is_launches: true,
+            is_launches: false, // A copy is not recorded; it is a single request.
         }]),
         Err(error) => Ok(vec![GpuRow {
             failed: Some(format!("{error:#}")),

@@ -24,8 +24,8 @@ const LARGEST_ARCHIVE: u64 = 512 << 20;
 /// Records of one folder, by file.
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// Records by folder and file.
-type Records = BTreeMap<(String, String), Vec<u8>>;
+/// Records by folder.
+type Records = BTreeMap<String, Files>;
 
 pub(super) fn pack(args: &GpuPack, json: bool) -> Result<()> {
     let names = write(&args.folders, &args.to)?;
@@ -51,12 +51,8 @@ pub(super) fn unpack(args: &GpuUnpack, json: bool) -> Result<()> {
     let file = fs_err::File::open(&args.archive)?;
     // Everything is read and checked before anything is written.
     let records = read(file).with_context(|| format!("reading {}", args.archive.display()))?;
-    let mut folders: BTreeMap<String, Files> = BTreeMap::new();
-    for ((folder, name), bytes) in records {
-        folders.entry(folder).or_default().insert(name, bytes);
-    }
     let (mut names, mut plain) = (Vec::new(), Vec::new());
-    for (folder, records) in folders {
+    for (folder, records) in records {
         let Placed { name, is_older } = place(&folder, &records, &args.into)?;
         let there = args.into.join(&name);
         if is_older {
@@ -115,14 +111,21 @@ fn place(folder: &str, files: &Files, into: &Path) -> Result<Placed> {
 fn read_folder(folder: &Path) -> Result<Files> {
     let paths = FILES.map(|file| (file, folder.join(file)));
     let there = paths.into_iter().filter(|(_, path)| path.is_file());
-    there
-        .map(|(file, path)| Ok((file.to_owned(), fs_err::read(&path)?)))
-        .collect()
+    let read = |(file, path): (&str, PathBuf)| {
+        let bytes = fs_err::read(&path)?;
+        ensure!(
+            bytes.len() as u64 <= LARGEST_FILE,
+            "{} is larger than a record",
+            path.display()
+        );
+        Ok((file.to_owned(), bytes))
+    };
+    there.map(read).collect()
 }
 
-/// Whether records hold all that others do: whatever they measured, or the very bytes.
-fn grows_from(records: &Files, before: &Files) -> bool {
-    let goes_on = |(file, before): (&String, &Vec<u8>)| {
+/// Whether records hold all that earlier ones do: whatever they measured, or the very bytes.
+fn grows_from(records: &Files, earlier: &Files) -> bool {
+    earlier.iter().all(|(file, before)| {
         let Some(bytes) = records.get(file) else {
             return false;
         };
@@ -130,13 +133,10 @@ fn grows_from(records: &Files, before: &Files) -> bool {
             || match file.as_str() {
                 "summary.json" => has_all_rows(bytes, before),
                 "gpu.json" => has_all_parts(bytes, before),
-                // They tell of the rows, where there are any.
-                _ => records.contains_key("summary.json"),
+                // They tell of the rows, which are compared where there are any.
+                _ => earlier.contains_key("summary.json"),
             }
-    };
-    let rows = "summary.json";
-    before.iter().all(goes_on)
-        && (before.is_empty() || before.contains_key(rows) || !records.contains_key(rows))
+    })
 }
 
 /// Whether a run is a later state of another: it has itself computed every row that the other had, and
@@ -178,41 +178,28 @@ fn files(count: usize) -> String {
 }
 
 fn names(records: &Records) -> Vec<String> {
-    let names = records.keys();
-    names
-        .map(|(folder, name)| format!("{folder}/{name}"))
-        .collect()
+    let of_folder = |(folder, files): (&String, &Files)| -> Vec<String> {
+        files
+            .keys()
+            .map(|name| format!("{folder}/{name}"))
+            .collect()
+    };
+    records.iter().flat_map(of_folder).collect()
 }
 
 fn gather(folders: &[PathBuf]) -> Result<Records> {
     let mut records = Records::new();
     for folder in folders {
         let name = folder_name(folder)?;
-        let before = records.len();
-        for file in FILES {
-            let path = folder.join(file);
-            if !path.is_file() {
-                continue;
-            }
-            let bytes = fs_err::read(&path)?;
-            ensure!(
-                bytes.len() as u64 <= LARGEST_FILE,
-                "{} is larger than a record",
-                path.display()
-            );
-            if records
-                .insert((name.clone(), file.to_owned()), bytes)
-                .is_some()
-            {
-                bail!("two of the folders are called `{name}`: pack them one by one");
-            }
-        }
-        if records.len() == before {
-            bail!(
-                "{} has no record: none of {}",
-                folder.display(),
-                FILES.join(", ")
-            );
+        let files = read_folder(folder)?;
+        ensure!(
+            !files.is_empty(),
+            "{} has no record: none of {}",
+            folder.display(),
+            FILES.join(", ")
+        );
+        if records.insert(name.clone(), files).is_some() {
+            bail!("two of the folders are called `{name}`: pack them one by one");
         }
     }
     Ok(records)
@@ -230,7 +217,8 @@ fn folder_name(folder: &Path) -> Result<String> {
 fn archived(records: &Records) -> Result<Vec<u8>> {
     let compressed = GzEncoder::new(Vec::new(), Compression::default());
     let mut archive = tar::Builder::new(compressed);
-    for ((folder, name), bytes) in records {
+    let of_folder = |(folder, files)| Files::iter(files).map(move |file| (folder, file));
+    for (folder, (name, bytes)) in records.iter().flat_map(of_folder) {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -247,7 +235,7 @@ fn read(archive: impl Read) -> Result<Records> {
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        let key = record_name(&path)
+        let (folder, name) = record_name(&path)
             .with_context(|| format!("it holds `{}`, which is no record", path.display()))?;
         ensure!(
             entry.header().entry_type().is_file(),
@@ -267,7 +255,8 @@ fn read(archive: impl Read) -> Result<Records> {
             "`{}` is cut off",
             path.display()
         );
-        if records.insert(key, bytes).is_some() {
+        let files = records.entry(folder).or_default();
+        if files.insert(name, bytes).is_some() {
             bail!("it holds `{}` twice", path.display());
         }
     }

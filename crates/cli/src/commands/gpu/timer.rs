@@ -102,10 +102,29 @@ impl Timer {
         Ok(repetitions(takes, self.sizes.turn_s, self.sizes.most))
     }
 
+    /// Finds out how often a turn repeats a work, and records it where it can be.
+    fn first_turn(&self, turn: &mut Turn<'_>) -> Result<usize> {
+        let once = &mut *turn.work.once;
+        let each = *turn.each.insert(self.first(once)?);
+        if turn.work.is_launches {
+            let mut all = || (0..each.min(MOST_QUEUED)).try_for_each(|_| once());
+            // At first it runs as it is, the second time it is recorded.
+            for _ in 0..2 {
+                turn.replays.run(&self.device, (), &mut all)?;
+            }
+            let refused = self.device.recording_refused();
+            if let Some(reason) = refused.filter(|_| turn.replays.recorded() == 0) {
+                let work = &turn.work.row.work;
+                tracing::warn!("{work}: its device time may be the host's: {reason}");
+            }
+        }
+        Ok(each)
+    }
+
     fn sample(&mut self, turn: &mut Turn<'_>) -> Result<Sample> {
         let each = match turn.each {
             Some(each) => each,
-            None => *turn.each.insert(self.first(&mut *turn.work.once)?),
+            None => self.first_turn(turn)?,
         };
         let once = &mut *turn.work.once;
         self.device.synchronize()?;
@@ -118,24 +137,16 @@ impl Timer {
         let wall = started.elapsed().as_secs_f64();
         let host_s = host / each as f64;
         let queued = each.min(MOST_QUEUED);
+        let (device, replays) = (self.device.clone(), &mut turn.replays);
         let mut all = || (0..queued).try_for_each(|_| once());
-        let device = if turn.work.is_launches {
-            let (device, replays) = (self.device.clone(), &mut turn.replays);
-            // At first it runs as it is, the second time it is recorded.
-            replays.run(&device, (), &mut all)?;
-            replays.run(&device, (), &mut all)?;
-            if let Some(reason) = device
-                .recording_refused()
-                .filter(|_| replays.recorded() == 0)
-            {
-                let work = &turn.work.row.work;
-                tracing::warn!("{work}: its device time may be the host's: {reason}");
+        let mut work = || {
+            if turn.work.is_launches {
+                replays.run(&device, (), &mut all)
+            } else {
+                all()
             }
-            let mut recorded = || replays.run(&device, (), &mut all);
-            self.by_its_own_clock(host_s * queued as f64, &mut recorded)?
-        } else {
-            self.by_its_own_clock(host_s * queued as f64, &mut all)?
         };
+        let device = self.by_its_own_clock(host_s * queued as f64, &mut work)?;
         Ok(Sample {
             host: host_s,
             wall: wall / each as f64,
