@@ -1,6 +1,6 @@
 """Files that PyTorch itself saved, for tests/golden/checkpoints.rs to read.
 
-Written by generate.py. Each holds a small ResNet-18 in one of the ways in which programs save
+Written by generate.py. Each holds a small network in one of the ways in which programs save
 theirs; `checkpoints.safetensors` holds images and the logits that each of them gives, in f64.
 The files named `refused_…` hold what is not read.
 """
@@ -8,6 +8,7 @@ The files named `refused_…` hold what is not read.
 import io
 import zipfile
 
+import numpy as np
 import torch
 
 
@@ -57,8 +58,29 @@ def saved(value, **options):
     return out.getvalue()
 
 
+def poisoned(name, count, changed):
+    """What BackdoorBench says of a data set of `count` images, of which it has changed the first few."""
+    folder = f"../record/badnet_0_1/{name}_dataset"
+    done = {
+        number: {"path": f"{folder}/3/{number}.png", "other_info": [0, 3]}
+        for number in np.arange(changed)
+    }
+    return {
+        "bd_data_container": {
+            "save_folder_path": folder,
+            "data_dict": done,
+            "save_file_format": ".png",
+        },
+        "getitem_all": True,
+        "getitem_all_switch": False,
+        "original_index_array": np.arange(count),
+        "poison_indicator": (np.arange(count) < changed).astype(np.float64),
+        "save_folder_path": folder,
+    }
+
+
 def files(seeded, images):
-    """File contents and expected logits by name; `seeded(width, num_classes, depth=18)` makes a network."""
+    """File contents and expected logits by name; `seeded(width, num_classes, kind="resnet18")` makes a network."""
     contents, logits = {}, {}
 
     def add(name, model, state, value, **options):
@@ -94,11 +116,20 @@ def files(seeded, images):
     add("state_dict", model, state, {"state_dict": shared}, pickle_protocol=4)
 
     # As PyTorch's tutorial saves a training, here of bottlenecks with torchvision's names.
-    model = seeded(2, 10, depth=50).float()
+    model = seeded(2, 10, kind="resnet50").float()
     state = model.state_dict()
     renamed = {torchvision_name(k): v for k, v in state.items()}
     training = {"epoch": 5, "model_state_dict": renamed, "optimizer_state_dict": {}, "loss": 0.4}
     add("model_state_dict", model, state, training)
+
+    # As BackdoorBench keeps the result of an attack: beside the network stand NumPy's arrays and what was
+    # done to which image.
+    model = seeded(2, 10, kind="preactresnet18").float()
+    state = model.state_dict()
+    beside = {"model_name": "preactresnet18", "num_classes": 10}
+    after = {"data_path": "../data/cifar10", "img_size": [32, 32, 3], "clean_data": "cifar10"}
+    images_done = {"bd_train": poisoned("bd_train", 50, 5), "bd_test": poisoned("bd_test", 20, 20)}
+    add("attack_result", model, state, beside | {"model": state} | after | images_done)
 
     layer = torch.nn.Linear(2, 1)
     contents["refused_module"] = saved(layer)

@@ -16,13 +16,14 @@ use super::{Vectors, assert_close, values};
 /// As for the networks of the other reference vectors.
 const TOLERANCE: f32 = 2e-5;
 
-/// Each variant with its layers, width and number of classes.
-const READ: [(&str, usize, usize, usize); 5] = [
-    ("bare", 18, 2, 10),
-    ("net", 18, 3, 10),
-    ("model", 18, 2, 4),
-    ("state_dict", 18, 2, 10),
-    ("model_state_dict", 50, 2, 10),
+/// Each variant with its kind, width and number of classes.
+const READ: [(&str, &str, usize, usize); 6] = [
+    ("bare", "resnet18", 2, 10),
+    ("net", "resnet18", 3, 10),
+    ("model", "resnet18", 2, 4),
+    ("state_dict", "resnet18", 2, 10),
+    ("model_state_dict", "resnet50", 2, 10),
+    ("attack_result", "preactresnet18", 2, 10),
 ];
 
 fn file(name: &str) -> PathBuf {
@@ -53,12 +54,16 @@ fn every_variant_gives_pytorchs_logits() {
     let vectors = Vectors::load("checkpoints");
     let images = vectors.tensor("images");
     let normalization = vectors.metadata["normalization"].parse().unwrap();
-    for (name, layers, width, num_classes) in READ {
+    for (name, kind, width, num_classes) in READ {
         let loaded = load_network_with(&file(name), Some(normalization)).unwrap();
         assert_eq!(loaded.normalization_from, NormalizationSource::Caller);
         let config = loaded.info.config;
-        let found = (config.depth.layers(), config.width, config.num_classes);
-        assert_eq!(found, (layers, width, num_classes));
+        let found = (
+            config.architecture().name(),
+            config.width,
+            config.num_classes,
+        );
+        assert_eq!(found, (kind.to_owned(), width, num_classes));
         let logits = loaded.network.freeze().unwrap().logits(&images).unwrap();
         let expected = vectors.values(&format!("{name}.logits"));
         assert_close(name, &values(&logits), &expected, TOLERANCE);

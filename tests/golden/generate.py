@@ -148,30 +148,73 @@ class Bottleneck(nn.Module):
         return relu(self.bn3(self.conv3(out)) + self.shortcut(xs))
 
 
+class PreactivatedBlock(nn.Module):
+    """Batch norm and ReLU come first, and what is projected has passed them (He et al. 2016b)."""
+
+    # Kernel sides of the convolutions; which of them has the block's stride.
+    sides, strided = (3, 3), 0
+
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        outputs = width * (4 if len(self.sides) == 3 else 1)
+        channels = inputs
+        for number, side in enumerate(self.sides, 1):
+            last = number == len(self.sides)
+            self.add_module(f"bn{number}", nn.BatchNorm2d(channels))
+            step = stride if number - 1 == self.strided else 1
+            conv = nn.Conv2d(channels, outputs if last else width, side, step, side // 2, bias=False)
+            self.add_module(f"conv{number}", conv)
+            channels = width
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+
+    def forward(self, xs):
+        out = relu(self.bn1(xs))
+        carried = self.shortcut(out) if hasattr(self, "shortcut") else xs
+        for number in range(1, len(self.sides) + 1):
+            if number > 1:
+                out = relu(getattr(self, f"bn{number}")(out))
+            out = getattr(self, f"conv{number}")(out)
+        return out + carried
+
+
+class PreactivatedBottleneck(PreactivatedBlock):
+    sides, strided = (1, 3, 1), 1
+
+
 # Blocks of each stage, and which: He et al. 2016, table 1.
-DEPTHS = {18: ((2, 2, 2, 2), BasicBlock), 34: ((3, 4, 6, 3), BasicBlock), 50: ((3, 4, 6, 3), Bottleneck)}
+SHALLOW, DEEP = (2, 2, 2, 2), (3, 4, 6, 3)
+NETWORKS = {
+    "resnet18": (SHALLOW, BasicBlock),
+    "resnet34": (DEEP, BasicBlock),
+    "resnet50": (DEEP, Bottleneck),
+    "preactresnet18": (SHALLOW, PreactivatedBlock),
+    "preactresnet50": (DEEP, PreactivatedBottleneck),
+}
 
 
 class ResNet(nn.Module):
-    def __init__(self, depth, width, num_classes, mean, std):
+    def __init__(self, kind, width, num_classes, mean, std):
         super().__init__()
+        stages, block = NETWORKS[kind]
         self.mean = torch.tensor(mean, dtype=torch.float64).reshape(1, 3, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float64).reshape(1, 3, 1, 1)
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        if not issubclass(block, PreactivatedBlock):
+            self.bn1 = nn.BatchNorm2d(width)
         inputs = width
-        stages, block = DEPTHS[depth]
         for stage, count in enumerate(stages):
             blocks = []
             for number in range(count):
                 stride = 2 if stage > 0 and number == 0 else 1
                 blocks.append(block(inputs, width << stage, stride))
-                inputs = (width << stage) * (4 if block is Bottleneck else 1)
+                inputs = (width << stage) * (4 if block in (Bottleneck, PreactivatedBottleneck) else 1)
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.linear = nn.Linear(inputs, num_classes)
 
     def forward(self, images):
-        xs = relu(self.bn1(self.conv1((images - self.mean) / self.std)))
+        xs = self.conv1((images - self.mean) / self.std)
+        xs = relu(self.bn1(xs)) if hasattr(self, "bn1") else xs
         xs = self.layer4(self.layer3(self.layer2(self.layer1(xs))))
         return self.linear(xs.mean((2, 3)))
 
@@ -184,12 +227,12 @@ def float_state(model):
     }
 
 
-def seeded_resnet(draw, width, num_classes, mean, std, images, depth=18):
+def seeded_resnet(draw, width, num_classes, mean, std, images, kind="resnet18"):
     """Weights of the usual scale and running statistics that fit the images, but not exactly."""
-    model = ResNet(depth, width, num_classes, mean, std).double()
+    model = ResNet(kind, width, num_classes, mean, std).double()
     # A deeper random network amplifies rounding from block to block, unless blocks add little to what
     # passes them, as in a trained one.
-    last = {18: None, 34: "bn2.weight", 50: "bn3.weight"}[depth]
+    last = {"resnet34": "bn2.weight", "resnet50": "bn3.weight", "preactresnet50": "bn3.weight"}.get(kind)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.dim() == 4:
@@ -227,12 +270,12 @@ def small_enough(name):
     return not (name.startswith("layer4") and "conv" in name)
 
 
-def resnet_case(name, seed, width, num_classes, mean, std, every_gradient, depth=18):
+def resnet_case(name, seed, width, num_classes, mean, std, every_gradient, kind="resnet18"):
     draw = Draw(seed)
     images = draw.uniform(3, 3, 32, 32)
     labels = torch.tensor([num_classes - 1, 0, num_classes // 2])
     target_class = 1
-    model = seeded_resnet(draw, width, num_classes, mean, std, images, depth)
+    model = seeded_resnet(draw, width, num_classes, mean, std, images, kind)
     closest_to_zero.clear()
     start = float_state(model)
     tensors = {f"state.{key}": f16(value) for key, value in start.items()}
@@ -283,7 +326,7 @@ def resnet_case(name, seed, width, num_classes, mean, std, every_gradient, depth
     # momentum buffer that is not zero.
     model.load_state_dict(start, strict=False)
     # Small, so that the second step starts near what the seed was chosen for.
-    learning_rate = LEARNING_RATE if depth == 18 else LEARNING_RATE / 100
+    learning_rate = LEARNING_RATE if kind.endswith("18") else LEARNING_RATE / 100
     optimizer = torch.optim.SGD(
         parameters.values(), lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
@@ -296,10 +339,10 @@ def resnet_case(name, seed, width, num_classes, mean, std, every_gradient, depth
             heavy[f"two_steps.{key}"] = f32(value)
 
     # Of many more sums one comes closer, whatever the seed.
-    clearance = CLEARANCE if depth < 50 else CLEARANCE / 2
+    clearance = CLEARANCE / 2 if kind.endswith("50") else CLEARANCE
     assert min(closest_to_zero) > clearance, f"{name}: {min(closest_to_zero)}: try another seed"
     metadata = {
-        "architecture": f"resnet{depth}",
+        "architecture": kind,
         "width": str(width),
         "num_classes": str(num_classes),
         "target_class": str(target_class),
@@ -544,8 +587,8 @@ def checkpoint_files():
     draw = Draw(7)
     images = draw.uniform(3, 3, 32, 32)
     contents, logits = checkpoints.files(
-        lambda width, num_classes, depth=18: seeded_resnet(
-            draw, width, num_classes, *CIFAR10, images, depth
+        lambda width, num_classes, kind="resnet18": seeded_resnet(
+            draw, width, num_classes, *CIFAR10, images, kind
         ),
         images,
     )
@@ -566,8 +609,10 @@ def cases():
     return (
         resnet_case("resnet18_w4", 3, 4, 10, *CIFAR10, every_gradient=True)
         | resnet_case("resnet18_w5", 4, 5, 7, *CIFAR100, every_gradient=False)
-        | resnet_case("resnet34_w2", 447, 2, 10, *CIFAR10, every_gradient=True, depth=34)
-        | resnet_case("resnet50_w2", 526, 2, 10, *CIFAR10, every_gradient=True, depth=50)
+        | resnet_case("resnet34_w2", 447, 2, 10, *CIFAR10, every_gradient=True, kind="resnet34")
+        | resnet_case("resnet50_w2", 526, 2, 10, *CIFAR10, every_gradient=True, kind="resnet50")
+        | resnet_case("preactresnet18_w5", 14, 5, 7, *CIFAR100, every_gradient=True, kind="preactresnet18")
+        | resnet_case("preactresnet50_w2", 230, 2, 10, *CIFAR10, every_gradient=True, kind="preactresnet50")
         | convolution_cases()
         | batch_norm_cases()
         | adam_case()

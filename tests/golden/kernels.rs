@@ -183,6 +183,7 @@ fn check_batch_norm(vectors: &Vectors, case: &str, path: Path) {
         images,
         Input::Ready(&input),
         weights,
+        None,
         &mut kept,
         &mut scratch,
     );
@@ -219,6 +220,7 @@ fn check_batch_norm(vectors: &Vectors, case: &str, path: Path) {
         &packed,
         &mut kept,
         &mut upstream,
+        None,
         with_residual.then_some(GradientTarget {
             values: &mut residual_gradient,
             accumulate: false,

@@ -16,7 +16,7 @@ from generate import CIFAR10, HERE, ResNet, load
 def main():
     state = torch.load(sys.argv[1], weights_only=True)
     num_classes, features = state["linear.weight"].shape
-    model = ResNet(18, features // 8, num_classes, *CIFAR10).double().eval()
+    model = ResNet("resnet18", features // 8, num_classes, *CIFAR10).double().eval()
     model.load_state_dict(state)
     with torch.no_grad():
         logits = model(load(HERE / "checkpoints.safetensors")["images"])

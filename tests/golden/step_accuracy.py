@@ -68,7 +68,7 @@ def cleared(network, labels):
 
 def step_accuracy_case():
     labels = torch.arange(IMAGES) * 3 % CLASSES
-    network = generate.ResNet(18, WIDTH, CLASSES, *generate.CIFAR10).double().train()
+    network = generate.ResNet("resnet18", WIDTH, CLASSES, *generate.CIFAR10).double().train()
     network.load_state_dict(generate.load(WEIGHTS), strict=False)
     images = cleared(network, labels)
 

@@ -8,7 +8,7 @@ use mesa::{EntropyConfig, MesaConfig};
 use mesa_attack::AttackConfig;
 use mesa_datasets::{Dataset, DatasetName};
 use mesa_defense::{PointConfig, RetrainConfig};
-use mesa_models::{Schedule, TrainingConfig};
+use mesa_models::{Architecture, ResNetConfig, Schedule, TrainingConfig};
 use mesa_record::Difference;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -92,8 +92,18 @@ impl DataConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NetworkConfig {
+    /// Its kind; the paper's is not written down.
+    #[serde(default, skip_serializing_if = "Architecture::is_papers")]
+    pub(crate) architecture: Architecture,
     /// Channels of the first layer.
     pub(crate) width: usize,
+}
+
+impl NetworkConfig {
+    /// The network for so many classes.
+    pub(crate) fn shape(self, num_classes: usize) -> ResNetConfig {
+        ResNetConfig::new(self.architecture, self.width, num_classes)
+    }
 }
 
 /// Training of the clean network, where none is given.
@@ -210,7 +220,10 @@ impl ExperimentConfig {
                 synthetic_test: 10_000,
                 synthetic_seed: 0,
             },
-            network: NetworkConfig { width: 64 },
+            network: NetworkConfig {
+                architecture: Architecture::default(),
+                width: 64,
+            },
             pretrain: PretrainConfig {
                 images: 50_000,
                 seed: 0,
@@ -395,6 +408,10 @@ fn figures(config: &ExperimentConfig) -> Value {
         ] {
             tables.remove(other);
         }
+        // Written down where it is the paper's, too: what another differs from.
+        if let Some(network) = tables.get_mut("network") {
+            network["architecture"] = config.network.architecture.name().into();
+        }
         // How many of them, not what each does.
         if let Some(point) = tables.get_mut("point").and_then(Value::as_object_mut) {
             point.remove("repeats");
@@ -455,6 +472,21 @@ mod tests {
             "fixed (column 29, row 29)",
         ];
         assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn another_kind_of_network_differs_from_the_papers() {
+        let kind = |preset: &str| {
+            let config = ExperimentConfig::preset(preset).unwrap();
+            let found = config.differences();
+            let found = found
+                .into_iter()
+                .find(|found| found.name == "network.architecture");
+            found.map(|found| [found.paper, found.here])
+        };
+        let expected = ["resnet18", "preactresnet18"].map(str::to_owned);
+        assert_eq!(kind("cpu-preactresnet18"), Some(expected));
+        assert_eq!(kind("cpu"), None);
     }
 
     fn names(preset: &str) -> Vec<String> {

@@ -10,7 +10,7 @@ macro_rules! presets {
 }
 
 /// Every preset's name and text.
-pub(crate) const PRESETS: [(&str, &str); 13] = presets![
+pub(crate) const PRESETS: [(&str, &str); 14] = presets![
     "quick",
     "cpu",
     "paper",
@@ -24,6 +24,7 @@ pub(crate) const PRESETS: [(&str, &str); 13] = presets![
     "cpu-patch-2x2",
     "cpu-patch-4x4",
     "cpu-patch-5x5",
+    "cpu-preactresnet18",
 ];
 
 /// Settings that are told apart by the name of what they hold: never a mixture of two.

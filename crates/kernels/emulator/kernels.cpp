@@ -113,6 +113,7 @@ const Entry entries[] = {
     {"gradient_parts", sizes(gradient_parts), invoke<gradient_parts>, true},
     {"gradient_factors", sizes(gradient_factors), invoke<gradient_factors>, true},
     {"apply_gradient", sizes(apply_gradient), invoke<apply_gradient>, false},
+    {"add", sizes(add), invoke<add>, false},
     {"pool", sizes(pool), invoke<pool>, false},
     {"linear", sizes(linear), invoke<linear>, true},
     {"cross_entropy", sizes(cross_entropy), invoke<cross_entropy>, false},

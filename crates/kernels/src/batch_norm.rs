@@ -28,6 +28,16 @@ pub(crate) struct Normalization {
 }
 
 impl Normalization {
+    /// Of a unit without batch norm, which leaves its sum as it is.
+    pub(crate) fn identity(stride: usize) -> Self {
+        Self {
+            mean: vec![0.0; stride],
+            scale: vec![1.0; stride],
+            shift: vec![0.0; stride],
+            inverse_deviation: vec![1.0; stride],
+        }
+    }
+
     pub(crate) fn check(&self, stride: usize) {
         assert!(
             self.mean.len() >= stride && self.scale.len() >= stride && self.shift.len() >= stride
@@ -53,6 +63,15 @@ pub(crate) struct Gradients {
 }
 
 impl Gradients {
+    /// Of a unit without batch norm: `∂y = g`.
+    pub(crate) fn identity(stride: usize) -> Self {
+        Self {
+            of_gradient: vec![1.0; stride],
+            of_image: vec![0.0; stride],
+            constant: vec![0.0; stride],
+        }
+    }
+
     pub(crate) fn check(&self, stride: usize) {
         let least = self
             .of_gradient
@@ -72,8 +91,9 @@ pub(crate) use cpu::batch_norm::normalize;
 /// `Σ g` and `Σ g·(y − mean)` of one image, where `gate` (the unit's output) is positive.
 pub(crate) use cpu::batch_norm::reduce_gradient;
 
-/// Turns the gradient of a unit's output into that of the convolution's result, in an image with
-/// borders and, if asked, in place as well; hands the gated gradient on to the residual.
+/// Turns the gradient of a unit's output into that of the convolution's result, to which it adds
+/// what has reached that as a skip, in an image with borders and, if asked, in place as well; hands
+/// the gated gradient on to the residual.
 pub(crate) use cpu::batch_norm::input_gradient;
 
 /// Zeroes `gradient` wherever `gate` is not positive: the gradient of a ReLU whose output was

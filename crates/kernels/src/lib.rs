@@ -6,7 +6,7 @@
 //! - [`Layout`]: how images lie in memory — channels last, with a border of zeros.
 //! - [`Conv`], [`ConvInputGradient`]: convolution, by Winograd's transform where it applies.
 //! - [`Unit`]: convolution + batch norm (+ residual) (+ ReLU) over a batch, in training.
-//! - [`fold`], [`gate_gradient`]: the same where batch norm's statistics are fixed.
+//! - [`fold`], [`FixedNorm`], [`gate_gradient`]: the same where batch norm's statistics are fixed.
 //! - [`Head`], [`cross_entropy`], [`softmax`]: what comes after the last unit.
 //! - [`ImagePlan`], [`TargetGradient`]: what a device is asked about a batch of images.
 //! - [`Path`]: AVX-512, AVX2 or portable code, chosen at run time (`MESA_CPU` overrules).
@@ -57,6 +57,7 @@ pub mod cuda;
 mod cuda;
 mod dense;
 mod error;
+mod fixed_norm;
 mod layout;
 mod peak;
 mod plan;
@@ -68,10 +69,11 @@ pub use conv::{Conv, ConvInputGradient, ConvShape, Finish, Start};
 pub use cpu::simd::Path;
 pub use dense::{Head, cross_entropy, softmax};
 pub use error::{Error, Result};
+pub use fixed_norm::{FixedNorm, fold};
 pub use layout::{BLOCK, Buffer, Layout};
 pub use peak::multiply_add;
 pub use plan::{ImagePlan, Stamp, TargetGradient};
 pub use unit::{
     Activations, BatchMoments, Completed, GradientTarget, Input, Residual, Scratch, Unit,
-    UnitGradients, UnitWeights, fold,
+    UnitGradients, UnitWeights,
 };

@@ -1,5 +1,7 @@
 //! A convolution, its batch norm, the residual sum and the ReLU: what residual networks are made
-//! of, as one unit of a training step.
+//! of, as one unit of a training step. In pre-activation networks the residual sum comes before
+//! batch norm, and is handed on as it is: a unit's convolution can start from what another's came to
+//! (the *skip*), and units without batch norm are a sum and nothing else.
 //!
 //! Narrow networks wait for memory more than for arithmetic, so the unit goes over the batch in
 //! as few passes as batch statistics allow, and does for each image whatever can be done while
@@ -29,7 +31,7 @@ use crate::batch_norm::{
     normalize, reduce_gradient,
 };
 use crate::conv::{Conv, ConvInputGradient, ConvShape, Finish, Start};
-use crate::layout::{BLOCK, Buffer, Layout, at_least};
+use crate::layout::{Buffer, Layout, at_least};
 use crate::{Path, Result};
 
 /// Parts a weight gradient is computed in where it is many, and where it is few: enough for any
@@ -61,6 +63,7 @@ pub struct Unit {
     input: Layout,
     raw: Layout,
     output: Layout,
+    norm: bool,
     relu: bool,
 }
 
@@ -74,6 +77,8 @@ pub struct Activations {
     sums: Vec<f32>,
     norm: Normalization,
     gradients: Gradients,
+    /// Whether the sum started from a skip, which the sum's gradient is one of, too.
+    skips: bool,
 }
 
 /// Where a unit's input, or the residual of that, comes from.
@@ -106,9 +111,9 @@ pub enum Residual<'a> {
 pub struct UnitWeights<'a> {
     /// Convolution, packed ([`ConvShape::pack`]).
     pub conv: &'a [f32],
-    /// Batch norm's scale, one for each channel.
+    /// Batch norm's scale, one for each channel; none without batch norm.
     pub gamma: &'a [f32],
-    /// Batch norm's shift, one for each channel.
+    /// Batch norm's shift, one for each channel; none without batch norm.
     pub beta: &'a [f32],
 }
 
@@ -117,9 +122,9 @@ pub struct UnitWeights<'a> {
 pub struct UnitGradients<'a> {
     /// Convolution, packed.
     pub conv: &'a mut [f32],
-    /// Batch norm's scale.
+    /// Batch norm's scale; nowhere without batch norm.
     pub gamma: &'a mut [f32],
-    /// Batch norm's shift.
+    /// Batch norm's shift; nowhere without batch norm.
     pub beta: &'a mut [f32],
 }
 
@@ -153,8 +158,8 @@ pub struct Completed<'a> {
     pub sums: &'a mut [f32],
 }
 
-/// Mean and unbiased variance of a batch, one for each channel.
-#[derive(Clone, Debug)]
+/// Mean and unbiased variance of a batch, one for each channel; none without batch norm.
+#[derive(Clone, Debug, Default)]
 pub struct BatchMoments {
     /// Means.
     pub mean: Vec<f32>,
@@ -183,7 +188,20 @@ impl Unit {
             input,
             raw,
             output,
+            norm: true,
             relu,
+        })
+    }
+
+    /// A unit that is a convolution, with a skip where it has one, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Unit::new`].
+    pub fn plain(shape: ConvShape, input: Layout) -> Result<Self> {
+        Ok(Self {
+            norm: false,
+            ..Self::new(shape, input, false)?
         })
     }
 
@@ -203,17 +221,20 @@ impl Unit {
     }
 
     /// Convolves a batch and takes its moments; normalizing is left to what reads the output
-    /// ([`Input::Pending`], [`Residual::Raw`], [`Unit::finish`]).
+    /// ([`Input::Pending`], [`Residual::Raw`], [`Unit::finish`]). The sum starts from `skip`, what
+    /// another unit's came to ([`Activations::take_raw`]), if there is one.
     ///
     /// # Panics
     ///
     /// If a slice does not belong to the shapes.
+    #[expect(clippy::too_many_arguments, reason = "each is one edge of the graph")]
     pub fn forward(
         &self,
         path: Path,
         batch: usize,
         input: Input<'_>,
         weights: UnitWeights<'_>,
+        skip: Option<&[f32]>,
         kept: &mut Activations,
         scratch: &mut Scratch,
     ) -> BatchMoments {
@@ -223,22 +244,38 @@ impl Unit {
             kept.raw = Buffer::zeros(batch * len);
         }
         kept.sums.resize(batch * 2 * stride, 0.0);
+        kept.skips = skip.is_some();
         let packed = self.conv.weights(path, weights.conv, &mut scratch.weights);
         kept.raw
             .par_chunks_mut(group * len)
             .zip(kept.sums.par_chunks_mut(group * 2 * stride))
             .zip(input.images(batch, &self.input).par_chunks_mut(group))
-            .for_each(|((raws, sums), inputs)| {
+            .enumerate()
+            .for_each(|(index, ((raws, sums), inputs))| {
                 let sources: Vec<&[f32]> = inputs.iter_mut().map(|i| i.ready(path)).collect();
+                let start = match skip {
+                    None => Start::Zero,
+                    Some(skip) => {
+                        raws.copy_from_slice(&skip[index * group * len..][..raws.len()]);
+                        Start::Existing
+                    }
+                };
                 let mut targets: Vec<&mut [f32]> = raws.chunks_mut(len).collect();
-                let (start, finish) = (Start::Zero, Finish::Linear);
                 self.conv
-                    .forward(path, &sources, packed, &mut targets, start, finish);
+                    .forward(path, &sources, packed, &mut targets, start, Finish::Linear);
+                if !self.norm {
+                    return;
+                }
                 for (raw, sums) in raws.chunks(len).zip(sums.chunks_mut(2 * stride)) {
                     let (mean, square) = sums.split_at_mut(stride);
                     moments(path, &self.raw, raw, mean, square);
                 }
             });
+        if !self.norm {
+            kept.norm = Normalization::identity(stride);
+            kept.gradients = Gradients::identity(stride);
+            return BatchMoments::default();
+        }
         let (mean, variance) = combine_moments(
             &self.raw,
             &kept.sums,
@@ -274,12 +311,15 @@ impl Unit {
     }
 
     /// The sums that [`Unit::backward`] needs, for a unit whose output's gradient no other unit
-    /// has completed.
+    /// has completed. Without batch norm there are none.
     ///
     /// # Panics
     ///
     /// If a slice does not belong to the shapes, or no [`Unit::forward`] went before.
     pub fn reduce(&self, path: Path, kept: &mut Activations, gradient: &[f32]) {
+        if !self.norm {
+            return;
+        }
         let mut sums = kept.take_sums();
         let images = Completed {
             unit: self,
@@ -295,8 +335,9 @@ impl Unit {
     }
 
     /// The gradients of a unit whose output has the gradient `gradient` (images without border),
-    /// which is overwritten. `weights` are the convolution's, packed; they are read only if the
-    /// input's gradient is asked for.
+    /// which is overwritten: by that of its skip, if it has one. `of_skip` is what the unit that
+    /// took this one's sum for its skip has left there. `weights` are the convolution's, packed; they
+    /// are read only if the input's gradient is asked for.
     ///
     /// # Panics
     ///
@@ -310,19 +351,22 @@ impl Unit {
         weights: &[f32],
         kept: &mut Activations,
         gradient: &mut [f32],
+        of_skip: Option<&[f32]>,
         residual: Option<GradientTarget<'_>>,
         input_target: Option<GradientTarget<'_>>,
         targets: &mut UnitGradients<'_>,
         scratch: &mut Scratch,
     ) {
-        combine_gradients(
-            &self.raw,
-            &kept.sums,
-            &kept.norm,
-            &mut kept.gradients,
-            targets.gamma,
-            targets.beta,
-        );
+        if self.norm {
+            combine_gradients(
+                &self.raw,
+                &kept.sums,
+                &kept.norm,
+                &mut kept.gradients,
+                targets.gamma,
+                targets.beta,
+            );
+        }
         let Scratch {
             weights: room,
             parts,
@@ -351,14 +395,15 @@ impl Unit {
         );
         let mut sum_list: Vec<&mut [f32]> = sums.chunks_mut(sum_len).collect();
         sum_list.resize_with(batch.div_ceil(in_part), || &mut []);
-        self.images(batch, input, kept, gradient, residual, input_target)
+        let in_place = !few || kept.skips;
+        self.images(input, kept, gradient, of_skip, residual, input_target)
             .par_chunks_mut(in_part)
             .zip(sum_list)
             .for_each_init(
                 || Buffer::zeros(group * self.output.len()),
                 |bordered, (images, sum)| {
                     for (index, images) in images.chunks_mut(group).enumerate() {
-                        self.propagate(path, transposed, kept, images, bordered, !few);
+                        self.propagate(path, transposed, kept, images, bordered, in_place);
                         if few {
                             let inputs: Vec<_> = images.iter().map(|image| image.input).collect();
                             let gradients = self.in_border(bordered, images.len());
@@ -385,8 +430,8 @@ impl Unit {
         bordered.chunks(self.output.len()).take(images).collect()
     }
 
-    /// `∂y` of a group of images, with borders and, for a weight gradient that comes later, in
-    /// place; the residual's gradient, the input's, and the sums of what they complete.
+    /// `∂y` of a group of images, with borders and, for a weight gradient that comes later or for
+    /// a skip, in place; the residual's gradient, the input's, and the sums of what they complete.
     fn propagate(
         &self,
         path: Path,
@@ -406,6 +451,7 @@ impl Unit {
                 image.raw,
                 image.output,
                 image.gradient,
+                image.of_skip,
                 image
                     .residual
                     .as_mut()
@@ -484,13 +530,15 @@ impl Unit {
     /// What belongs to each image of a backward pass.
     fn images<'a>(
         &self,
-        batch: usize,
         input: &'a [f32],
         kept: &'a Activations,
         gradient: &'a mut [f32],
+        of_skip: Option<&'a [f32]>,
         residual: Option<GradientTarget<'a>>,
         input_target: Option<GradientTarget<'a>>,
     ) -> Vec<BackwardImage<'a>> {
+        assert!(of_skip.is_none_or(|of_skip| of_skip.len() == gradient.len()));
+        let batch = gradient.len() / self.raw.len();
         let input_len = self.input.pixel_count() * self.input.stride;
         let residuals = target_images(residual, self.raw.len(), batch);
         let targets = target_images(input_target, input_len, batch);
@@ -505,14 +553,19 @@ impl Unit {
             .zip(outputs)
             .zip(input.chunks(self.input.len()))
             .zip(residuals.into_iter().zip(targets))
+            .enumerate()
             .map(
-                |((((gradient, raw), output), input), (residual, input_target))| BackwardImage {
-                    gradient,
-                    raw,
-                    output: output.filter(|_| self.relu),
-                    input,
-                    residual,
-                    input_target,
+                |(index, ((((gradient, raw), output), input), (residual, input_target)))| {
+                    let len = gradient.len();
+                    BackwardImage {
+                        gradient,
+                        of_skip: of_skip.map(|of_skip| &of_skip[index * len..][..len]),
+                        raw,
+                        output: output.filter(|_| self.relu),
+                        input,
+                        residual,
+                        input_target,
+                    }
                 },
             )
             .collect()
@@ -523,6 +576,17 @@ impl Activations {
     /// The normalized output, with borders.
     pub fn output(&self) -> &[f32] {
         &self.output
+    }
+
+    /// Takes what the convolution came to out (images without border), so that it can be a skip while
+    /// the rest is written.
+    pub fn take_raw(&mut self) -> Buffer {
+        std::mem::take(&mut self.raw)
+    }
+
+    /// Gives it back.
+    pub fn give_raw(&mut self, raw: Buffer) {
+        self.raw = raw;
     }
 
     /// Takes the room for the sums out, so that they can be written while the rest is read.
@@ -625,6 +689,7 @@ impl InputImage<'_> {
 /// What belongs to one image of a backward pass.
 struct BackwardImage<'a> {
     gradient: &'a mut [f32],
+    of_skip: Option<&'a [f32]>,
     raw: &'a [f32],
     /// The unit's output, where it has a ReLU.
     output: Option<&'a [f32]>,
@@ -729,35 +794,4 @@ fn target_images(
             })
         })
         .collect()
-}
-
-/// Folds batch norm with fixed statistics into the convolution before it: returns the scaled
-/// weights (packed) and a bias, padded to whole blocks.
-///
-/// ```text
-/// w′ = w · γ/√(var + ε)        b′ = β − mean · γ/√(var + ε)
-/// ```
-///
-/// # Panics
-///
-/// If a slice does not belong to the shape.
-pub fn fold(
-    shape: &ConvShape,
-    weights: UnitWeights<'_>,
-    running_mean: &[f32],
-    running_variance: &[f32],
-) -> (Buffer, Buffer) {
-    let mut conv = Buffer::from_slice(weights.conv);
-    let mut bias = Buffer::zeros(shape.out_channels.div_ceil(BLOCK) * BLOCK);
-    let scale = |channel: usize| {
-        let deviation = (f64::from(running_variance[channel]) + batch_norm::EPSILON).sqrt();
-        f64::from(weights.gamma[channel]) / deviation
-    };
-    let scales: Vec<f64> = (0..shape.out_channels).map(scale).collect();
-    shape.for_each(|_, at, channel| conv[at] = (f64::from(conv[at]) * scales[channel]) as f32);
-    for channel in 0..shape.out_channels {
-        let shift = f64::from(running_mean[channel]) * scales[channel];
-        bias[channel] = (f64::from(weights.beta[channel]) - shift) as f32;
-    }
-    (conv, bias)
 }

@@ -93,6 +93,7 @@ impl Block {
             BATCH,
             Input::Ready(&self.image),
             self.of(0),
+            None,
             of_first,
             scratch,
         );
@@ -101,12 +102,13 @@ impl Block {
             kept: of_first,
             residual: None,
         };
-        shortcut.forward(path, BATCH, pending, self.of(1), of_shortcut, scratch);
+        shortcut.forward(path, BATCH, pending, self.of(1), None, of_shortcut, scratch);
         last.forward(
             path,
             BATCH,
             Input::Ready(of_first.output()),
             self.of(2),
+            None,
             of_last,
             scratch,
         );
@@ -152,6 +154,7 @@ impl Block {
             self.of(2).conv,
             kept_last,
             &mut of_output,
+            None,
             Some(GradientTarget {
                 values: &mut of_shortcut,
                 accumulate: false,
@@ -178,6 +181,7 @@ impl Block {
             kept_shortcut,
             &mut of_shortcut,
             None,
+            None,
             Some(GradientTarget {
                 values: &mut of_first,
                 accumulate: true,
@@ -197,6 +201,7 @@ impl Block {
             &[],
             kept_first,
             &mut of_first,
+            None,
             None,
             None,
             &mut targets(&mut parts[0]),

@@ -9,7 +9,7 @@ use mesa_pickle::shown;
 
 use crate::files::{is_safetensors, raw_tensors, read_file, save_tensors, write_file};
 use crate::state_dict::network_state;
-use crate::{Depth, Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
+use crate::{Architecture, Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
 
 /// Text beside the tensors of a file.
 pub type Metadata = BTreeMap<String, String>;
@@ -17,7 +17,7 @@ pub type Metadata = BTreeMap<String, String>;
 /// What a checkpoint says about its network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointInfo {
-    /// The kind of network: `resnet18` and so on, by its depth.
+    /// The kind of network ([`Architecture::name`]).
     pub architecture: String,
     /// Its size.
     pub config: ResNetConfig,
@@ -62,7 +62,7 @@ const INFO_KEY: &str = "network";
 /// [`Error::Write`] if it cannot be written.
 pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Result<()> {
     let info = CheckpointInfo {
-        architecture: architecture(network.config()),
+        architecture: network.config().architecture().name(),
         config: network.config(),
         normalization: network.normalization(),
         made_by: made_by.clone(),
@@ -77,11 +77,6 @@ pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Resul
         source,
     })?;
     write_file(path, &[&bytes])
-}
-
-/// The name of a network's kind in a file.
-fn architecture(config: ResNetConfig) -> String {
-    format!("resnet{}", config.depth.layers())
 }
 
 fn named_by_pytorch(path: &Path) -> bool {
@@ -161,13 +156,12 @@ fn parse_info(path: &Path, text: &str) -> Result<CheckpointInfo> {
     };
     let info: CheckpointInfo = serde_json::from_str(text)
         .map_err(|source| wrong(format!("its description is malformed: {source}")))?;
-    if info.architecture != architecture(info.config) {
-        let known = Depth::ALL.map(|depth| format!("resnet{}", depth.layers()));
+    if info.architecture != info.config.architecture().name() {
         return Err(wrong(format!(
             "its architecture is `{}`, of {:?}; known are {}",
             shown(&info.architecture),
             info.config,
-            known.join(", ")
+            Architecture::names()
         )));
     }
     Ok(info)
@@ -216,7 +210,7 @@ fn foreign_info(
         }
     };
     let info = CheckpointInfo {
-        architecture: architecture(config),
+        architecture: config.architecture().name(),
         config,
         normalization,
         made_by: Metadata::new(),
@@ -330,21 +324,18 @@ mod tests {
     }
 
     #[test]
-    fn deeper_networks_come_back_from_either_format_and_say_what_they_are() {
+    fn other_kinds_come_back_from_either_format_and_say_what_they_are() {
         let folder = tempfile::tempdir().unwrap();
-        for depth in [Depth::ResNet34, Depth::ResNet50] {
-            let config = ResNetConfig {
-                depth,
-                ..ResNetConfig::resnet18(2, 10)
-            };
-            let mut rng = Seeds::new(0, "deeper").start();
+        for kind in ["resnet34", "resnet50", "preactresnet18", "preactresnet50"] {
+            let config = ResNetConfig::new(kind.parse().unwrap(), 2, 10);
+            let mut rng = Seeds::new(0, "kinds").start();
             let network = Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap();
             for name in ["a.safetensors", "a.pth"] {
                 let path = folder.path().join(name);
                 save_network(&path, &network, &Metadata::new()).unwrap();
                 let (back, info) = load_network(&path).unwrap();
                 assert_eq!((back.config(), info.config), (config, config));
-                assert_eq!(info.architecture, format!("resnet{}", depth.layers()));
+                assert_eq!(info.architecture, kind);
                 let (state, expected) = (back.state().unwrap(), network.state().unwrap());
                 assert_eq!(state.len(), expected.len());
                 for (name, tensor) in expected {
@@ -352,7 +343,7 @@ mod tests {
                     assert_eq!(numbers(&state[&name]), numbers(&tensor), "{name}");
                 }
             }
-            // A description that names another depth than its own configuration.
+            // A description that names another kind than its own configuration.
             let text = serde_json::json!({
                 "architecture": "resnet18\u{1b}[2J", "config": config,
                 "normalization": Normalization::cifar10(), "made_by": {},

@@ -61,6 +61,14 @@ pub enum Error {
         /// The number.
         layers: usize,
     },
+    /// A kind of network that does not exist.
+    #[error("there is no network `{name}`; there are {known}")]
+    Architecture {
+        /// The name.
+        name: String,
+        /// Names that exist.
+        known: String,
+    },
     /// Images, labels, places or another argument that the network cannot take.
     #[error("{what} is {found}, expected {expected}")]
     Batch {

@@ -2,7 +2,7 @@
 
 use mesa_pickle::Error as PickleError;
 
-use crate::{Depth, ResNetConfig};
+use crate::{Architecture, ResNetConfig};
 
 /// Why a PyTorch checkpoint was not read.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ pub enum LayoutError {
     )]
     Names {
         /// The network whose names come closest.
-        nearest: Depth,
+        nearest: Architecture,
         /// Names that are missing.
         missing: String,
         /// Names that nothing asks for.

@@ -1,7 +1,7 @@
 //! A classifier that no longer changes: inference, and the gradient with respect to its images.
 //!
-//! With batch norm folded into the convolutions images do not depend on each other, so a group of
-//! images goes through the whole network, and back, while its activations are in cache; groups
+//! With batch norm's statistics fixed, and folded into the convolutions where a sum is needed for
+//! nothing else, images do not depend on each other, so a group of images goes through the whole network, and back, while its activations are in cache; groups
 //! run in parallel. Gradients of weights are never computed, and nothing goes back for an image
 //! whose gradient nobody needs.
 
@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use candle::{Device, Tensor};
 use mesa_kernels::TargetGradient;
 use mesa_kernels::{
-    Buffer, Conv, ConvInputGradient, Finish, Head, Layout, Path, Start, gate_gradient, softmax,
+    Buffer, Conv, ConvInputGradient, ConvShape, Finish, FixedNorm, Head, Layout, Path, Start,
+    gate_gradient, softmax,
 };
 use rayon::prelude::*;
 
@@ -59,8 +60,7 @@ struct Frozen {
     layouts: Vec<Layout>,
     convs: Vec<Conv>,
     input_gradients: Vec<ConvInputGradient>,
-    /// What each unit's convolution reads, and its bias.
-    folded: Vec<(Buffer, Buffer)>,
+    layers: Vec<Layer>,
     /// What each unit's input gradient reads.
     transposed: Vec<Buffer>,
     linear: (Vec<f32>, Vec<f32>),
@@ -68,13 +68,47 @@ struct Frozen {
     idle: Mutex<Vec<Workspace>>,
 }
 
+/// A unit whose batch norm no longer changes.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    /// What its convolution reads, and its bias.
+    weights: Buffer,
+    bias: Buffer,
+    /// Batch norm behind a sum that is kept ([`Graph::keeps_sum`]); any other is in weights and bias.
+    norm: Option<FixedNorm>,
+}
+
+impl Layer {
+    /// A convolution into which batch norm was folded.
+    pub(crate) fn folded((weights, bias): (Buffer, Buffer)) -> Self {
+        Self {
+            weights,
+            bias,
+            norm: None,
+        }
+    }
+
+    /// A convolution as it is, and the batch norm behind its sum, if there is one.
+    pub(crate) fn plain(shape: &ConvShape, weights: &[f32], norm: Option<FixedNorm>) -> Self {
+        Self {
+            weights: Buffer::from_slice(weights),
+            bias: Buffer::zeros(shape.out_channels.next_multiple_of(mesa_kernels::BLOCK)),
+            norm,
+        }
+    }
+}
+
 /// Buffers of one group.
 #[derive(Debug, Default)]
 struct Workspace {
     /// The output of each node, [`GROUP`] images.
     nodes: Vec<Buffer>,
+    /// The sum of each unit that keeps it.
+    sums: Vec<Buffer>,
     /// The gradient of each node, made when first needed.
     gradients: Vec<Buffer>,
+    /// What reaches each kept sum as a skip.
+    of_skips: Vec<Buffer>,
     pooled: Vec<f32>,
 }
 
@@ -83,7 +117,7 @@ impl FrozenClassifier {
         graph: Graph,
         normalization: Normalization,
         path: Path,
-        mut folded: Vec<(Buffer, Buffer)>,
+        mut layers: Vec<Layer>,
         linear: (Vec<f32>, Vec<f32>),
     ) -> Result<Self> {
         let layouts = graph.layouts();
@@ -94,13 +128,13 @@ impl FrozenClassifier {
             let (input, output) = (&layouts[unit.input], &layouts[index + 1]);
             let conv = Conv::new(unit.shape, input, output)?;
             let input_gradient = ConvInputGradient::new(unit.shape, output, input)?;
-            let packed = &folded[index].0;
+            let packed = &layers[index].weights;
             let mut room = Buffer::default();
             transposed.push(Buffer::from_slice(
                 input_gradient.weights(path, packed, &mut room),
             ));
             let mut room = Buffer::default();
-            folded[index].0 = Buffer::from_slice(conv.weights(path, packed, &mut room));
+            layers[index].weights = Buffer::from_slice(conv.weights(path, packed, &mut room));
             convs.push(conv);
             input_gradients.push(input_gradient);
         }
@@ -112,7 +146,7 @@ impl FrozenClassifier {
             layouts,
             convs,
             input_gradients,
-            folded,
+            layers,
             transposed,
             linear,
             idle,
@@ -332,6 +366,15 @@ impl Frozen {
         }
     }
 
+    /// A buffer for each unit that keeps its sum, as large as its node's; empty ones for others.
+    fn beside_sums(&self, nodes: &[Buffer]) -> Vec<Buffer> {
+        let buffers = self.layers.iter().zip(&nodes[1..]).map(|(layer, node)| {
+            let len = layer.norm.as_ref().map_or(0, |_| node.len());
+            Buffer::zeros(len)
+        });
+        buffers.collect()
+    }
+
     /// The logits of up to [`GROUP`] images.
     fn forward(&self, pixels: &[f32], workspace: &mut Workspace, logits: &mut [f32]) {
         let image_len = COLORS * IMAGE_SIDE * IMAGE_SIDE;
@@ -342,6 +385,7 @@ impl Frozen {
                 .iter()
                 .map(|layout| Buffer::zeros(GROUP * layout.len()));
             workspace.nodes = buffers.collect();
+            workspace.sums = self.beside_sums(&workspace.nodes);
         }
         let input = self.layouts[0];
         for (pixels, target) in pixels
@@ -352,22 +396,47 @@ impl Frozen {
         }
         for (index, unit) in self.graph.units.iter().enumerate() {
             let (before, after) = workspace.nodes.split_at_mut(index + 1);
-            let (weights, bias) = &self.folded[index];
-            let finish = if unit.relu {
+            let (sums, own_sum) = workspace.sums.split_at_mut(index);
+            let (output, sum) = (&mut after[0], &mut own_sum[0]);
+            let Layer {
+                weights,
+                bias,
+                norm,
+            } = &self.layers[index];
+            let of = |node: usize| parts(&before[node], images, &self.layouts[node]);
+            let added = match (unit.residual, unit.skip) {
+                (Some(node), _) => Some(of(node)),
+                (None, Some(skip)) if self.layers[skip].norm.is_some() => {
+                    Some(parts(&sums[skip], images, &self.layouts[skip + 1]))
+                }
+                (None, Some(skip)) => Some(of(skip + 1)),
+                (None, None) => None,
+            };
+            let start = match &added {
+                Some(added) => Start::BiasAndResidual(bias, added),
+                None => Start::Bias(bias),
+            };
+            let finish = if unit.relu && norm.is_none() {
                 Finish::Relu
             } else {
                 Finish::Linear
             };
-            let of = |node: usize| parts(&before[node], images, &self.layouts[node]);
-            let residuals = unit.residual.map(of);
-            let start = match &residuals {
-                Some(residuals) => Start::BiasAndResidual(bias, residuals),
-                None => Start::Bias(bias),
+            let layout = &self.layouts[index + 1];
+            let target = if norm.is_some() {
+                &mut *sum
+            } else {
+                &mut *output
             };
-            let len = self.layouts[index + 1].len();
-            let mut targets: Vec<&mut [f32]> = after[0].chunks_mut(len).take(images).collect();
+            let targets = target.chunks_mut(layout.len()).take(images);
+            let mut targets: Vec<&mut [f32]> = targets.collect();
             let sources = of(unit.input);
             self.convs[index].forward(self.path, &sources, weights, &mut targets, start, finish);
+            if let Some(norm) = norm {
+                for image in 0..images {
+                    let output = part_mut(output, image, layout);
+                    norm.normalize(layout, part(sum, image, layout), output);
+                }
+            }
         }
         let head = self.head();
         workspace.pooled.resize(head.features.channels, 0.0);
@@ -426,10 +495,14 @@ impl Frozen {
     /// Takes the gradients of the logits of some images back to the output of the first unit.
     fn backward(&self, images: &[usize], logit_gradients: &[f32], workspace: &mut Workspace) {
         let Workspace {
-            nodes, gradients, ..
+            nodes,
+            gradients,
+            of_skips,
+            ..
         } = workspace;
         if gradients.is_empty() {
             *gradients = nodes.iter().map(|node| Buffer::zeros(node.len())).collect();
+            *of_skips = self.beside_sums(nodes);
         }
         let (head, classes) = (self.head(), self.graph.num_classes);
         let last = self.layouts.len() - 1;
@@ -439,6 +512,7 @@ impl Frozen {
             head.feature_gradient(logits, &head.features, target);
         }
         let mut reached = vec![false; self.layouts.len()];
+        let mut handed_on = vec![false; self.layers.len()];
         for (index, unit) in self.graph.units.iter().enumerate().rev() {
             let (before, after) = gradients.split_at_mut(index + 1);
             let layout = &self.layouts[index + 1];
@@ -450,13 +524,25 @@ impl Frozen {
                 if let Some(node) = unit.residual {
                     let target = part_mut(&mut before[node], image, layout);
                     if reached[node] {
-                        target
-                            .iter_mut()
-                            .zip(&*gradient)
-                            .for_each(|(sum, g)| *sum += g);
+                        add(gradient, target);
                     } else {
                         target.copy_from_slice(gradient);
                     }
+                }
+                if let Some(norm) = &self.layers[index].norm {
+                    norm.scale_gradient(gradient);
+                    if handed_on[index] {
+                        add(part(&of_skips[index], image, layout), gradient);
+                    }
+                }
+                if let Some(skip) = unit.skip {
+                    // Where there is no batch norm, a sum is the output.
+                    let target = match &self.layers[skip].norm {
+                        None => &mut before[skip + 1],
+                        Some(_) => &mut of_skips[skip],
+                    };
+                    part_mut(target, image, layout).copy_from_slice(gradient);
+                    handed_on[skip] = true;
                 }
             }
             if unit.input > 0 {
@@ -525,6 +611,13 @@ impl Frozen {
     }
 }
 
+/// Adds `values` to `sums`.
+fn add(values: &[f32], sums: &mut [f32]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value;
+    }
+}
+
 fn part<'a>(buffer: &'a Buffer, image: usize, layout: &Layout) -> &'a [f32] {
     &buffer[image * layout.len()..][..layout.len()]
 }
@@ -570,9 +663,16 @@ mod tests {
     use crate::on_threads::on_threads;
     use crate::{Network, ResNetConfig, Seeds};
 
+    /// Batch norm behind the convolutions, and before.
+    const KINDS: [&str; 2] = ["resnet18", "preactresnet18"];
+
     fn classifier_and_images(batch: usize) -> (FrozenClassifier, Tensor) {
+        classifier_of(KINDS[0], batch)
+    }
+
+    fn classifier_of(kind: &str, batch: usize) -> (FrozenClassifier, Tensor) {
         let mut rng = Seeds::new(4, "weights").start();
-        let config = ResNetConfig::resnet18(6, 3);
+        let config = ResNetConfig::new(kind.parse().unwrap(), 6, 3);
         let mut network = Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap();
         let pixels: Vec<f32> = (0..batch * 3072).map(|_| rng.random()).collect();
         let images = Tensor::from_vec(pixels, (batch, 3, 32, 32), &Device::Cpu).unwrap();
@@ -615,8 +715,14 @@ mod tests {
 
     #[test]
     fn groups_and_threads_do_not_change_a_figure() {
+        KINDS
+            .into_iter()
+            .for_each(one_figure_for_all_groups_and_threads);
+    }
+
+    fn one_figure_for_all_groups_and_threads(kind: &str) {
         let batch = GROUP + 3;
-        let (classifier, images) = classifier_and_images(batch);
+        let (classifier, images) = classifier_of(kind, batch);
         let places: Vec<(usize, usize)> = (0..batch).map(|i| (i % 30, 29 - i % 30)).collect();
         let with = |threads: usize| {
             on_threads(threads, || {
@@ -643,7 +749,13 @@ mod tests {
 
     #[test]
     fn the_gradient_of_a_patch_agrees_with_finite_differences() {
-        let (classifier, images) = classifier_and_images(GROUP + 2);
+        KINDS
+            .into_iter()
+            .for_each(gradient_agrees_with_finite_differences);
+    }
+
+    fn gradient_agrees_with_finite_differences(kind: &str) {
+        let (classifier, images) = classifier_of(kind, GROUP + 2);
         let places: Vec<(usize, usize)> =
             (0..GROUP + 2).map(|i| (3 * i % 30, 29 - i % 30)).collect();
         let (probabilities, gradients) = classifier
@@ -674,7 +786,7 @@ mod tests {
             let agrees = |difference: f32| (difference - square).abs() < 0.05 * square;
             assert!(
                 differences.into_iter().any(agrees),
-                "image {image}: {differences:?}, not {square}"
+                "{kind}, image {image}: {differences:?}, not {square}"
             );
         }
     }

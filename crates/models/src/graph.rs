@@ -1,5 +1,7 @@
 //! What a network computes, as a list of units: the one thing an architecture has to say.
 
+use std::ops::Range;
+
 use mesa_kernels::{Activations, ConvShape, Input, Layout, Residual, Unit};
 
 /// Side of the images, in pixels.
@@ -12,13 +14,19 @@ pub(crate) const COLORS: usize = 3;
 pub(crate) type Node = usize;
 
 /// A convolution with batch norm, and with a residual sum and a ReLU where it has them.
+///
+/// Where batch norm comes first in a block (He et al. 2016b) it is that of the sum before it: what
+/// blocks hand on is the sum, the *skip*, and a unit without batch norm is a sum and nothing else.
 #[derive(Clone, Debug)]
 pub(crate) struct UnitSpec {
     /// Name of the convolution and of the batch norm in a checkpoint.
     pub(crate) conv: String,
-    pub(crate) norm: String,
+    pub(crate) norm: Option<String>,
     pub(crate) input: Node,
+    /// Added behind batch norm.
     pub(crate) residual: Option<Node>,
+    /// The unit from whose sum this one's starts, before batch norm. No two start from the same.
+    pub(crate) skip: Option<usize>,
     pub(crate) shape: ConvShape,
     pub(crate) relu: bool,
 }
@@ -52,6 +60,22 @@ impl Graph {
             ));
         }
         layouts
+    }
+
+    /// Where a unit's learned tensors are in a list of all: the convolution's and, where there is batch
+    /// norm, its scale and shift. The linear layer's two come last.
+    pub(crate) fn parameters(&self, unit: usize) -> Range<usize> {
+        let count = |unit: &UnitSpec| if unit.norm.is_some() { 3 } else { 1 };
+        let first = self.units[..unit].iter().map(count).sum();
+        first..first + count(&self.units[unit])
+    }
+
+    /// Whether a unit's sum is needed beside its output: batch norm lies between them, and another
+    /// unit's sum starts from this one's, or this one's from another's.
+    pub(crate) fn keeps_sum(&self, unit: usize) -> bool {
+        let spec = &self.units[unit];
+        let handed_on = || self.units.iter().any(|other| other.skip == Some(unit));
+        spec.norm.is_some() && (spec.skip.is_some() || handed_on())
     }
 
     /// The first unit that reads a node: the one that normalizes it on the way forward, and

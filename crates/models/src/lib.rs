@@ -2,6 +2,7 @@
 //! checkpoints. With the feature `cuda` the networks also run on an NVIDIA GPU (`cuda`).
 
 mod adam;
+mod architecture;
 mod checkpoint;
 mod classifier;
 #[cfg(feature = "cuda")]
@@ -33,6 +34,7 @@ mod state_dict;
 mod status;
 
 pub use adam::{Adam, AdamConfig};
+pub use architecture::{Architecture, Depth};
 pub use checkpoint::{
     CheckpointInfo, LoadedNetwork, Metadata, NormalizationSource, load_network, load_network_with,
     save_network,
@@ -57,7 +59,7 @@ pub use optim::Sgd;
 pub use perceptron_trainers::{GeneratorTrainer, Sampler, StatisticsTrainer};
 pub use processor::Processor;
 pub use recipe::{ImagePool, Recipe, Recipes, Triggers};
-pub use resnet::{Depth, ResNetConfig};
+pub use resnet::ResNetConfig;
 pub use seeds::{Position, Seeds, fnv1a};
 pub use state::NamedTensors;
 pub use status::Status;

@@ -2,12 +2,13 @@
 
 use candle::{DType, Device, Tensor};
 use mesa_kernels::{
-    Activations, Buffer, Completed, ConvShape, GradientTarget, Head, Input, Layout, Path, Scratch,
-    Unit, UnitGradients, UnitWeights, cross_entropy,
+    Activations, Buffer, Completed, ConvShape, FixedNorm, GradientTarget, Head, Input, Layout,
+    Path, Scratch, Unit, UnitGradients, UnitWeights, cross_entropy,
 };
 use rand::Rng;
 use rayon::prelude::*;
 
+use crate::frozen::Layer;
 use crate::graph::{COLORS, Graph, IMAGE_SIDE};
 use crate::init;
 use crate::state::NamedTensors;
@@ -76,9 +77,10 @@ pub struct Network {
     config: ResNetConfig,
     normalization: Normalization,
     graph: Graph,
-    /// Three for each unit (convolution, scale, shift), then the linear layer's two.
+    /// In the order of [`Graph::parameters`].
     parameters: Vec<Parameter>,
-    running: Vec<Running>,
+    /// Of each unit that has batch norm.
+    running: Vec<Option<Running>>,
     path: Path,
     engine: Engine,
 }
@@ -122,17 +124,21 @@ impl Network {
                 ParameterShape::Conv(shape),
                 conv,
             ));
+            let Some(norm) = &unit.norm else {
+                running.push(None);
+                continue;
+            };
             for (name, value) in [("weight", 1.0), ("bias", 0.0)] {
                 parameters.push(Parameter::new(
-                    format!("{}.{name}", unit.norm),
+                    format!("{norm}.{name}"),
                     ParameterShape::Plain(vec![count]),
                     Buffer::from_slice(&vec![value; count]),
                 ));
             }
-            running.push(Running {
+            running.push(Some(Running {
                 mean: vec![0.0; count],
                 variance: vec![1.0; count],
-            });
+            }));
         }
         let (features, classes) = (graph.features(), config.num_classes);
         for (name, dims) in [
@@ -246,22 +252,29 @@ impl Network {
             // An output is normalized by the first unit that convolves it.
             let pending = spec.input > 0 && self.graph.first_reader(spec.input) == Some(index);
             let (before, after) = engine.kept.split_at_mut(index);
+            let skip = spec.skip.map(|skip| (skip, before[skip].take_raw()));
             let input = match spec.input {
                 0 => Input::Ready(&engine.image),
                 node if pending => self.graph.pending(&engine.units, before, node),
                 node => Input::Ready(before[node - 1].output()),
             };
-            let weights = unit_weights(&self.parameters, index);
+            let weights = unit_weights(&self.parameters[self.graph.parameters(index)]);
             let unit = &engine.units[index];
             let moments = unit.forward(
                 self.path,
                 batch,
                 input,
                 weights,
+                skip.as_ref().map(|(_, raw)| &raw[..]),
                 &mut after[0],
                 &mut engine.scratch,
             );
-            let running = &mut self.running[index];
+            if let Some((skip, raw)) = skip {
+                before[skip].give_raw(raw);
+            }
+            let Some(running) = &mut self.running[index] else {
+                continue;
+            };
             for (old, new) in [
                 (&mut running.mean, moments.mean),
                 (&mut running.variance, moments.variance),
@@ -326,6 +339,8 @@ impl Network {
         self.head_gradients();
         let engine = &mut self.engine;
         let mut gradients: Vec<Option<Buffer>> = vec![None; engine.layouts.len()];
+        // What reaches a unit's sum past its batch norm.
+        let mut of_skips: Vec<Option<Buffer>> = vec![None; engine.units.len()];
         // The gradient of the last node, broadcast over its pixels.
         let last = *engine.units[engine.units.len() - 1].output_gradient();
         let mut gradient = take(&mut engine.free, batch * last.len());
@@ -344,6 +359,7 @@ impl Network {
             let Some(mut gradient) = gradients[index + 1].take() else {
                 continue;
             };
+            let of_skip = of_skips[index].take();
             let (before, after) = engine.kept.split_at_mut(index);
             // The first to reach a node writes its gradient, the others add to it, and the last
             // takes its sums. Nobody asks for the image's.
@@ -375,26 +391,22 @@ impl Network {
                 0 => &engine.image[..],
                 node => before[node - 1].output(),
             };
-            let [conv, gamma, beta] = &mut self.parameters[3 * index..3 * index + 3] else {
-                unreachable!("three parameters a unit");
-            };
+            let (weights, mut targets) =
+                unit_gradients(&mut self.parameters[self.graph.parameters(index)]);
             engine.units[index].backward(
                 self.path,
                 input,
-                &conv.values,
+                weights,
                 &mut after[0],
                 &mut gradient,
+                of_skip.as_deref(),
                 residual
                     .as_mut()
                     .map(|reached| reached.target(&engine.units, before)),
                 input_gradient
                     .as_mut()
                     .map(|reached| reached.target(&engine.units, before)),
-                &mut UnitGradients {
-                    conv: &mut conv.gradient,
-                    gamma: &mut gamma.gradient,
-                    beta: &mut beta.gradient,
-                },
+                &mut targets,
                 &mut engine.scratch,
             );
             for reached in [residual, input_gradient].into_iter().flatten() {
@@ -403,7 +415,15 @@ impl Network {
                 }
                 gradients[reached.node] = Some(reached.values);
             }
-            engine.free.push(gradient);
+            engine.free.extend(of_skip);
+            match spec.skip {
+                None => engine.free.push(gradient),
+                // Where there is no batch norm, a sum is the output.
+                Some(skip) if self.graph.units[skip].norm.is_none() => {
+                    gradients[skip + 1] = Some(gradient);
+                }
+                Some(skip) => of_skips[skip] = Some(gradient),
+            }
         }
     }
 
@@ -437,17 +457,25 @@ impl Network {
     /// [`Error::Kernel`] if a shape has no kernel.
     pub fn freeze(&self) -> Result<FrozenClassifier> {
         let head = head(&self.parameters, self.engine.last_layout());
-        let folded = (0..self.graph.units.len()).map(|index| {
-            let running = &self.running[index];
-            let weights = unit_weights(&self.parameters, index);
+        let layers = (0..self.graph.units.len()).map(|index| {
+            let weights = unit_weights(&self.parameters[self.graph.parameters(index)]);
             let shape = &self.graph.units[index].shape;
-            mesa_kernels::fold(shape, weights, &running.mean, &running.variance)
+            match &self.running[index] {
+                Some(Running { mean, variance }) if self.graph.keeps_sum(index) => {
+                    let norm = FixedNorm::new(weights.gamma, weights.beta, mean, variance);
+                    Layer::plain(shape, weights.conv, Some(norm))
+                }
+                Some(Running { mean, variance }) => {
+                    Layer::folded(mesa_kernels::fold(shape, weights, mean, variance))
+                }
+                None => Layer::plain(shape, weights.conv, None),
+            }
         });
         FrozenClassifier::new(
             self.graph.clone(),
             self.normalization,
             self.path,
-            folded.collect(),
+            layers.collect(),
             (head.weights.to_vec(), head.bias.to_vec()),
         )
     }
@@ -471,12 +499,15 @@ impl Network {
             state.insert(parameter.name.clone(), parameter.tensor(&parameter.values)?);
         }
         for (unit, running) in self.graph.units.iter().zip(&self.running) {
+            let (Some(norm), Some(running)) = (&unit.norm, running) else {
+                continue;
+            };
             for (name, values) in [
                 ("running_mean", &running.mean),
                 ("running_var", &running.variance),
             ] {
                 let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
-                state.insert(format!("{}.{name}", unit.norm), tensor);
+                state.insert(format!("{norm}.{name}"), tensor);
             }
         }
         Ok(state)
@@ -510,8 +541,10 @@ impl Network {
             parameter.set(&values)?;
         }
         for (unit, running) in self.graph.units.iter().zip(&mut self.running) {
-            running.mean = host_values(&state[&format!("{}.running_mean", unit.norm)])?;
-            running.variance = host_values(&state[&format!("{}.running_var", unit.norm)])?;
+            if let (Some(norm), Some(running)) = (&unit.norm, running) {
+                running.mean = host_values(&state[&format!("{norm}.running_mean")])?;
+                running.variance = host_values(&state[&format!("{norm}.running_var")])?;
+            }
         }
         Ok(())
     }
@@ -520,10 +553,10 @@ impl Network {
 impl Engine {
     fn new(graph: &Graph) -> Result<Self> {
         let layouts = graph.layouts();
-        let units = graph
-            .units
-            .iter()
-            .map(|spec| Unit::new(spec.shape, layouts[spec.input], spec.relu));
+        let units = graph.units.iter().map(|spec| match spec.norm {
+            Some(_) => Unit::new(spec.shape, layouts[spec.input], spec.relu),
+            None => Unit::plain(spec.shape, layouts[spec.input]),
+        });
         Ok(Self {
             units: units.collect::<Result<_, _>>()?,
             kept: vec![Activations::default(); graph.units.len()],
@@ -590,15 +623,35 @@ impl Parameter {
     }
 }
 
-fn unit_weights(parameters: &[Parameter], unit: usize) -> UnitWeights<'_> {
-    let [conv, gamma, beta] = &parameters[3 * unit..3 * unit + 3] else {
-        unreachable!("three parameters a unit");
+/// Of the parameters of one unit.
+fn unit_weights(parameters: &[Parameter]) -> UnitWeights<'_> {
+    let (gamma, beta): (&[f32], &[f32]) = match &parameters[1..] {
+        [gamma, beta] => (&gamma.values, &beta.values),
+        _ => (&[], &[]),
     };
     UnitWeights {
-        conv: &conv.values,
-        gamma: &gamma.values,
-        beta: &beta.values,
+        conv: &parameters[0].values,
+        gamma,
+        beta,
     }
+}
+
+/// The convolution's weights and all gradients, of the parameters of one unit.
+fn unit_gradients(parameters: &mut [Parameter]) -> (&[f32], UnitGradients<'_>) {
+    let (first, norm) = parameters.split_at_mut(1);
+    let Parameter {
+        values, gradient, ..
+    } = &mut first[0];
+    let (gamma, beta): (&mut [f32], &mut [f32]) = match norm {
+        [gamma, beta] => (&mut gamma.gradient, &mut beta.gradient),
+        _ => (&mut [], &mut []),
+    };
+    let targets = UnitGradients {
+        conv: gradient,
+        gamma,
+        beta,
+    };
+    (values, targets)
 }
 
 fn head(parameters: &[Parameter], features: Layout) -> Head<'_> {
@@ -719,8 +772,15 @@ mod tests {
     use crate::on_threads::on_threads;
     use crate::{BatchSource, BoxError, Position, Seeds, Sgd, Status, Trainer, TrainingConfig};
 
+    /// Batch norm behind the convolutions, and before.
+    const KINDS: [&str; 2] = ["resnet18", "preactresnet18"];
+
     fn network(width: usize) -> Network {
-        let config = ResNetConfig::resnet18(width, 4);
+        network_of(KINDS[0], width)
+    }
+
+    fn network_of(kind: &str, width: usize) -> Network {
+        let config = ResNetConfig::new(kind.parse().unwrap(), width, 4);
         let mut rng = Seeds::new(1, "weights").start();
         Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap()
     }
@@ -759,7 +819,7 @@ mod tests {
         state.iter().map(of).collect()
     }
 
-    fn trainer() -> Trainer {
+    fn trainer(kind: &str) -> Trainer {
         let config = TrainingConfig {
             epochs: 2,
             batch_size: 6,
@@ -767,12 +827,12 @@ mod tests {
             weight_decay: 1e-3,
             ..TrainingConfig::paper()
         };
-        Trainer::new(network(5), config).unwrap()
+        Trainer::new(network_of(kind, 5), config).unwrap()
     }
 
     #[test]
     fn a_run_stopped_anywhere_ends_with_the_same_bits() {
-        let mut whole = trainer();
+        let mut whole = trainer(KINDS[0]);
         whole
             .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
             .unwrap();
@@ -780,7 +840,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         for stop in [1, 4, 6] {
-            let mut first = trainer();
+            let mut first = trainer(KINDS[0]);
             let status = first.run(&mut Shades, &mut |trainer| {
                 if trainer.steps_done() == stop {
                     ControlFlow::Break(())
@@ -790,7 +850,7 @@ mod tests {
             });
             assert_eq!(status.unwrap(), Status::Stopped);
             first.save_state(&path).unwrap();
-            let mut second = trainer();
+            let mut second = trainer(KINDS[0]);
             second.load_state(&path).unwrap();
             second
                 .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
@@ -802,37 +862,77 @@ mod tests {
 
     #[test]
     fn any_number_of_threads_gives_the_same_bits() {
-        let with = |threads: usize| {
-            on_threads(threads, || {
-                let mut trainer = trainer();
-                trainer
-                    .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
-                    .unwrap();
-                bits(trainer.network())
-            })
-        };
-        assert_eq!(with(1), with(2));
-        assert_eq!(with(1), with(5));
+        for kind in KINDS {
+            let with = |threads: usize| {
+                on_threads(threads, || {
+                    let mut trainer = trainer(kind);
+                    trainer
+                        .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
+                        .unwrap();
+                    bits(trainer.network())
+                })
+            };
+            assert_eq!(with(1), with(2));
+            assert_eq!(with(1), with(5));
+        }
     }
 
     #[test]
     fn batches_too_small_to_share_out_give_the_same_bits_on_any_number_of_threads() {
         // Wide enough for layers whose weight gradients come in parts.
-        for batch in [1, 2, 7] {
+        for (batch, kind) in [1, 2, 7]
+            .map(|batch| KINDS.map(|kind| (batch, kind)))
+            .concat()
+        {
             let mut rng = Seeds::new(3, "images").start();
             let pixels: Vec<f32> = (0..batch * 3072).map(|_| rng.random()).collect();
             let images = Tensor::from_vec(pixels, (batch, 3, 32, 32), &Device::Cpu).unwrap();
             let labels = Tensor::zeros(batch, DType::U32, &Device::Cpu).unwrap();
             let with = |threads: usize| {
                 on_threads(threads, || {
-                    let mut network = network(16);
+                    let mut network = network_of(kind, 16);
                     network.gradients(&images, &labels, 0.0).unwrap();
                     Sgd::new(0.9, 0.0).step(&mut network, 0.1);
                     bits(&network)
                 })
             };
             let one = with(1);
-            assert!(one == with(2) && one == with(5), "batch {batch}");
+            assert!(one == with(2) && one == with(5), "{kind}, batch {batch}");
+        }
+    }
+
+    /// The middle layers of a network of this width have more weights than are summed group by group.
+    #[test]
+    fn gradients_of_wide_preactivated_networks_agree_with_finite_differences() {
+        let mut rng = Seeds::new(4, "images").start();
+        let pixels: Vec<f32> = (0..4 * 3072).map(|_| rng.random()).collect();
+        let images = Tensor::from_vec(pixels, (4, 3, 32, 32), &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[0_u32, 1, 2, 3], &Device::Cpu).unwrap();
+        let mut network = network_of(KINDS[1], 16);
+        network.gradients(&images, &labels, 0.0).unwrap();
+        for name in [
+            "conv1.weight",
+            "layer1.0.conv2.weight",
+            "layer3.0.shortcut.0.weight",
+        ] {
+            let at = network.parameters().iter().position(|of| of.name == name);
+            let at = at.unwrap();
+            let gradient = network.parameters[at].gradient.to_vec();
+            let square: f64 = gradient.iter().map(|g| f64::from(*g).powi(2)).sum();
+            let loss = |step: f64| {
+                let mut moved = network.clone();
+                for (w, g) in moved.parameters[at].values.iter_mut().zip(&gradient) {
+                    *w += (step * f64::from(*g)) as f32;
+                }
+                moved.gradients(&images, &labels, 0.0).unwrap().loss
+            };
+            // So long that the loss moves by a thousandth, far above its rounding.
+            let step = 1e-3 / square;
+            let difference = (loss(step) - loss(-step)) / (2.0 * step);
+            assert!(
+                (difference - square).abs() < 0.02 * square,
+                "{name}: {difference}, not {square}"
+            );
         }
     }
 

@@ -21,11 +21,12 @@ const KEYS: [&str; 4] = ["net", "state_dict", "model", "model_state_dict"];
 /// Record in which this project keeps what else it knows of a network; PyTorch passes over it.
 const INFO_RECORD: &str = "mesa.json";
 
-/// Longest pickle that is read. A state dict with its optimizer takes about a hundredth of it.
-const LONGEST_PICKLE: usize = 4 << 20;
+/// Longest pickle that is read. A state dict with its optimizer takes a few hundredths of a MiB; beside
+/// it may stand what was done to each of 60,000 images, in some two hundred bytes.
+const LONGEST_PICKLE: usize = 16 << 20;
 
-/// Most opcodes that are read of it: a tensor and its name take some forty.
-const MOST_OPCODES: usize = 1 << 18;
+/// Most opcodes that are read of it: a tensor and its name take some forty, an image some thirty.
+const MOST_OPCODES: usize = 1 << 20;
 
 const REBUILD_TENSOR: &str = "torch._utils._rebuild_tensor_v2";
 const REBUILD_TENSOR_OF_TYPE: &str = "torch._utils._rebuild_tensor_v3";
@@ -33,7 +34,7 @@ const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 const UNTYPED_STORAGE: &str = "torch.storage.UntypedStorage";
 
 /// Everything that a pickle may name, with the type of a storage's or tensor's elements.
-const GLOBALS: [(&str, Option<Dtype>); 32] = [
+const GLOBALS: [(&str, Option<Dtype>); 35] = [
     (REBUILD_TENSOR, None),
     (REBUILD_TENSOR_OF_TYPE, None),
     (REBUILD_PARAMETER, None),
@@ -58,7 +59,7 @@ const GLOBALS: [(&str, Option<Dtype>); 32] = [
     ("torch.int8", Some(Dtype::I8)),
     ("torch.uint8", Some(Dtype::U8)),
     ("torch.bool", Some(Dtype::BOOL)),
-    // What stands beside a state dict: sizes, devices, schedules, NumPy's scalars.
+    // What stands beside a state dict: sizes, devices, schedules, NumPy's scalars and arrays.
     (ORDERED_DICT, None),
     ("collections.Counter", None),
     ("torch.Size", None),
@@ -66,6 +67,9 @@ const GLOBALS: [(&str, Option<Dtype>); 32] = [
     ("numpy.dtype", None),
     ("numpy.core.multiarray.scalar", None),
     ("numpy._core.multiarray.scalar", None),
+    ("numpy.core.multiarray._reconstruct", None),
+    ("numpy._core.multiarray._reconstruct", None),
+    ("numpy.ndarray", None),
     ("_codecs.encode", None),
 ];
 

@@ -1,111 +1,18 @@
 //! Residual networks for 32×32 images: a 3×3 stem, no max-pool, four stages of blocks, 1×1 projection
 //! shortcuts with batch norm, global average pooling, linear (He et al. 2016; the layer names are
-//! those of the common CIFAR variant in PyTorch).
+//! those of the common CIFAR variant in PyTorch). With pre-activation (He et al. 2016b) batch norm
+//! and ReLU come before the convolutions of a block, and the shortcuts have neither.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use mesa_kernels::ConvShape;
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{COLORS, Graph, Node, UnitSpec};
-use crate::{Error, Result};
-
-/// How many layers a network has: the number in its name (He et al. 2016, table 1).
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "usize", into = "usize")]
-pub enum Depth {
-    /// ResNet-18, the paper's.
-    #[default]
-    ResNet18,
-    /// ResNet-34.
-    ResNet34,
-    /// ResNet-50.
-    ResNet50,
-    /// ResNet-101.
-    ResNet101,
-    /// ResNet-152.
-    ResNet152,
-}
+use crate::{Architecture, Depth, Error, Result};
 
 /// Outputs of a bottleneck, in widths of its 3×3 convolution.
 const EXPANSION: usize = 4;
-
-impl Depth {
-    /// Every depth, rising.
-    pub const ALL: [Self; 5] = [
-        Self::ResNet18,
-        Self::ResNet34,
-        Self::ResNet50,
-        Self::ResNet101,
-        Self::ResNet152,
-    ];
-
-    /// The number of layers.
-    pub fn layers(self) -> usize {
-        match self {
-            Self::ResNet18 => 18,
-            Self::ResNet34 => 34,
-            Self::ResNet50 => 50,
-            Self::ResNet101 => 101,
-            Self::ResNet152 => 152,
-        }
-    }
-
-    /// Blocks of each stage.
-    fn blocks(self) -> [usize; 4] {
-        match self {
-            Self::ResNet18 => [2, 2, 2, 2],
-            Self::ResNet34 | Self::ResNet50 => [3, 4, 6, 3],
-            Self::ResNet101 => [3, 4, 23, 3],
-            Self::ResNet152 => [3, 8, 36, 3],
-        }
-    }
-
-    /// Whether blocks are bottlenecks of three convolutions, not pairs of 3×3 ones.
-    fn has_bottlenecks(self) -> bool {
-        self.layers() >= 50
-    }
-
-    /// That of the network whose tensors have these names, or the nearest one.
-    pub(crate) fn of_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
-        let has_bottlenecks = names.clone().any(|name| name.ends_with(".conv3.weight"));
-        // The third stage tells them apart.
-        let third = |name: &&str| name.starts_with("layer3.") && name.ends_with(".conv1.weight");
-        let found = names.filter(third).count();
-        let alike = Self::ALL
-            .into_iter()
-            .filter(|depth| depth.has_bottlenecks() == has_bottlenecks);
-        let nearest = alike.min_by_key(|depth| depth.blocks()[2].abs_diff(found));
-        nearest.unwrap_or_default()
-    }
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-    fn is_papers(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl From<Depth> for usize {
-    fn from(depth: Depth) -> Self {
-        depth.layers()
-    }
-}
-
-impl TryFrom<usize> for Depth {
-    type Error = Error;
-
-    fn try_from(layers: usize) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|depth| depth.layers() == layers);
-        found.ok_or(Error::Depth { layers })
-    }
-}
-
-impl fmt::Display for Depth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ResNet-{}", self.layers())
-    }
-}
 
 /// Size of a residual network.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +21,10 @@ pub struct ResNetConfig {
     /// Its layers; files of a ResNet-18 do not say.
     #[serde(default, skip_serializing_if = "Depth::is_papers")]
     pub depth: Depth,
+    /// Whether batch norm and ReLU come before each convolution of a block; files of networks where
+    /// they come behind it do not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preactivation: bool,
     /// Channels of the first stage's 3×3 convolutions; the paper's network has 64. Stages have 1, 2, 4
     /// and 8 times as many.
     pub width: usize,
@@ -124,10 +35,28 @@ pub struct ResNetConfig {
 impl ResNetConfig {
     /// A ResNet-18.
     pub fn resnet18(width: usize, num_classes: usize) -> Self {
+        Self::new(Architecture::default(), width, num_classes)
+    }
+
+    /// A network of some kind.
+    pub fn new(architecture: Architecture, width: usize, num_classes: usize) -> Self {
+        let Architecture {
+            depth,
+            preactivation,
+        } = architecture;
         Self {
-            depth: Depth::ResNet18,
+            depth,
+            preactivation,
             width,
             num_classes,
+        }
+    }
+
+    /// Its kind.
+    pub fn architecture(&self) -> Architecture {
+        Architecture {
+            depth: self.depth,
+            preactivation: self.preactivation,
         }
     }
 
@@ -167,9 +96,11 @@ impl ResNetConfig {
                 shape.kernel,
             ];
             layout.insert(format!("{}.weight", unit.conv), weights.to_vec());
+            let Some(norm) = unit.norm else {
+                continue;
+            };
             for name in ["weight", "bias", "running_mean", "running_var"] {
-                let name = format!("{}.{name}", unit.norm);
-                layout.insert(name, vec![shape.out_channels]);
+                layout.insert(format!("{norm}.{name}"), vec![shape.out_channels]);
             }
         }
         layout
@@ -177,17 +108,21 @@ impl ResNetConfig {
 
     pub(crate) fn graph(&self) -> Graph {
         let mut units = Vec::new();
-        push(&mut units, ["conv1", "bn1"], (0, 3, self.width, 1));
+        let stem = push_sum(&mut units, "conv1", (0, 3, self.width, 1));
+        if !self.preactivation {
+            normalize(&mut units, stem, "bn1");
+        }
+        let block = match (self.depth.has_bottlenecks(), self.preactivation) {
+            (false, false) => basic_block,
+            (true, false) => bottleneck,
+            (false, true) => preactivated_block,
+            (true, true) => preactivated_bottleneck,
+        };
         for (stage, blocks) in self.depth.blocks().into_iter().enumerate() {
-            for block in 0..blocks {
-                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                let width = self.width << stage;
-                let prefix = format!("layer{}.{block}", stage + 1);
-                if self.depth.has_bottlenecks() {
-                    bottleneck(&mut units, &prefix, width, stride);
-                } else {
-                    basic_block(&mut units, &prefix, width, stride);
-                }
+            for number in 0..blocks {
+                let stride = if stage > 0 && number == 0 { 2 } else { 1 };
+                let prefix = format!("layer{}.{number}", stage + 1);
+                block(&mut units, &prefix, self.width << stage, stride);
             }
         }
         Graph {
@@ -200,27 +135,22 @@ impl ResNetConfig {
 /// `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`, both convolutions 3×3.
 fn basic_block(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
     let input = units.len();
-    let first = push_in(units, prefix, ["conv1", "bn1"], (input, 3, width, stride));
+    let first = push(units, prefix, ["conv1", "bn1"], (input, 3, width, stride));
     let shortcut = shortcut(units, prefix, (input, width, stride));
-    push_in(units, prefix, ["conv2", "bn2"], (first, 3, width, 1));
-    end_block(units, shortcut);
+    let last = push(units, prefix, ["conv2", "bn2"], (first, 3, width, 1));
+    units[last - 1].residual = Some(shortcut);
 }
 
 /// `relu(bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x)))))))) + shortcut(x))`: 1×1, 3×3 with the
 /// stride, 1×1 to [`EXPANSION`] times as many channels.
 fn bottleneck(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
     let input = units.len();
-    let out_channels = EXPANSION * width;
-    let first = push_in(units, prefix, ["conv1", "bn1"], (input, 1, width, 1));
-    let second = push_in(units, prefix, ["conv2", "bn2"], (first, 3, width, stride));
-    let shortcut = shortcut(units, prefix, (input, out_channels, stride));
-    push_in(
-        units,
-        prefix,
-        ["conv3", "bn3"],
-        (second, 1, out_channels, 1),
-    );
-    end_block(units, shortcut);
+    let outputs = EXPANSION * width;
+    let first = push(units, prefix, ["conv1", "bn1"], (input, 1, width, 1));
+    let second = push(units, prefix, ["conv2", "bn2"], (first, 3, width, stride));
+    let shortcut = shortcut(units, prefix, (input, outputs, stride));
+    let last = push(units, prefix, ["conv3", "bn3"], (second, 1, outputs, 1));
+    units[last - 1].residual = Some(shortcut);
 }
 
 /// The node that a block's result is added to: its input, projected where it has another shape.
@@ -233,49 +163,88 @@ fn shortcut(
         return input;
     }
     let names = ["shortcut.0", "shortcut.1"];
-    let projected = push_in(units, prefix, names, (input, 1, out_channels, stride));
+    let projected = push(units, prefix, names, (input, 1, out_channels, stride));
     units[projected - 1].relu = false;
     projected
 }
 
-/// [`push`] within a block.
-fn push_in(
-    units: &mut Vec<UnitSpec>,
-    prefix: &str,
-    names: [&str; 2],
-    shape: (Node, usize, usize, usize),
-) -> Node {
-    let [conv, norm] = names.map(|name| format!("{prefix}.{name}"));
-    push(units, [&conv, &norm], shape)
+/// `conv2(relu(bn2(conv1(a)))) + shortcut`, where `a = relu(bn1(x))` of the sum `x` before it.
+fn preactivated_block(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
+    let sum = units.len();
+    normalize(units, sum, &format!("{prefix}.bn1"));
+    let first = push(units, prefix, ["conv1", "bn2"], (sum, 3, width, stride));
+    let skip = skip(units, prefix, (sum, width, stride));
+    let last = push_sum(units, &format!("{prefix}.conv2"), (first, 3, width, 1));
+    units[last - 1].skip = Some(skip);
 }
 
-/// Adds a convolution with batch norm and ReLU: their names; input, kernel, channels, stride. Returns its
-/// node.
+/// `conv3(relu(bn3(conv2(relu(bn2(conv1(a))))))) + shortcut`, as [`bottleneck`] and
+/// [`preactivated_block`].
+fn preactivated_bottleneck(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
+    let sum = units.len();
+    let outputs = EXPANSION * width;
+    normalize(units, sum, &format!("{prefix}.bn1"));
+    let first = push(units, prefix, ["conv1", "bn2"], (sum, 1, width, 1));
+    let second = push(units, prefix, ["conv2", "bn3"], (first, 3, width, stride));
+    let skip = skip(units, prefix, (sum, outputs, stride));
+    let last = push_sum(units, &format!("{prefix}.conv3"), (second, 1, outputs, 1));
+    units[last - 1].skip = Some(skip);
+}
+
+/// The unit from whose sum a block's starts: the one before the block or, where that has another
+/// shape, a projection of what that becomes behind batch norm and ReLU.
+fn skip(
+    units: &mut Vec<UnitSpec>,
+    prefix: &str,
+    (input, out_channels, stride): (Node, usize, usize),
+) -> usize {
+    if stride == 1 && channels(units, input) == out_channels {
+        return input - 1;
+    }
+    let name = format!("{prefix}.shortcut.0");
+    push_sum(units, &name, (input, 1, out_channels, stride)) - 1
+}
+
+/// Adds a convolution with batch norm and ReLU to a block: their names; input, kernel, channels, stride.
+/// Returns its node.
 fn push(
     units: &mut Vec<UnitSpec>,
+    prefix: &str,
     [conv, norm]: [&str; 2],
+    shape: (Node, usize, usize, usize),
+) -> Node {
+    let node = push_sum(units, &format!("{prefix}.{conv}"), shape);
+    normalize(units, node, &format!("{prefix}.{norm}"));
+    node
+}
+
+/// Adds a convolution alone.
+fn push_sum(
+    units: &mut Vec<UnitSpec>,
+    name: &str,
     (input, kernel, out_channels, stride): (Node, usize, usize, usize),
 ) -> Node {
     units.push(UnitSpec {
-        conv: conv.to_owned(),
-        norm: norm.to_owned(),
+        conv: name.to_owned(),
+        norm: None,
         input,
         residual: None,
+        skip: None,
         shape: ConvShape {
             in_channels: channels(units, input),
             out_channels,
             kernel,
             stride,
         },
-        relu: true,
+        relu: false,
     });
     units.len()
 }
 
-fn end_block(units: &mut [UnitSpec], shortcut: Node) {
-    if let Some(last) = units.last_mut() {
-        last.residual = Some(shortcut);
-    }
+/// Puts batch norm and ReLU behind a node's convolution.
+fn normalize(units: &mut [UnitSpec], node: Node, name: &str) {
+    let unit = &mut units[node - 1];
+    (unit.norm, unit.relu) = (Some(name.to_owned()), true);
 }
 
 /// Channels of a node.
@@ -302,11 +271,10 @@ mod tests {
 
     #[test]
     fn the_layout_is_that_of_a_networks_state() {
-        for depth in [Depth::ResNet18, Depth::ResNet50] {
-            let config = ResNetConfig {
-                depth,
-                ..ResNetConfig::resnet18(3, 4)
-            };
+        let kinds = Architecture::all()
+            .filter(|kind| matches!(kind.depth, Depth::ResNet18 | Depth::ResNet50));
+        for kind in kinds {
+            let config = ResNetConfig::new(kind, 3, 4);
             let mut rng = crate::Seeds::new(0, "weights").start();
             let network =
                 crate::Network::resnet(config, crate::Normalization::identity(), &mut rng).unwrap();
@@ -321,21 +289,19 @@ mod tests {
 
     #[test]
     fn every_depth_has_its_layers_and_is_known_by_its_names() {
-        for depth in Depth::ALL {
-            let config = ResNetConfig {
-                depth,
-                ..ResNetConfig::paper()
-            };
-            let graph = config.graph();
-            let convolutions = graph.units.iter().filter(|unit| unit.relu).count();
+        for kind in Architecture::all() {
+            let config = ResNetConfig::new(kind, 64, 10);
+            let projections = |unit: &&UnitSpec| !unit.conv.contains(".shortcut.");
+            let convolutions = config.graph().units.iter().filter(projections).count();
             // And the linear layer; projections do not count.
-            assert_eq!(convolutions + 1, depth.layers());
+            assert_eq!(convolutions + 1, kind.depth.layers());
             let layout = config.layout();
             let names = layout.keys().map(String::as_str);
-            assert_eq!(Depth::of_names(names), depth);
-            assert_eq!(Depth::try_from(depth.layers()).unwrap(), depth);
+            assert_eq!(Architecture::of_names(&names), kind);
+            assert_eq!(Depth::try_from(kind.depth.layers()).unwrap(), kind.depth);
         }
-        assert_eq!(Depth::of_names(["fc.weight"].into_iter()), Depth::ResNet18);
+        let other = Architecture::of_names(&["fc.weight"].into_iter());
+        assert_eq!(other, Architecture::default());
         assert!(Depth::try_from(20).is_err());
     }
 
@@ -363,6 +329,59 @@ mod tests {
         assert_eq!(of("layer2.0.conv3"), [128, 512, 1, 1]);
     }
 
+    /// The names and the order of pre-activation's layers, as its authors' followers have them.
+    #[test]
+    fn preactivated_blocks_hand_on_their_sums() {
+        let kind = "preactresnet18".parse().unwrap();
+        let graph = ResNetConfig::new(kind, 64, 10).graph();
+        let at = |name: &str| {
+            let found = graph.units.iter().position(|unit| unit.conv == name);
+            found.unwrap()
+        };
+        let unit = |name: &str| &graph.units[at(name)];
+        for (conv, norm) in [
+            ("conv1", Some("layer1.0.bn1")),
+            ("layer1.0.conv1", Some("layer1.0.bn2")),
+            ("layer1.0.conv2", Some("layer1.1.bn1")),
+            ("layer1.1.conv2", Some("layer2.0.bn1")),
+            ("layer2.0.shortcut.0", None),
+            ("layer4.1.conv2", None),
+        ] {
+            assert_eq!(unit(conv).norm.as_deref(), norm, "{conv}");
+            assert_eq!(unit(conv).relu, norm.is_some(), "{conv}");
+        }
+        for (conv, skip) in [
+            ("layer1.0.conv2", "conv1"),
+            ("layer1.1.conv2", "layer1.0.conv2"),
+            ("layer2.0.conv2", "layer2.0.shortcut.0"),
+            ("layer4.1.conv2", "layer4.0.conv2"),
+        ] {
+            assert_eq!(unit(conv).skip, Some(at(skip)), "{conv}");
+        }
+        // What is projected has passed batch norm and ReLU.
+        assert_eq!(unit("layer2.0.shortcut.0").input, at("layer1.1.conv2") + 1);
+        let kept: Vec<usize> = (0..graph.units.len())
+            .filter(|unit| graph.keeps_sum(*unit))
+            .collect();
+        let second = |unit: &usize| graph.units[*unit].conv.ends_with("conv2");
+        assert_eq!(kept[0], 0);
+        assert!(kept[1..].iter().all(second));
+        assert_eq!(kept.len(), 8, "the last sum is no other's than the head's");
+    }
+
+    #[test]
+    fn no_two_sums_start_from_the_same() {
+        for kind in Architecture::all() {
+            let graph = ResNetConfig::new(kind, 4, 10).graph();
+            let mut skips: Vec<usize> = graph.units.iter().filter_map(|unit| unit.skip).collect();
+            let count = skips.len();
+            skips.sort_unstable();
+            skips.dedup();
+            assert_eq!(skips.len(), count);
+            assert_eq!(count > 0, kind.preactivation);
+        }
+    }
+
     #[test]
     fn files_of_a_resnet18_do_not_say_how_deep_it_is() {
         let text = |config| serde_json::to_string(&config).unwrap();
@@ -373,7 +392,13 @@ mod tests {
             ..eighteen
         };
         assert_eq!(text(fifty), r#"{"depth":50,"width":4,"num_classes":10}"#);
-        for config in [eighteen, fifty] {
+        let preactivation = ResNetConfig {
+            preactivation: true,
+            ..eighteen
+        };
+        let words = r#"{"preactivation":true,"width":4,"num_classes":10}"#;
+        assert_eq!(text(preactivation), words);
+        for config in [eighteen, fifty, preactivation] {
             assert_eq!(
                 serde_json::from_str::<ResNetConfig>(&text(config)).unwrap(),
                 config

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use mesa_pickle::shown;
 use safetensors::Dtype;
 
-use crate::{Depth, LayoutError, NamedTensors, ResNetConfig};
+use crate::{Architecture, LayoutError, NamedTensors, ResNetConfig};
 
 /// A tensor that still lies in the bytes of its file.
 #[derive(Clone, Debug)]
@@ -44,12 +44,8 @@ pub(crate) fn network_state(
 ) -> Result<(ResNetConfig, NamedTensors), LayoutError> {
     let tensors = renamed(tensors);
     // The names are those of any width.
-    let depth = Depth::of_names(tensors.keys().map(String::as_str));
-    let known = ResNetConfig {
-        depth,
-        ..ResNetConfig::paper()
-    };
-    let known = known.layout();
+    let nearest = Architecture::of_names(&tensors.keys().map(String::as_str));
+    let known = ResNetConfig::new(nearest, 64, 10).layout();
     let missing: Vec<&String> = known
         .keys()
         .filter(|name| !tensors.contains_key(*name))
@@ -60,17 +56,14 @@ pub(crate) fn network_state(
         .collect();
     if !missing.is_empty() || !unexpected.is_empty() {
         return Err(LayoutError::Names {
-            nearest: depth,
+            nearest,
             missing: listed(&missing),
             unexpected: listed(&unexpected),
         });
     }
     let first = |name: &str| tensors[name].shape.first().copied().unwrap_or(0);
-    let config = ResNetConfig {
-        depth,
-        width: first("conv1.weight"),
-        num_classes: first("linear.weight"),
-    };
+    let (width, num_classes) = (first("conv1.weight"), first("linear.weight"));
+    let config = ResNetConfig::new(nearest, width, num_classes);
     config
         .validate()
         .map_err(|_| LayoutError::Size { config })?;
@@ -82,7 +75,7 @@ pub(crate) fn network_state(
                 name,
                 expected: format!(
                     "{expected:?} in a {} of width {} with {} classes",
-                    config.depth, config.width, config.num_classes
+                    nearest, config.width, config.num_classes
                 ),
                 // A shape from a file may have any number of dimensions.
                 found: shown(&format!("{:?}", tensor.shape)),

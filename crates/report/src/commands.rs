@@ -9,7 +9,7 @@ use mesa_record::{Summary, TriggerName};
 use crate::rows::{Network, Repeats, methods, networks};
 
 /// The built-in settings of the command `mesa`, which `--preset` knows.
-pub const PRESETS: [&str; 13] = [
+pub const PRESETS: [&str; 14] = [
     "quick",
     "cpu",
     "paper",
@@ -23,6 +23,7 @@ pub const PRESETS: [&str; 13] = [
     "cpu-patch-2x2",
     "cpu-patch-4x4",
     "cpu-patch-5x5",
+    "cpu-preactresnet18",
 ];
 
 /// How a command starts.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use mesa_models::Architecture;
 
 use super::{DataArgs, DeviceArgs, NormalizeArgs, PresetArgs, Running};
 
@@ -108,6 +109,10 @@ pub(crate) struct Pretrain {
     pub(crate) running: Running,
     #[command(flatten)]
     pub(crate) preset: PresetArgs,
+    /// Kind of network: resnet18, resnet34, resnet50, resnet101 or resnet152, or the same with batch norm
+    /// before the convolutions of a block: preactresnet18, … [default: resnet18, or the preset's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) architecture: Option<Architecture>,
     /// Channels of the first layer [default: 16, or the preset's]
     #[arg(long, value_name = "CHANNELS")]
     pub(crate) width: Option<usize>,

@@ -13,7 +13,7 @@ use crate::{inputs, logging, output};
 #[derive(Serialize)]
 struct Exported {
     output: String,
-    depth: usize,
+    architecture: String,
     width: usize,
     num_classes: usize,
     normalization: Normalization,
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Export, json: bool) -> Result<()> {
     let config = loaded.info.config;
     let exported = Exported {
         output: args.output.display().to_string(),
-        depth: config.depth.layers(),
+        architecture: config.architecture().name(),
         width: config.width,
         num_classes: config.num_classes,
         normalization: loaded.info.normalization,
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Export, json: bool) -> Result<()> {
     let plain = format!(
         "{}: {} of width {}, {} classes, {} parameters, images normalized by {}",
         exported.output,
-        config.depth,
+        config.architecture(),
         exported.width,
         exported.num_classes,
         exported.parameters,

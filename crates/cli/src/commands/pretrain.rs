@@ -1,13 +1,13 @@
 //! `mesa pretrain`: train a clean network.
 
 use anyhow::Result;
-use mesa_models::{ResNetConfig, Schedule, save_network};
+use mesa_models::{Schedule, save_network};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{Pretrain, ScheduleName};
 use crate::computer::Computer;
-use crate::config::PretrainConfig;
+use crate::config::{NetworkConfig, PretrainConfig};
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, stages};
 
@@ -15,6 +15,7 @@ use crate::{inputs, logging, output, stages};
 struct Trained {
     output: String,
     data: String,
+    architecture: String,
     width: usize,
     test_accuracy: f64,
     wall_s: f64,
@@ -34,10 +35,11 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
         &settings.data,
         inputs::IfMissing::Leave,
     )?;
-    let shape = ResNetConfig::resnet18(
-        args.width.unwrap_or(settings.network.width),
-        data.num_classes(),
-    );
+    let network = NetworkConfig {
+        architecture: args.architecture.unwrap_or(settings.network.architecture),
+        width: args.width.unwrap_or(settings.network.width),
+    };
+    let shape = network.shape(data.num_classes());
     let key = super::key(
         "pretrain",
         &data.digest,
@@ -47,7 +49,8 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     let mut watch = Watch::new("pretrain", Some(state), args.running.save_every);
     let images = inputs::first(&data.train, config.images);
     tracing::info!(
-        "training ResNet-18 of width {} on {} images of {}, {} epochs",
+        "training {} of width {} on {} images of {}, {} epochs",
+        shape.architecture(),
         shape.width,
         images.len(),
         data.name,
@@ -76,6 +79,7 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     let trained = Trained {
         output: args.output.display().to_string(),
         data: data.name.to_string(),
+        architecture: shape.architecture().name(),
         width: shape.width,
         test_accuracy,
         wall_s,

@@ -124,7 +124,7 @@ impl Session {
             threads,
         } = setup;
         computer.check_folder(&run)?;
-        let shape = ResNetConfig::resnet18(config.network.width, data.num_classes());
+        let shape = config.network.shape(data.num_classes());
         let clean = clean_source(clean, normalize, shape, &data)?;
         let steps_on = |computer: &Computer| {
             let clean = clean.step(&config, &data.digest, computer).key();
@@ -161,7 +161,7 @@ impl Session {
 
     /// Size of the networks of this run.
     pub(crate) fn shape(&self) -> ResNetConfig {
-        ResNetConfig::resnet18(self.config.network.width, self.data.num_classes())
+        self.config.network.shape(self.data.num_classes())
     }
 
     /// The step that makes or checks the clean network.
@@ -268,10 +268,10 @@ fn clean_source(
                 "--clean {}: a {} of width {} and {} classes; the settings say a {} of width {} and \
                  {} classes",
                 path.display(),
-                loaded.info.config.depth,
+                loaded.info.config.architecture(),
                 loaded.info.config.width,
                 loaded.info.config.num_classes,
-                shape.depth,
+                shape.architecture(),
                 shape.width,
                 shape.num_classes
             );

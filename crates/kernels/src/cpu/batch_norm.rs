@@ -320,6 +320,7 @@ pub(crate) fn input_gradient(
     image: &[f32],
     gate: Option<&[f32]>,
     gradient: &mut [f32],
+    of_skip: Option<&[f32]>,
     residual: Option<(&mut [f32], bool)>,
     bordered: &mut [f32],
     in_place: bool,
@@ -328,6 +329,7 @@ pub(crate) fn input_gradient(
     assert!(gradient.len() >= raw.len() && image.len() >= raw.len());
     assert!(gate.is_none_or(|gate| gate.len() >= output.len()));
     assert!(bordered.len() >= output.len());
+    assert!(of_skip.is_none_or(|of_skip| of_skip.len() >= raw.len()));
     assert!(mean.len() >= raw.stride);
     gradients.check(raw.stride);
     let (residual, accumulate) = match residual {
@@ -345,6 +347,7 @@ pub(crate) fn input_gradient(
         image,
         gate,
         gradient,
+        of_skip,
         residual,
         accumulate,
         bordered,
@@ -360,6 +363,7 @@ struct InputGradient<'a> {
     image: &'a [f32],
     gate: Option<&'a [f32]>,
     gradient: &'a mut [f32],
+    of_skip: Option<&'a [f32]>,
     residual: Option<*mut f32>,
     accumulate: bool,
     bordered: &'a mut [f32],
@@ -385,6 +389,7 @@ impl Task for InputGradient<'_> {
                     let image = self.image.as_ptr().add(at);
                     let gate = self.gate.map(|gate| gate.as_ptr().add(at_output));
                     let bordered = self.bordered.as_mut_ptr().add(at_output);
+                    let of_skip = self.of_skip.map(|of_skip| of_skip.as_ptr().add(at));
                     let residual = self.residual.map(|residual| residual.add(at));
                     for pixel in (0..width).map(|pixel| pixel * stride) {
                         let mut g = S::load(gradient.add(pixel));
@@ -403,8 +408,11 @@ impl Task for InputGradient<'_> {
                             );
                         }
                         let centred = S::sub(S::load(image.add(pixel)), mean);
-                        let result =
+                        let mut result =
                             S::mul_add(of_gradient, g, S::mul_add(of_image, centred, constant));
+                        if let Some(of_skip) = of_skip {
+                            result = S::add(result, S::load(of_skip.add(pixel)));
+                        }
                         S::store(bordered.add(pixel), result);
                         if self.in_place {
                             S::store(gradient.add(pixel), result);

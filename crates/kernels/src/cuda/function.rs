@@ -28,6 +28,7 @@ pub(crate) enum Kernel {
     GradientParts,
     GradientFactors,
     ApplyGradient,
+    Add,
     Pool,
     Linear,
     CrossEntropy,
@@ -48,7 +49,7 @@ pub(crate) enum Kernel {
 }
 
 /// In the order of [`Kernel`].
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "load_images",
     "trigger_gradient",
     "gather",
@@ -60,6 +61,7 @@ const NAMES: [&str; 28] = [
     "gradient_parts",
     "gradient_factors",
     "apply_gradient",
+    "add",
     "pool",
     "linear",
     "cross_entropy",

@@ -384,3 +384,19 @@ extern "C" __global__ void apply_gradient(
         reinterpret_cast<Lanes*>(residual_gradient)[at] = other;
     }
 }
+
+// One thread for each 8 channels of a pixel: target += other.
+extern "C" __global__ void add(value* target, const value* other, int groups)
+{
+    int at = thread_index();
+    if (at >= groups) {
+        return;
+    }
+    Lanes sum = reinterpret_cast<const Lanes*>(target)[at];
+    Lanes more = reinterpret_cast<const Lanes*>(other)[at];
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        store(&sum.lane[lane], to_float(sum.lane[lane]) + to_float(more.lane[lane]));
+    }
+    reinterpret_cast<Lanes*>(target)[at] = sum;
+}

@@ -1,4 +1,5 @@
-//! Batch norm with the residual sum and the ReLU that follow it, of one layer.
+//! Batch norm with the residual sum and the ReLU that follow it, of one layer; the sum that comes before
+//! it where there is one.
 
 use super::algorithm::Precision;
 use super::buffer::{DeviceBuffer, Place, Values};
@@ -374,5 +375,39 @@ impl CudaNorm {
         let len = FACTORS * self.channels;
         let address = self.factors.whole(&self.device, "factors", len)?;
         Ok(Argument::Pointer(address))
+    }
+}
+
+impl CudaDevice {
+    /// `target += values`, feature maps of one shape: a skip, or the gradient that has come back through
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Argument`] for buffers of another length or type.
+    #[allow(unsafe_code)]
+    pub fn add(&self, values: &Values, target: &mut Values) -> Result<()> {
+        let (len, precision) = (target.len(), target.precision());
+        if !len.is_multiple_of(CHANNEL_MULTIPLE) {
+            return Err(CudaError::argument(
+                "values of feature maps",
+                len,
+                format!("a multiple of {CHANNEL_MULTIPLE}"),
+            ));
+        }
+        let groups = len / CHANNEL_MULTIPLE;
+        let address = |what, values: &Values| {
+            let address = values.whole(self, what, len, precision)?;
+            Ok::<_, CudaError>(Argument::Pointer(address))
+        };
+        let arguments = [
+            address("a sum", target)?,
+            address("what is added", values)?,
+            Argument::Int(int(groups)?),
+        ];
+        let grid = Grid::list(groups)?;
+        // SAFETY: the arguments of `add`; lengths were checked. Each thread reads its values before it
+        // writes them.
+        unsafe { self.launch(precision, Kernel::Add, grid, &arguments) }
     }
 }

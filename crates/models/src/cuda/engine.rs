@@ -6,7 +6,7 @@ use mesa_kernels::cuda::{
     LinearParameters, NormParameters, PlanLimits, Precision, Residual, Totals, Values, padded,
 };
 
-use super::plan::{Backward, Plan};
+use super::plan::{Backward, NormPlaces, Plan};
 use super::{CudaSettings, DeviceBatch};
 use crate::graph::Graph;
 use crate::{Error, Result};
@@ -43,11 +43,12 @@ pub(crate) enum Statistics<'a> {
 #[derive(Debug)]
 struct Layer {
     convolution: Convolution,
-    /// The convolution's result.
+    /// The convolution's result, its skip added.
     raw: Values,
-    norm: CudaNorm,
-    /// Normalized, with its residual, behind the ReLU; units without ReLU are only ever read as
-    /// residuals, which are normalized on the way.
+    norm: Option<CudaNorm>,
+    /// Normalized, with its residual, behind the ReLU. Units with batch norm and without ReLU are only
+    /// ever read as residuals, which are normalized on the way; those without batch norm have no other
+    /// output than the sum.
     output: Option<Values>,
 }
 
@@ -102,10 +103,13 @@ impl Engine {
             let output = unit
                 .relu
                 .then(|| Values::zeros(device, len(index + 1), precision));
+            let norm = unit.norm.as_ref();
+            let norm =
+                norm.map(|_| CudaNorm::new(device, batch * rows * columns, channels, precision));
             layers.push(Layer {
                 convolution,
                 raw: Values::zeros(device, len(index + 1), precision)?,
-                norm: CudaNorm::new(device, batch * rows * columns, channels, precision)?,
+                norm: norm.transpose()?,
                 output: output.transpose()?,
             });
         }
@@ -188,10 +192,10 @@ impl Engine {
     /// Sets batch norm's statistics to the running ones.
     pub(crate) fn fix(&mut self, weights: &Weights) -> Result<()> {
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            let [mean, variance] = self.plan.running(index);
-            let parameters = norm_parameters(&self.plan, &weights.values, index);
-            let running = (&weights.running, mean, variance);
-            layer.norm.fix_moments(parameters, running)?;
+            if let (Some(norm), Some(places)) = (&mut layer.norm, self.plan.unit(index).norm) {
+                let running = (&weights.running, places.mean, places.variance);
+                norm.fix_moments(places.parameters(&weights.values), running)?;
+            }
         }
         Ok(())
     }
@@ -212,19 +216,29 @@ impl Engine {
                 output,
             } = &mut after[0];
             let input = ready(&self.image, before, unit.input)?;
-            convolution.forward(input, (copies, self.plan.unit(index)[0]), raw)?;
+            let places = self.plan.unit(index);
+            convolution.forward(input, (copies, places.filter), raw)?;
+            if let Some(skip) = unit.skip {
+                self.device.add(&before[skip].raw, raw)?;
+            }
+            let (Some(norm), Some(places)) = (norm, places.norm) else {
+                continue;
+            };
             if let Statistics::Batch(running, momentum) = &mut statistics {
-                let [mean, variance] = self.plan.running(index);
-                let parameters = norm_parameters(&self.plan, values, index);
-                norm.take_moments(raw, parameters, (running, mean, variance), *momentum)?;
+                let running = (&mut **running, places.mean, places.variance);
+                norm.take_moments(raw, places.parameters(values), running, *momentum)?;
             }
             let residual = match unit.residual {
                 None => None,
-                Some(node) if node > 0 && before[node - 1].output.is_none() => {
-                    let layer = &before[node - 1];
-                    Some(Residual::Raw(&layer.raw, &layer.norm))
-                }
-                Some(node) => Some(Residual::Ready(ready(&self.image, before, node)?)),
+                Some(node) => Some(match node.checked_sub(1).map(|unit| &before[unit]) {
+                    Some(Layer {
+                        raw,
+                        norm: Some(norm),
+                        output: None,
+                        ..
+                    }) => Residual::Raw(raw, norm),
+                    _ => Residual::Ready(ready(&self.image, before, node)?),
+                }),
             };
             if let Some(output) = output {
                 norm.normalize(raw, residual, true, output)?;
@@ -256,7 +270,7 @@ impl Engine {
                 .feature_gradient(parameters, &mut self.gradients[first])?;
         }
         for step in &self.backward.steps {
-            let [filter, gamma, beta] = self.plan.unit(step.unit);
+            let places = self.plan.unit(step.unit);
             let unit = &self.graph.units[step.unit];
             let (before, after) = self.layers.split_at_mut(step.unit);
             let layer = &mut after[0];
@@ -266,31 +280,38 @@ impl Engine {
                 Some(_) if unit.residual.is_none() => Gate::Normalized,
                 Some(output) => Gate::Output(output),
             };
-            if let Some(targets) = &mut targets {
-                let target = (&mut targets.values, gamma, beta);
-                let gradient = &self.gradients[step.gradient];
-                layer.norm.reduce_gradient(gradient, gate, raw, target)?;
+            if let (Some(norm), Some(places)) = (&mut layer.norm, places.norm) {
+                if let Some(targets) = &mut targets {
+                    let target = (&mut targets.values, places.gamma, places.beta);
+                    let gradient = &self.gradients[step.gradient];
+                    norm.reduce_gradient(gradient, gate, raw, target)?;
+                }
+                match step.residual {
+                    None => {
+                        let gradient = &mut self.gradients[step.gradient];
+                        norm.apply_gradient(gradient, gate, raw, None)?;
+                    }
+                    Some(to) => {
+                        let [gradient, residual] =
+                            two(&mut self.gradients, step.gradient, to.slot)?;
+                        let residual = Some((residual, to.accumulate));
+                        norm.apply_gradient(gradient, gate, raw, residual)?;
+                    }
+                }
             }
-            match step.residual {
-                None => {
-                    let gradient = &mut self.gradients[step.gradient];
-                    layer.norm.apply_gradient(gradient, gate, raw, None)?;
-                }
-                Some(to) => {
-                    let [gradient, residual] = two(&mut self.gradients, step.gradient, to.slot)?;
-                    let residual = Some((residual, to.accumulate));
-                    layer.norm.apply_gradient(gradient, gate, raw, residual)?;
-                }
+            if let Some(of_skip) = step.of_skip {
+                let [gradient, of_skip] = two(&mut self.gradients, step.gradient, of_skip)?;
+                self.device.add(of_skip, gradient)?;
             }
             if let Some(targets) = &mut targets {
                 let input = ready(&self.image, before, unit.input)?;
                 let gradient = &self.gradients[step.gradient];
-                let target = (&mut targets.convolutions, filter);
+                let target = (&mut targets.convolutions, places.filter);
                 layer.convolution.weight_gradient(input, gradient, target)?;
             }
             if let Some(to) = step.input {
                 let [gradient, input] = two(&mut self.gradients, step.gradient, to.slot)?;
-                let weights = (copies, filter);
+                let weights = (copies, places.filter);
                 let convolution = &layer.convolution;
                 convolution.input_gradient(weights, gradient, input, to.accumulate)?;
             }
@@ -340,11 +361,20 @@ fn ready<'a>(image: &'a Values, layers: &'a [Layer], node: usize) -> Result<&'a 
     if node == 0 {
         return Ok(image);
     }
-    layers[node - 1].output.as_ref().ok_or(Error::Batch {
-        what: "a unit without ReLU",
-        expected: "one that is read as a residual only".to_owned(),
-        found: format!("the input of a convolution, node {node}"),
-    })
+    match &layers[node - 1] {
+        Layer {
+            output: Some(output),
+            ..
+        } => Ok(output),
+        Layer {
+            norm: None, raw, ..
+        } => Ok(raw),
+        _ => Err(Error::Batch {
+            what: "a unit without ReLU",
+            expected: "one that is read as a residual only".to_owned(),
+            found: format!("the input of a convolution, node {node}"),
+        }),
+    }
 }
 
 /// Two different buffers at once.
@@ -358,16 +388,13 @@ fn two(buffers: &mut [Values], first: usize, second: usize) -> Result<[&mut Valu
         })
 }
 
-fn norm_parameters<'a>(
-    plan: &Plan,
-    weights: &'a DeviceBuffer<f32>,
-    unit: usize,
-) -> NormParameters<'a> {
-    let [_, gamma, beta] = plan.unit(unit);
-    NormParameters {
-        weights,
-        gamma,
-        beta,
+impl NormPlaces {
+    fn parameters(self, weights: &DeviceBuffer<f32>) -> NormParameters<'_> {
+        NormParameters {
+            weights,
+            gamma: self.gamma,
+            beta: self.beta,
+        }
     }
 }
 

@@ -52,11 +52,12 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    fn push(&mut self, name: String, kind: Kind) {
+    fn push(&mut self, name: String, kind: Kind) -> Place {
         let (offset, len) = (self.len, kind.padded_len());
         self.len = (offset + len).next_multiple_of(ALIGNMENT);
         let place = Place { offset, len };
         self.entries.push(Entry { name, kind, place });
+        place
     }
 }
 
@@ -74,8 +75,11 @@ pub(crate) struct Target {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BackwardStep {
     pub(crate) unit: usize,
-    /// The buffer that holds the gradient of the unit's output.
+    /// The buffer that holds the gradient of the unit's output and, if the unit has a skip, stays that
+    /// of the skip.
     pub(crate) gradient: usize,
+    /// The buffer that holds what has reached the unit's sum as a skip.
+    pub(crate) of_skip: Option<usize>,
     pub(crate) residual: Option<Target>,
     pub(crate) input: Option<Target>,
 }
@@ -95,10 +99,28 @@ pub(crate) struct Backward {
 pub(crate) struct Plan {
     /// Height, width and padded channels of every node.
     pub(crate) nodes: Vec<(usize, usize, usize)>,
-    /// Learned tensors: three for each unit, then the linear layer's two.
+    /// Learned tensors, in the order of [`Graph::parameters`].
     pub(crate) parameters: Directory,
-    /// Running statistics: two for each unit.
+    /// Running statistics: two for each unit that has batch norm.
     pub(crate) running: Directory,
+    /// Places of each unit's tensors.
+    units: Vec<UnitPlaces>,
+}
+
+/// Where a unit's tensors lie.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct UnitPlaces {
+    pub(crate) filter: Place,
+    pub(crate) norm: Option<NormPlaces>,
+}
+
+/// Where a unit's batch norm lies: learned tensors, running statistics.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct NormPlaces {
+    pub(crate) gamma: Place,
+    pub(crate) beta: Place,
+    pub(crate) mean: Place,
+    pub(crate) variance: Place,
 }
 
 impl Plan {
@@ -109,16 +131,23 @@ impl Plan {
         });
         let nodes = nodes.collect();
         let (mut parameters, mut running) = (Directory::default(), Directory::default());
+        let mut units = Vec::with_capacity(graph.units.len());
         for unit in &graph.units {
-            let channels = unit.shape.out_channels;
-            parameters.push(format!("{}.weight", unit.conv), Kind::Filter(unit.shape));
-            for name in ["weight", "bias"] {
-                let name = format!("{}.{name}", unit.norm);
-                parameters.push(name, Kind::Channels(channels));
-            }
-            for name in ["running_mean", "running_var"] {
-                running.push(format!("{}.{name}", unit.norm), Kind::Channels(channels));
-            }
+            let name = format!("{}.weight", unit.conv);
+            let filter = parameters.push(name, Kind::Filter(unit.shape));
+            let norm = unit.norm.as_ref().map(|norm| {
+                let push = |directory: &mut Directory, name: &str| {
+                    let kind = Kind::Channels(unit.shape.out_channels);
+                    directory.push(format!("{norm}.{name}"), kind)
+                };
+                NormPlaces {
+                    gamma: push(&mut parameters, "weight"),
+                    beta: push(&mut parameters, "bias"),
+                    mean: push(&mut running, "running_mean"),
+                    variance: push(&mut running, "running_var"),
+                }
+            });
+            units.push(UnitPlaces { filter, norm });
         }
         let (classes, features) = (graph.num_classes, graph.features());
         parameters.push("linear.weight".into(), Kind::Linear(classes, features));
@@ -127,12 +156,13 @@ impl Plan {
             nodes,
             parameters,
             running,
+            units,
         }
     }
 
-    /// Places of a unit's convolution, scale and shift.
-    pub(crate) fn unit(&self, unit: usize) -> [Place; 3] {
-        [0, 1, 2].map(|part| self.parameters.entries[3 * unit + part].place)
+    /// Places of a unit's tensors.
+    pub(crate) fn unit(&self, unit: usize) -> UnitPlaces {
+        self.units[unit]
     }
 
     /// Places of the linear layer's weights and bias.
@@ -141,18 +171,14 @@ impl Plan {
         [0, 1].map(|part| self.parameters.entries[first + part].place)
     }
 
-    /// Places of a unit's running mean and variance.
-    pub(crate) fn running(&self, unit: usize) -> [Place; 2] {
-        [0, 1].map(|part| self.running.entries[2 * unit + part].place)
-    }
-
     /// The backward pass: units in reverse order. The first to reach a node writes its gradient,
     /// the others add to it; once a unit has passed its output's gradient on, that buffer is free
-    /// for another node of the same size.
+    /// for another node of the same size, unless a skip takes it as it is.
     pub(crate) fn backward(&self, graph: &Graph, image_gradient: bool) -> Backward {
         let mut plan = Backward::default();
         let mut free: Vec<usize> = Vec::new();
         let mut of_node: Vec<Option<usize>> = vec![None; self.nodes.len()];
+        let mut of_skips: Vec<Option<usize>> = vec![None; graph.units.len()];
         let reach = |plan: &mut Backward,
                      free: &mut Vec<usize>,
                      of_node: &mut [Option<usize>],
@@ -181,13 +207,23 @@ impl Plan {
                 .residual
                 .and_then(|node| reach(&mut plan, &mut free, &mut of_node, node));
             let input = reach(&mut plan, &mut free, &mut of_node, spec.input);
+            let of_skip = of_skips[unit].take();
             plan.steps.push(BackwardStep {
                 unit,
                 gradient,
+                of_skip,
                 residual,
                 input,
             });
-            free.push(gradient);
+            free.extend(of_skip);
+            match spec.skip {
+                None => free.push(gradient),
+                // Where there is no batch norm, a sum is the output.
+                Some(skip) if graph.units[skip].norm.is_none() => {
+                    of_node[skip + 1] = Some(gradient)
+                }
+                Some(skip) => of_skips[skip] = Some(gradient),
+            }
         }
         plan.image = of_node[0];
         plan
@@ -206,7 +242,7 @@ fn take(slots: &mut Vec<usize>, free: &mut Vec<usize>, len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Depth, ResNetConfig};
+    use crate::{Architecture, ResNetConfig};
 
     fn graph(width: usize) -> Graph {
         let config = ResNetConfig::resnet18(width, 10);
@@ -230,7 +266,7 @@ mod tests {
             assert!(directory.len >= end);
         }
         assert_eq!(plan.parameters.entries.len(), 3 * 20 + 2);
-        assert_eq!(plan.unit(0)[0].len, 8 * 9 * 8);
+        assert_eq!(plan.unit(0).filter.len, 8 * 9 * 8);
         assert_eq!(plan.linear()[0].len, 10 * 40);
         assert_eq!(plan.linear()[1].len, 10);
     }
@@ -245,15 +281,18 @@ mod tests {
         };
         let last = graph.units.len() - 1;
         let of = |name| place(&plan.parameters, name);
+        let first = plan.unit(0);
+        let norm = first.norm.unwrap();
         assert_eq!(
-            plan.unit(0),
+            [first.filter, norm.gamma, norm.beta],
             ["conv1.weight", "bn1.weight", "bn1.bias"].map(of)
         );
-        assert_eq!(plan.unit(last)[0], of("layer4.1.conv2.weight"));
+        assert_eq!(plan.unit(last).filter, of("layer4.1.conv2.weight"));
         assert_eq!(plan.linear(), ["linear.weight", "linear.bias"].map(of));
         let of = |name| place(&plan.running, name);
+        let norm = plan.unit(last).norm.unwrap();
         let names = ["layer4.1.bn2.running_mean", "layer4.1.bn2.running_var"];
-        assert_eq!(plan.running(last), names.map(of));
+        assert_eq!([norm.mean, norm.variance], names.map(of));
     }
 
     /// Walks a plan with a name in every buffer, as the device walks it with numbers.
@@ -272,6 +311,7 @@ mod tests {
                 graph.units.iter().map(|unit| reads(&unit)).sum()
             })
             .collect();
+        let mut of_skips: Vec<Option<usize>> = vec![None; graph.units.len()];
         held[backward.steps[0].gradient] = Some(graph.units.len());
         for step in &backward.steps {
             assert_eq!(held[step.gradient], Some(step.unit + 1));
@@ -281,6 +321,8 @@ mod tests {
                 "a gradient is used before it is complete"
             );
             assert_eq!(backward.slots[step.gradient], size(step.unit + 1));
+            let skipped = of_skips[step.unit].take();
+            assert_eq!(step.of_skip, skipped, "what a skip has brought is added");
             for target in step.residual.into_iter().chain(step.input) {
                 assert_ne!(target.slot, step.gradient);
                 assert_eq!(backward.slots[target.slot], size(target.node));
@@ -294,6 +336,16 @@ mod tests {
                 waiting[target.node] -= 1;
             }
             held[step.gradient] = None;
+            if let Some(skip) = graph.units[step.unit].skip {
+                // It stays where it is, for the sum that the skip came from.
+                held[step.gradient] = Some(skip + 1);
+                if graph.units[skip].norm.is_some() {
+                    of_skips[skip] = Some(step.gradient);
+                }
+            }
+            if let Some(slot) = step.of_skip {
+                held[slot] = None;
+            }
         }
         match backward.image {
             Some(slot) => assert_eq!((held[slot], waiting[0]), (Some(0), 0)),
@@ -303,14 +355,8 @@ mod tests {
 
     #[test]
     fn no_gradient_is_overwritten_before_it_is_used() {
-        let deeper = Depth::ALL.map(|depth| {
-            let config = ResNetConfig {
-                depth,
-                ..ResNetConfig::resnet18(4, 10)
-            };
-            config.graph()
-        });
-        for graph in [graph(64)].into_iter().chain(deeper) {
+        let others = Architecture::all().map(|kind| ResNetConfig::new(kind, 4, 10).graph());
+        for graph in [graph(64)].into_iter().chain(others) {
             let plan = Plan::new(&graph);
             for image_gradient in [false, true] {
                 let backward = plan.backward(&graph, image_gradient);

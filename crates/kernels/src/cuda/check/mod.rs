@@ -98,7 +98,7 @@ type Case = fn(&CudaDevice, Precision, &mut Vec<Comparison>) -> Result<()>;
 /// [passed](Comparison::passed), and the others go on.
 #[cfg(feature = "cuda")]
 pub fn check_kernels(device: &CudaDevice) -> Vec<Comparison> {
-    let cases: [(&str, Case); 10] = [
+    let cases: [(&str, Case); 11] = [
         ("copies", cases::copies),
         ("convolutions", cases::convolutions),
         ("images", cases::images),
@@ -108,6 +108,7 @@ pub fn check_kernels(device: &CudaDevice) -> Vec<Comparison> {
         ("batch norm in training", norm_cases::training),
         ("gates of gradients", norm_cases::gates),
         ("batch norm with fixed statistics", norm_cases::fixed),
+        ("skips", norm_cases::skip),
         ("perceptrons' layers", perceptron_cases::perceptrons),
     ];
     let mut found = Vec::new();

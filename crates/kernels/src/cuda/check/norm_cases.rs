@@ -216,6 +216,28 @@ pub(super) fn gates(
     Ok(())
 }
 
+/// A skip: one layer added to another.
+pub(super) fn skip(
+    device: &CudaDevice,
+    precision: Precision,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    let values = |seed| Values::from_slice(device, &noise(seed, ROWS * CHANNELS), precision);
+    let (mut sum, more) = (values(91)?, values(92)?);
+    let expected = wide(&sum.read()?).into_iter().zip(wide(&more.read()?));
+    let expected: Vec<f64> = expected.map(|(a, b)| a + b).collect();
+    device.add(&more, &mut sum)?;
+    let (result, bar) = (sum.read()?, tolerance(precision));
+    found.push(Comparison::new(
+        "skip, added",
+        precision,
+        &result,
+        &expected,
+        bar,
+    ));
+    Ok(())
+}
+
 /// The gradients of a layer, by the equations of `src/batch_norm.rs`.
 struct Backward {
     gated: Vec<f64>,

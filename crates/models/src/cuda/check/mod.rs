@@ -11,7 +11,7 @@ use super::{CudaFrozen, CudaNetwork, CudaSettings, Gpu, StepSettings};
 use crate::graph::COLORS;
 use crate::network::host_values;
 use crate::state::NamedTensors;
-use crate::{Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
+use crate::{Architecture, Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
 
 /// Channels that are padded on the device (12 to 16), as those of the next stages are not.
 const WIDTH: usize = 12;
@@ -71,23 +71,21 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
             deterministic: true,
         };
         let failed = |name: &str, error| Comparison::failed(name, precision, &error);
-        let trained = match training(device, settings, &inputs, &on_device, &mut found) {
-            Ok(trained) => trained,
-            Err(error) => {
-                found.push(failed("training", error));
-                start()?
-            }
-        };
-        let result = frozen(
-            device,
-            settings,
-            &inputs,
-            &mut on_device,
-            &trained,
-            &mut found,
-        );
-        found.extend(result.err().map(|error| failed("evaluation", error)));
-        on_device.write_triggers(&inputs)?;
+        for (of, preactivation) in [("", false), ("pre-activation, ", true)] {
+            let start = start(preactivation)?;
+            let on = (device, settings, of);
+            let trained = match training(on, start.clone(), &inputs, &on_device, &mut found) {
+                Ok(trained) => trained,
+                Err(error) => {
+                    found.push(failed(&format!("{of}training"), error));
+                    start
+                }
+            };
+            let result = frozen(on, &trained, &inputs, &mut on_device, &mut found);
+            let error = result.err();
+            found.extend(error.map(|error| failed(&format!("{of}evaluation"), error)));
+            on_device.write_triggers(&inputs)?;
+        }
         let result = replayed(device, settings, &on_device, &mut found);
         device.set_recording(true);
         found.extend(result.err().map(|error| failed("repeated steps", error)));
@@ -107,14 +105,18 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
 }
 
 /// The network all comparisons start from.
-fn start() -> Result<Network> {
-    let config = ResNetConfig::resnet18(WIDTH, CLASSES);
+fn start(preactivation: bool) -> Result<Network> {
+    let kind = Architecture {
+        preactivation,
+        ..Architecture::default()
+    };
+    let config = ResNetConfig::new(kind, WIDTH, CLASSES);
     let mut rng = Seeds::new(0, "gpu check").start();
     Network::resnet(config, Normalization::cifar10(), &mut rng)
 }
 
-/// Steps of training: loss, gradients, statistics, update. Returns the network as the CPU has
-/// trained it.
+/// Steps of training of a network (`of`: how comparisons call it): loss, gradients, statistics, update.
+/// Returns the network as the CPU has trained it.
 ///
 /// Both sides take each step from the same place, the CPU's. Left to themselves they part: where
 /// their gradients differ by a gate (see [`tolerances`]), their weights do after the update, by far
@@ -122,13 +124,12 @@ fn start() -> Result<Network> {
 /// such steps have in common says little of either. The update is compared by itself, with what
 /// the device's own gradients come to on the host, to the last bits.
 fn training(
-    device: &CudaDevice,
-    settings: CudaSettings,
+    (device, settings, of): (&CudaDevice, CudaSettings, &str),
+    mut expected: Network,
     inputs: &Inputs,
     on_device: &OnDevice,
     found: &mut Vec<Comparison>,
 ) -> Result<Network> {
-    let mut expected = start()?;
     let mut sgd = Sgd::new(MOMENTUM, WEIGHT_DECAY);
     let mut network = CudaNetwork::new(device, &expected, settings, BATCH, [0.0; COLORS])?;
     let (forward, backward) = tolerances(settings.precision);
@@ -166,8 +167,9 @@ fn training(
         pairs.add_wide("velocities, updated", UPDATE, &result, velocities);
         sgd.step(&mut expected, learning_rate);
     }
-    pairs.compare("training", settings.precision, found);
-    recorded(device, "training", network.recorded(), 1, settings, found);
+    let name = format!("{of}training");
+    pairs.compare(&name, settings.precision, found);
+    recorded(device, &name, network.recorded(), 1, settings, found);
     Ok(expected)
 }
 
@@ -216,11 +218,10 @@ fn recorded(
 /// Evaluation and the gradient of triggers, of the same trained network on both sides. Everything
 /// more than twice, each time of something else: launch by launch, recorded, replayed.
 fn frozen(
-    device: &CudaDevice,
-    settings: CudaSettings,
+    (device, settings, of): (&CudaDevice, CudaSettings, &str),
+    trained: &Network,
     inputs: &Inputs,
     on_device: &mut OnDevice,
-    trained: &Network,
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
     let expected = trained.freeze()?;
@@ -248,7 +249,8 @@ fn frozen(
         let result = network.target_probability(batch, BATCH, target)?;
         pairs.add("probabilities", forward, &result.read()?, &chances);
     }
-    pairs.compare("evaluation", settings.precision, found);
+    let name = format!("{of}evaluation");
+    pairs.compare(&name, settings.precision, found);
 
     let mut pairs = Pairs::default();
     for (first, target, logarithm, seed) in [
@@ -284,10 +286,10 @@ fn frozen(
         let values = result.gradients.read()?;
         pairs.add(name, backward, &values, &host_values(&gradient)?);
     }
-    pairs.compare("triggers", settings.precision, found);
+    pairs.compare(&format!("{of}triggers"), settings.precision, found);
     // Logits, probabilities, gradients, and losses of batches of 11 and of what is left: 2, 8, 10.
     // Of these none comes twice.
-    recorded(device, "evaluation", network.recorded(), 4, settings, found);
+    recorded(device, &name, network.recorded(), 4, settings, found);
     Ok(())
 }
 
@@ -314,7 +316,7 @@ fn replayed(
     let other = Inputs::new(5)?.on(device)?;
     let run = |recording: bool| -> Result<Vec<f32>> {
         device.set_recording(recording);
-        let mut network = CudaNetwork::new(device, &start()?, settings, BATCH, [0.0; COLORS])?;
+        let mut network = CudaNetwork::new(device, &start(false)?, settings, BATCH, [0.0; COLORS])?;
         let mut step = StepSettings {
             learning_rate: 0.02,
             momentum: MOMENTUM,

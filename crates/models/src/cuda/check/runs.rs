@@ -13,9 +13,9 @@ use super::{flat, tolerances, wide};
 use crate::cuda::{Gpu, STRETCH};
 use crate::network::host_values;
 use crate::{
-    BatchSource, BoxError, Classifier, Depth, ImagePool, Network, Normalization, Position,
-    Processor, Recipe, Recipes, ResNetConfig, Result, Schedule, Seeds, Status, Trainer,
-    TrainingConfig, Triggers,
+    BatchSource, BoxError, Classifier, ImagePool, Network, Normalization, Position, Processor,
+    Recipe, Recipes, ResNetConfig, Result, Schedule, Seeds, Status, Trainer, TrainingConfig,
+    Triggers,
 };
 
 const IMAGES: usize = 40;
@@ -101,11 +101,8 @@ fn network() -> Result<Network> {
 
 /// A deeper one, as narrow, whose running statistics are those of images: what its blocks compute decides
 /// its scores.
-fn bottlenecks() -> Result<Network> {
-    let config = ResNetConfig {
-        depth: Depth::ResNet50,
-        ..ResNetConfig::resnet18(4, CLASSES)
-    };
+fn bottlenecks(kind: &str) -> Result<Network> {
+    let config = ResNetConfig::new(kind.parse()?, 4, CLASSES);
     let mut rng = Seeds::new(0, "gpu check, bottlenecks").start();
     let mut network = Network::resnet(config, Normalization::cifar10(), &mut rng)?;
     let source = Shades::new()?;
@@ -187,7 +184,13 @@ pub(super) fn check(gpu: &Gpu, found: &mut Vec<Comparison>) -> Result<()> {
     }
     // Of other blocks: 1x1 convolutions of stride 1, a projection of stride 1. What other precisions
     // round adds up over so many layers to more than a bar would tell.
-    classifier("ResNet-50", &on, precision, &bottlenecks()?, found)
+    for (name, kind) in [
+        ("ResNet-50", "resnet50"),
+        ("PreActResNet-50", "preactresnet50"),
+    ] {
+        classifier(name, &on, precision, &bottlenecks(kind)?, found)?;
+    }
+    Ok(())
 }
 
 /// What a classifier is asked, twice with other triggers and batches.
