@@ -131,6 +131,13 @@ def files(seeded, images):
     images_done = {"bd_train": poisoned("bd_train", 50, 5), "bd_test": poisoned("bd_test", 20, 20)}
     add("attack_result", model, state, beside | {"model": state} | after | images_done)
 
+    # As WaNet keeps its own: other tensors stand beside the classifier.
+    model = seeded(2, 10, kind="preactresnet18").float()
+    grids = {"identity_grid": torch.zeros(1, 4, 4, 2), "noise_grid": torch.ones(1, 4, 4, 2)}
+    accuracies = {"best_clean_acc": torch.tensor(94.2), "best_bd_acc": torch.tensor(99.5)}
+    state = model.state_dict()
+    add("netc", model, state, {"netC": state, "schedulerC": {"last_epoch": 3}} | accuracies | grids)
+
     layer = torch.nn.Linear(2, 1)
     contents["refused_module"] = saved(layer)
     contents["refused_legacy"] = saved(layer.state_dict(), _use_new_zipfile_serialization=False)

@@ -17,13 +17,14 @@ use super::{Vectors, assert_close, values};
 const TOLERANCE: f32 = 2e-5;
 
 /// Each variant with its kind, width and number of classes.
-const READ: [(&str, &str, usize, usize); 6] = [
+const READ: [(&str, &str, usize, usize); 7] = [
     ("bare", "resnet18", 2, 10),
     ("net", "resnet18", 3, 10),
     ("model", "resnet18", 2, 4),
     ("state_dict", "resnet18", 2, 10),
     ("model_state_dict", "resnet50", 2, 10),
     ("attack_result", "preactresnet18", 2, 10),
+    ("netc", "preactresnet18", 2, 10),
 ];
 
 fn file(name: &str) -> PathBuf {
@@ -214,16 +215,7 @@ fn archives_that_torch_save_never_writes_are_refused_by_name() {
 /// A file of 80 kB whose tensors claim to be those of a network of width 1024: 2.8 billion bytes.
 #[test]
 fn shapes_that_the_file_does_not_warrant_are_refused() {
-    let whole = fs_err::read(file("bare")).unwrap();
-    let wide = rewritten(&whole, CompressionMethod::Stored, |name, content| {
-        Some(if name.ends_with("data.pkl") {
-            wide_pickle()
-        } else if name.ends_with("data/0") {
-            vec![0; 4]
-        } else {
-            content
-        })
-    });
+    let wide = with_pickle(&wide_pickle());
     assert!(wide.len() < 100_000);
     let refused = read(&wide);
     assert!(
@@ -239,21 +231,139 @@ fn shapes_that_the_file_does_not_warrant_are_refused() {
     );
 }
 
+/// The file `bare` with another pickle, and with one number in its first storage.
+fn with_pickle(pickle: &[u8]) -> Vec<u8> {
+    let whole = fs_err::read(file("bare")).unwrap();
+    rewritten(&whole, CompressionMethod::Stored, |name, content| {
+        Some(if name.ends_with("data.pkl") {
+            pickle.to_vec()
+        } else if name.ends_with("data/0") {
+            vec![0; 4]
+        } else {
+            content
+        })
+    })
+}
+
+/// What `BackdoorBench` says of each of CIFAR-10's images stands before a network, as it says it.
+#[test]
+fn a_network_beside_words_on_sixty_thousand_images_is_read() {
+    let whole = fs_err::read(file("attack_result")).unwrap();
+    let changed = rewritten(&whole, CompressionMethod::Stored, |name, content| {
+        if !name.ends_with("data.pkl") {
+            return Some(content);
+        }
+        let start = b"\x80\x02}q\x00(";
+        assert!(content.starts_with(start));
+        let mut out = start.to_vec();
+        // What later words refer to.
+        for (name, object) in [
+            ("scalar", &b"cnumpy._core.multiarray\nscalar\nq\xc0"[..]),
+            ("dtype", b"cnumpy\ndtype\nX\x02\0\0\0i8K\x00K\x01\x87Rq\xc1"),
+            ("encode", b"c_codecs\nencode\nq\xc2"),
+            ("latin1", b"X\x06\0\0\0latin1q\xc3"),
+            ("path", b"X\x04\0\0\0pathq\xc4"),
+            ("other_info", b"X\x0a\0\0\0other_infoq\xc5"),
+        ] {
+            text(&mut out, name);
+            out.extend(object);
+        }
+        text(&mut out, "images");
+        out.extend(b"}(");
+        let mut kept = 1000_u32;
+        let mut keep = |out: &mut Vec<u8>, bytes: &[u8]| {
+            out.extend(bytes);
+            out.push(b'r');
+            out.extend(kept.to_le_bytes());
+            kept += 1;
+        };
+        for number in 0..60_000 {
+            // Its number, one of NumPy: a type, and its bytes as a text.
+            out.extend(b"h\xc0h\xc1h\xc2");
+            keep(&mut out, b"X\x08\0\0\0\0\0\0\0\0\0\0\0");
+            out.extend(b"h\xc3");
+            for bytes in [&b"\x86"[..], b"R", b"\x86", b"R", b"}"] {
+                keep(&mut out, bytes);
+            }
+            out.extend(b"(h\xc4");
+            text(
+                &mut out,
+                &format!("../record/badnet_0_1/bd_train_dataset/3/{number}.png"),
+            );
+            keep(&mut out, b"");
+            out.extend(b"h\xc5");
+            keep(&mut out, b"]");
+            out.extend(b"(K\x00K\x03eu");
+        }
+        out.push(b'u');
+        out.extend(&content[start.len()..]);
+        Some(out)
+    });
+    let loaded = read(&changed).unwrap();
+    assert!(loaded.info.config.preactivation);
+}
+
+/// One tuple of 400,000 sizes that half a million entries share would be copied for each.
+#[test]
+fn a_shape_of_many_dimensions_is_refused() {
+    let mut out = b"\x80\x02}(".to_vec();
+    text(&mut out, "conv1.weight");
+    out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+    text(&mut out, "storage");
+    out.extend(b"ctorch\nFloatStorage\n");
+    text(&mut out, "0");
+    out.extend(b"NK\x01tQK\x00");
+    sizes(&mut out, &vec![1; 400_000]);
+    out.extend(b"q\x01h\x01\x89NtRq\x02");
+    for number in 0..500_000 {
+        text(&mut out, &number.to_string());
+        out.extend(b"h\x02");
+    }
+    out.extend(b"u.");
+    let refused = refusal(&with_pickle(&out));
+    assert!(matches!(&refused, PytorchError::Tensor { .. }), "{refused}");
+}
+
+/// Looking through all of them would take a hundred billion steps.
+#[test]
+fn of_many_equal_keys_the_last_counts() {
+    let mut out = b"\x80\x02}(".to_vec();
+    text(&mut out, "other");
+    out.extend(b"}(");
+    for _ in 0..300_000 {
+        text(&mut out, "a");
+        out.push(b'N');
+    }
+    out.extend(b"uq\x01");
+    for _ in 0..300_000 {
+        text(&mut out, "model");
+        out.extend(b"h\x01");
+    }
+    out.extend(b"u.");
+    let refused = refusal(&with_pickle(&out));
+    assert!(
+        matches!(&refused, PytorchError::NoStateDict { .. }),
+        "{refused}"
+    );
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.push(b'X');
+    out.extend((text.len() as u32).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn sizes(out: &mut Vec<u8>, sizes: &[usize]) {
+    out.push(b'(');
+    for size in sizes {
+        out.push(b'J');
+        out.extend((*size as u32).to_le_bytes());
+    }
+    out.push(b't');
+}
+
 /// Every tensor of a network of width 1024 as one element, repeated by strides of zero.
 fn wide_pickle() -> Vec<u8> {
-    let text = |out: &mut Vec<u8>, text: &str| {
-        out.push(b'X');
-        out.extend((text.len() as u32).to_le_bytes());
-        out.extend(text.as_bytes());
-    };
-    let sizes = |out: &mut Vec<u8>, sizes: &[usize]| {
-        out.push(b'(');
-        for size in sizes {
-            out.push(b'J');
-            out.extend((*size as u32).to_le_bytes());
-        }
-        out.push(b't');
-    };
     let mut out = b"\x80\x02}(".to_vec();
     for (name, shape) in wide_layout() {
         text(&mut out, &name);

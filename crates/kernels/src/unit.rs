@@ -1,7 +1,7 @@
 //! A convolution, its batch norm, the residual sum and the ReLU: what residual networks are made
-//! of, as one unit of a training step. In pre-activation networks the residual sum comes before
-//! batch norm, and is handed on as it is: a unit's convolution can start from what another's came to
-//! (the *skip*), and units without batch norm are a sum and nothing else.
+//! of, as one unit of a training step. In networks with pre-activation the residual sum comes before
+//! batch norm and is handed on as it is: a unit's sum can start from another's (the *skip*), and
+//! units without batch norm are a sum and nothing else.
 //!
 //! Narrow networks wait for memory more than for arithmetic, so the unit goes over the batch in
 //! as few passes as batch statistics allow, and does for each image whatever can be done while
@@ -111,9 +111,9 @@ pub enum Residual<'a> {
 pub struct UnitWeights<'a> {
     /// Convolution, packed ([`ConvShape::pack`]).
     pub conv: &'a [f32],
-    /// Batch norm's scale, one for each channel; none without batch norm.
+    /// Batch norm's scale, one for each channel; empty without batch norm.
     pub gamma: &'a [f32],
-    /// Batch norm's shift, one for each channel; none without batch norm.
+    /// Batch norm's shift, one for each channel; empty without batch norm.
     pub beta: &'a [f32],
 }
 
@@ -122,9 +122,9 @@ pub struct UnitWeights<'a> {
 pub struct UnitGradients<'a> {
     /// Convolution, packed.
     pub conv: &'a mut [f32],
-    /// Batch norm's scale; nowhere without batch norm.
+    /// Batch norm's scale; empty without batch norm.
     pub gamma: &'a mut [f32],
-    /// Batch norm's shift; nowhere without batch norm.
+    /// Batch norm's shift; empty without batch norm.
     pub beta: &'a mut [f32],
 }
 
@@ -158,7 +158,7 @@ pub struct Completed<'a> {
     pub sums: &'a mut [f32],
 }
 
-/// Mean and unbiased variance of a batch, one for each channel; none without batch norm.
+/// Mean and unbiased variance of a batch, one for each channel; empty without batch norm.
 #[derive(Clone, Debug, Default)]
 pub struct BatchMoments {
     /// Means.
@@ -221,8 +221,8 @@ impl Unit {
     }
 
     /// Convolves a batch and takes its moments; normalizing is left to what reads the output
-    /// ([`Input::Pending`], [`Residual::Raw`], [`Unit::finish`]). The sum starts from `skip`, what
-    /// another unit's came to ([`Activations::take_raw`]), if there is one.
+    /// ([`Input::Pending`], [`Residual::Raw`], [`Unit::finish`]). The sum starts from `skip`,
+    /// another unit's ([`Activations::take_raw`], of as many channels and pixels), if there is one.
     ///
     /// # Panics
     ///
@@ -272,8 +272,10 @@ impl Unit {
                 }
             });
         if !self.norm {
-            kept.norm = Normalization::identity(stride);
-            kept.gradients = Gradients::identity(stride);
+            if kept.norm.mean.len() != stride {
+                kept.norm = Normalization::identity(stride);
+                kept.gradients = Gradients::identity(stride);
+            }
             return BatchMoments::default();
         }
         let (mean, variance) = combine_moments(
@@ -335,9 +337,9 @@ impl Unit {
     }
 
     /// The gradients of a unit whose output has the gradient `gradient` (images without border),
-    /// which is overwritten: by that of its skip, if it has one. `of_skip` is what the unit that
-    /// took this one's sum for its skip has left there. `weights` are the convolution's, packed; they
-    /// are read only if the input's gradient is asked for.
+    /// which is overwritten: by that of its skip, if it has one. `of_skip` is what the unit whose
+    /// sum started from this one's has left there, as long as `gradient`. `weights` are the
+    /// convolution's, packed; they are read only if the input's gradient is asked for.
     ///
     /// # Panics
     ///
@@ -578,8 +580,11 @@ impl Activations {
         &self.output
     }
 
-    /// Takes what the convolution came to out (images without border), so that it can be a skip while
-    /// the rest is written.
+    /// Takes the convolution's result out, so that it can be a skip while the rest is written.
+    ///
+    /// # Shapes
+    ///
+    /// A batch of images of [`Unit::output_gradient`]'s layout.
     pub fn take_raw(&mut self) -> Buffer {
         std::mem::take(&mut self.raw)
     }

@@ -229,49 +229,234 @@ fn paths() -> Vec<Path> {
 
 #[test]
 fn gradients_agree_with_finite_differences_on_every_path() {
-    for (path, mut block) in paths()
-        .into_iter()
-        .flat_map(|path| blocks().map(|block| (path, block)))
-    {
-        let gradients = block.gradients(path);
-        let mut rng = ChaCha8Rng::seed_from_u64(9);
-        for (tensor, gradient) in gradients.iter().enumerate() {
-            // Along a random direction, so that one difference tests every weight.
-            let direction: Vec<f32> = gradient
-                .iter()
-                .map(|g| {
-                    if *g == 0.0 {
-                        0.0
-                    } else {
-                        rng.random_range(-1.0..1.0)
-                    }
-                })
-                .collect();
-            let expected: f64 = gradient
-                .iter()
-                .zip(&direction)
-                .map(|(g, d)| f64::from(*g) * f64::from(*d))
-                .sum();
-            let whole = block.weights[tensor].clone();
-            let mut at = |step: f32| {
-                for ((w, old), d) in block.weights[tensor].iter_mut().zip(&whole).zip(&direction) {
-                    *w = old + step * d;
-                }
-                block.forward(path).loss
-            };
-            let difference = (at(1e-3) - at(-1e-3)) / 2e-3;
-            block.weights[tensor] = whole;
-            let size: f64 = gradient
-                .iter()
-                .map(|g| f64::from(*g).powi(2))
-                .sum::<f64>()
-                .sqrt();
-            assert!(
-                (difference - expected).abs() < 0.02 * size.max(1.0),
-                "tensor {tensor} on {}: {difference} against {expected}",
-                path.name()
+    for path in paths() {
+        for mut block in blocks() {
+            let gradients = block.gradients(path);
+            let loss = |block: &Block| block.forward(path).loss;
+            agree_with_differences(
+                path,
+                &mut block,
+                |block| &mut block.weights,
+                &gradients,
+                loss,
             );
         }
+        for mut sums in [Sums::new((7, 6)), Sums::new((8, 4))] {
+            let gradients = sums.gradients(path);
+            let loss = |sums: &Sums| sums.forward(path).0;
+            agree_with_differences(path, &mut sums, |sums| &mut sums.weights, &gradients, loss);
+        }
+    }
+}
+
+/// So short that hardly a ReLU changes sides.
+const STEP: f32 = 2e-4;
+
+/// Compares the gradients of some weights with the loss's differences.
+fn agree_with_differences<N>(
+    path: Path,
+    network: &mut N,
+    weights: impl Fn(&mut N) -> &mut Vec<Vec<f32>>,
+    gradients: &[Vec<f32>],
+    loss: impl Fn(&N) -> f64,
+) {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    for (tensor, gradient) in gradients.iter().enumerate() {
+        // Along a random direction, so that one difference tests every weight.
+        let direction: Vec<f32> = gradient
+            .iter()
+            .map(|g| {
+                if *g == 0.0 {
+                    0.0
+                } else {
+                    rng.random_range(-1.0..1.0)
+                }
+            })
+            .collect();
+        let expected: f64 = gradient
+            .iter()
+            .zip(&direction)
+            .map(|(g, d)| f64::from(*g) * f64::from(*d))
+            .sum();
+        let whole = weights(network)[tensor].clone();
+        let mut at = |step: f32| {
+            let moved = weights(network)[tensor].iter_mut();
+            for ((w, old), d) in moved.zip(&whole).zip(&direction) {
+                *w = old + step * d;
+            }
+            loss(network)
+        };
+        let difference = (at(STEP) - at(-STEP)) / (2.0 * f64::from(STEP));
+        weights(network)[tensor] = whole;
+        let size: f64 = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        assert!(
+            (difference - expected).abs() < 0.02 * size.max(1.0),
+            "tensor {tensor} on {}: {difference} against {expected}",
+            path.name()
+        );
+    }
+}
+
+/// Three sums as pre-activation has them: each unit convolves the normalized output of the one before
+/// it, and its sum starts from that one's. There is no batch norm behind the last.
+struct Sums {
+    units: [Unit; 3],
+    weights: Vec<Vec<f32>>,
+    image: Buffer,
+    /// The loss is the sum of the last sum times these.
+    direction: Vec<f32>,
+}
+
+impl Sums {
+    fn new(size: (usize, usize)) -> Self {
+        let Block {
+            units: [first, ..],
+            mut weights,
+            image,
+            ..
+        } = Block::new(size, 1);
+        let shape = ConvShape {
+            in_channels: 18,
+            out_channels: 18,
+            kernel: 3,
+            stride: 1,
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let mut random = |len: usize, low: f32, high: f32| -> Vec<f32> {
+            (0..len).map(|_| rng.random_range(low..high)).collect()
+        };
+        // Small, so that a ReLU that changes sides within a difference changes little.
+        let mut convolution = || shape.pack(&random(18 * 18 * 9, -0.2, 0.2)).unwrap();
+        let convolutions = [convolution(), convolution()];
+        let [of_second, of_last] = convolutions;
+        weights.truncate(3);
+        weights.extend([
+            of_second,
+            random(18, 0.5, 1.5),
+            random(18, -0.5, 0.5),
+            of_last,
+        ]);
+        let layout = *first.output();
+        let second = Unit::new(shape, layout, true).unwrap();
+        let last = Unit::plain(shape, layout).unwrap();
+        Self {
+            units: [first, second, last],
+            weights,
+            image,
+            direction: random(BATCH * layout.pixel_count() * 18, -1.0, 1.0),
+        }
+    }
+
+    fn weights(&self, unit: usize) -> UnitWeights<'_> {
+        match &self.weights[3 * unit..] {
+            [conv, gamma, beta, ..] => UnitWeights { conv, gamma, beta },
+            [conv] => UnitWeights {
+                conv,
+                gamma: &[],
+                beta: &[],
+            },
+            _ => panic!("one tensor or three"),
+        }
+    }
+
+    fn forward(&self, path: Path) -> (f64, [Activations; 3]) {
+        let mut kept: [Activations; 3] = Default::default();
+        for (index, unit) in self.units.iter().enumerate() {
+            let (before, after) = kept.split_at_mut(index);
+            let (own, scratch) = (&mut after[0], &mut Scratch::default());
+            let weights = self.weights(index);
+            match before.last_mut() {
+                None => {
+                    let input = Input::Ready(&self.image);
+                    unit.forward(path, BATCH, input, weights, None, own, scratch);
+                }
+                Some(before) => {
+                    let skip = before.take_raw();
+                    let input = Input::Ready(before.output());
+                    unit.forward(path, BATCH, input, weights, Some(&skip), own, scratch);
+                    before.give_raw(skip);
+                }
+            }
+            unit.finish(path, BATCH, own, None);
+        }
+        let [.., last] = &self.units;
+        let output = kept[2].output();
+        let terms = self.direction.iter().enumerate();
+        let loss = terms.map(|(at, direction)| {
+            f64::from(*direction) * f64::from(output[Self::place(at, last.output())])
+        });
+        (loss.sum(), kept)
+    }
+
+    fn place(at: usize, layout: &Layout) -> usize {
+        let (pixel, channel) = (at / 18, at % 18);
+        let (image, pixel) = (pixel / layout.pixel_count(), pixel % layout.pixel_count());
+        image * layout.len() + layout.offset(pixel / layout.width, pixel % layout.width) + channel
+    }
+
+    fn gradients(&self, path: Path) -> Vec<Vec<f32>> {
+        let (_, mut kept) = self.forward(path);
+        let mut gradients = self.weights.clone();
+        let layout = self.units[2].output_gradient();
+        let mut of_output = Buffer::zeros(BATCH * layout.len());
+        for (at, direction) in self.direction.iter().enumerate() {
+            of_output[Self::place(at, layout)] = *direction;
+        }
+        let mut of_skip: Option<Buffer> = None;
+        for (index, unit) in self.units.iter().enumerate().rev() {
+            let (before, after) = kept.split_at_mut(index);
+            let mut of_input = Buffer::zeros(of_output.len());
+            let mut sums = before
+                .last_mut()
+                .map_or_else(Vec::new, Activations::take_sums);
+            let (input, target) = match before.last() {
+                None => (&self.image[..], None),
+                Some(kept) => {
+                    let completes = Some(Completed {
+                        unit: &self.units[index - 1],
+                        kept,
+                        sums: &mut sums,
+                    });
+                    let target = GradientTarget {
+                        values: &mut of_input,
+                        accumulate: false,
+                        completes,
+                    };
+                    (kept.output(), Some(target))
+                }
+            };
+            let mut targets = match &mut gradients[3 * index..] {
+                [conv, gamma, beta, ..] => UnitGradients { conv, gamma, beta },
+                [conv, ..] => UnitGradients {
+                    conv,
+                    gamma: &mut [],
+                    beta: &mut [],
+                },
+                [] => panic!("one tensor or three"),
+            };
+            unit.backward(
+                path,
+                input,
+                &self.weights[3 * index],
+                &mut after[0],
+                &mut of_output,
+                of_skip.as_deref(),
+                None,
+                target,
+                &mut targets,
+                &mut Scratch::default(),
+            );
+            if let Some(before) = before.last_mut() {
+                before.give_sums(sums);
+            }
+            // What is left there is the gradient of the sum, and so of the one that it started from.
+            of_skip = Some(std::mem::replace(&mut of_output, of_input));
+        }
+        gradients
     }
 }
 

@@ -112,7 +112,7 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// Every kind, by depth and then by where batch norm stands.
+    /// Every kind: those with batch norm behind the convolutions, by depth, then the others.
     pub fn all() -> impl Iterator<Item = Self> {
         [false, true].into_iter().flat_map(|preactivation| {
             Depth::ALL.map(|depth| Self {

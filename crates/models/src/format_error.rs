@@ -45,7 +45,10 @@ pub enum PytorchError {
         found: String,
     },
     /// A pickle longer than any state dict's.
-    #[error("its pickle has {len} bytes, more than any state dict needs")]
+    #[error(
+        "its pickle has {len} bytes, which is more than is read; save the state dict alone: \
+         torch.save(model.state_dict(), FILE), or torch.save(torch.load(FILE)[KEY], OTHER)"
+    )]
     LongPickle {
         /// Its length.
         len: usize,
@@ -55,8 +58,8 @@ pub enum PytorchError {
     Pickle(#[from] PickleError),
     /// Nothing in it is a state dict.
     #[error(
-        "it holds no state dict: expected tensors by name, or under `net`, `state_dict`, `model` or \
-         `model_state_dict`; \
+        "it holds no state dict: expected tensors by name, or under `net`, `netC`, `state_dict`, \
+         `model` or `model_state_dict`; \
          found the keys [{keys}]"
     )]
     NoStateDict {

@@ -1,9 +1,9 @@
 //! A classifier that no longer changes: inference, and the gradient with respect to its images.
 //!
-//! With batch norm's statistics fixed, and folded into the convolutions where a sum is needed for
-//! nothing else, images do not depend on each other, so a group of images goes through the whole network, and back, while its activations are in cache; groups
-//! run in parallel. Gradients of weights are never computed, and nothing goes back for an image
-//! whose gradient nobody needs.
+//! With batch norm's statistics fixed (and, where nothing else needs a convolution's result, folded
+//! into it) images do not depend on each other, so a group of images goes through the whole network,
+//! and back, while its activations are in cache; groups run in parallel. Gradients of weights are never
+//! computed, and nothing goes back for an image whose gradient nobody needs.
 
 use std::sync::{Arc, Mutex};
 
@@ -434,7 +434,7 @@ impl Frozen {
             if let Some(norm) = norm {
                 for image in 0..images {
                     let output = part_mut(output, image, layout);
-                    norm.normalize(layout, part(sum, image, layout), output);
+                    norm.normalize(self.path, layout, part(sum, image, layout), output);
                 }
             }
         }

@@ -70,8 +70,8 @@ impl Graph {
         first..first + count(&self.units[unit])
     }
 
-    /// Whether a unit's sum is needed beside its output: batch norm lies between them, and another
-    /// unit's sum starts from this one's, or this one's from another's.
+    /// Whether batch norm cannot be folded into a unit's convolution: another unit's sum starts from this
+    /// one's, which is needed as it is, or this one's from another's, which would have to be scaled, too.
     pub(crate) fn keeps_sum(&self, unit: usize) -> bool {
         let spec = &self.units[unit];
         let handed_on = || self.units.iter().any(|other| other.skip == Some(unit));

@@ -178,10 +178,7 @@ impl Network {
 
     /// How many weights it learns.
     pub fn parameter_count(&self) -> usize {
-        self.parameters
-            .iter()
-            .map(|parameter| parameter.dims().iter().product::<usize>())
-            .sum()
+        self.config.parameter_count()
     }
 
     /// Floating-point operations of one image's forward pass.
@@ -450,7 +447,8 @@ impl Network {
         }
     }
 
-    /// The network as it is, for inference: batch norm folded into the convolutions.
+    /// The network as it is, for inference: batch norm folded into the convolutions whose sums nothing
+    /// else needs.
     ///
     /// # Errors
     ///
@@ -874,6 +872,32 @@ mod tests {
             };
             assert_eq!(with(1), with(2));
             assert_eq!(with(1), with(5));
+        }
+    }
+
+    /// Buffers grow and shrink with the batch; what was in them decides nothing.
+    #[test]
+    fn a_batch_after_one_of_another_size_gives_the_same_bits() {
+        let mut rng = Seeds::new(5, "images").start();
+        let pixels: Vec<f32> = (0..6 * 3072).map(|_| rng.random()).collect();
+        let images = Tensor::from_vec(pixels, (6, 3, 32, 32), &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[0_u32, 1, 2, 3, 0, 1], &Device::Cpu).unwrap();
+        for kind in KINDS {
+            let gradients = |network: &mut Network, batch: usize| -> Vec<Vec<f32>> {
+                let images = images.narrow(0, 0, batch).unwrap();
+                let labels = labels.narrow(0, 0, batch).unwrap();
+                network.gradients(&images, &labels, 0.0).unwrap();
+                let of = |parameter: &Parameter| parameter.gradient.to_vec();
+                network.parameters().iter().map(of).collect()
+            };
+            let mut used = network_of(kind, 5);
+            for batch in [6, 4, 6, 1] {
+                let mut fresh = network_of(kind, 5);
+                assert!(
+                    gradients(&mut used, batch) == gradients(&mut fresh, batch),
+                    "{kind}, batch {batch}"
+                );
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use crate::PytorchError;
 use crate::state_dict::RawTensor;
 
 /// Keys under which programs keep the state dict beside other things.
-const KEYS: [&str; 4] = ["net", "state_dict", "model", "model_state_dict"];
+const KEYS: [&str; 5] = ["net", "netC", "state_dict", "model", "model_state_dict"];
 
 /// Record in which this project keeps what else it knows of a network; PyTorch passes over it.
 const INFO_RECORD: &str = "mesa.json";
@@ -26,7 +26,10 @@ const INFO_RECORD: &str = "mesa.json";
 const LONGEST_PICKLE: usize = 16 << 20;
 
 /// Most opcodes that are read of it: a tensor and its name take some forty, an image some thirty.
-const MOST_OPCODES: usize = 1 << 20;
+const MOST_OPCODES: usize = 1 << 21;
+
+/// Most dimensions of a tensor: twice those of a convolution's weights.
+const MOST_DIMENSIONS: usize = 8;
 
 const REBUILD_TENSOR: &str = "torch._utils._rebuild_tensor_v2";
 const REBUILD_TENSOR_OF_TYPE: &str = "torch._utils._rebuild_tensor_v3";
@@ -113,7 +116,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
     let allowed = Allowed {
         globals: &GLOBALS.map(|(name, _)| name),
         advice: "only tensors and plain values are read. From a whole module or other objects, \
-                 save the state dict: torch.save(model.state_dict(), FILE)",
+                 save the state dict: torch.save(model.state_dict(), FILE); from a dictionary that \
+                 holds one under a key, that: torch.save(torch.load(FILE)[KEY], OTHER)",
         most_opcodes: MOST_OPCODES,
     };
     let pickle = Pickle::read(program, allowed)?;
@@ -205,21 +209,26 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// The entries of the state dict: what is saved, or what lies under one of [`KEYS`].
+/// The entries of the state dict: what lies under one of [`KEYS`], else what is saved.
 fn state_dict<'p>(pickle: &'p Pickle<'_>) -> Result<Vec<(&'p str, Id)>, PytorchError> {
     let outer = entries(pickle, pickle.root());
-    let is_tensor = |value: Id| is_tensor(pickle, value);
-    if outer.iter().any(|(_, value)| is_tensor(*value)) {
-        return Ok(outer);
-    }
+    let has_tensors = |entries: &[(&str, Id)]| {
+        let mut values = entries.iter().map(|(_, value)| *value);
+        values.any(|value| is_tensor(pickle, value))
+    };
+    // Before the tensors that may stand beside it: grids, accuracies.
     for key in KEYS {
-        let inner = outer.iter().filter(|(name, _)| *name == key);
-        for (_, value) in inner {
-            let inner = entries(pickle, pickle.get(*value));
-            if inner.iter().any(|(_, value)| is_tensor(*value)) {
-                return Ok(inner);
-            }
+        // The last of equal keys, as Python has it.
+        let Some((_, value)) = outer.iter().rfind(|(name, _)| *name == key) else {
+            continue;
+        };
+        let inner = entries(pickle, pickle.get(*value));
+        if has_tensors(&inner) {
+            return Ok(inner);
         }
+    }
+    if has_tensors(&outer) {
+        return Ok(outer);
     }
     let keys: Vec<String> = outer.iter().take(20).map(|(key, _)| shown(key)).collect();
     Err(PytorchError::NoStateDict {
@@ -324,6 +333,10 @@ impl<'p, 'a> Described<'p, 'a> {
 
     fn sizes(&self, id: Id) -> Result<Vec<usize>, PytorchError> {
         let parts = self.tuple(id)?;
+        // Thousands of tensors may share a tuple: a long one would be copied for each.
+        if parts.len() > MOST_DIMENSIONS {
+            return Err(self.wrong());
+        }
         parts.iter().map(|part| self.size(*part)).collect()
     }
 

@@ -77,6 +77,14 @@ impl ResNetConfig {
         }
     }
 
+    /// How many weights such a network learns.
+    pub fn parameter_count(&self) -> usize {
+        let learned = |(name, shape): (String, Vec<usize>)| {
+            (!name.contains(".running_")).then(|| shape.iter().product::<usize>())
+        };
+        self.layout().into_iter().filter_map(learned).sum()
+    }
+
     /// Names and shapes of a network's tensors, as [`crate::Network::state`] gives them.
     pub(crate) fn layout(&self) -> BTreeMap<String, Vec<usize>> {
         let graph = self.graph();
@@ -409,6 +417,7 @@ mod tests {
     #[test]
     fn costs_what_is_counted_for_the_paper() {
         // 0.555 billion multiply-adds for one image of width 64.
+        assert_eq!(ResNetConfig::paper().parameter_count(), 11_173_962);
         let giga = ResNetConfig::paper().graph().operations() / 2e9;
         assert!((giga - 0.555).abs() < 0.002, "{giga}");
     }

@@ -24,10 +24,12 @@ pub enum Error {
         advice: &'static str,
     },
     /// A longer program than the caller reads.
-    #[error("it has more than {most} opcodes, which is more than is read")]
+    #[error("it has more than {most} opcodes, which is more than is read: {advice}")]
     TooManyOpcodes {
         /// The most that are read.
         most: usize,
+        /// What is read, and what to do.
+        advice: &'static str,
     },
     /// The pickle ends in the middle.
     #[error("it is cut off")]

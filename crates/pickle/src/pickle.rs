@@ -93,6 +93,7 @@ impl<'a> Pickle<'a> {
         }
         Err(Error::TooManyOpcodes {
             most: allowed.most_opcodes,
+            advice: allowed.advice,
         })
     }
 
@@ -556,7 +557,7 @@ mod tests {
         for (first, opcode) in [(&b""[..], &b"]"[..]), (b"", b"("), (b"Nq\x01", b"h\x01")] {
             let bytes = [first, &opcode.repeat(10_000), b"N."].concat();
             let refused = with(&bytes, 1000).unwrap_err();
-            assert!(matches!(refused, Error::TooManyOpcodes { most: 1000 }));
+            assert!(matches!(refused, Error::TooManyOpcodes { most: 1000, .. }));
             assert!(refused.to_string().contains("more than 1000 opcodes"));
             assert!(with(&bytes, 10_004).is_ok());
         }

@@ -111,20 +111,22 @@ fn cost_words(cost: f64) -> String {
     }
 }
 
-/// Preset, width where the record tells it, data.
+/// Preset, kind and width of the network where the record tells them, data.
 fn run_words(summary: &Summary) -> String {
-    let here = summary
-        .differences
-        .iter()
-        .find(|difference| difference.name == "network.width")
-        .map(|difference| difference.here.as_str());
+    let differing = |name: &str| {
+        let found = summary.differences.iter().find(|found| found.name == name);
+        found.map(|difference| difference.here.as_str())
+    };
+    let kind = differing("network.architecture").map(|kind| format!("{kind}, "));
+    let here = differing("network.width");
     // What differs in other values and not in this one has the paper's.
     let papers = summary.preset == "paper" || !summary.differences.is_empty();
     let width = here.or(papers.then_some("64"));
     let width = width.map(|width| format!("width {width}, "));
     format!(
-        "preset {}, {}{}",
+        "preset {}, {}{}{}",
         summary.preset,
+        kind.unwrap_or_default(),
         width.unwrap_or_default(),
         data_words(&summary.data)
     )

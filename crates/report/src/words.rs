@@ -46,7 +46,7 @@ pub(crate) const METHODS: &[(&str, &str)] = &[
 
 /// What the figures do not say.
 pub(crate) const LIMITS: &[&str] = &[
-    "One family of networks, ResNet-18 for 32×32 images, and backdoors that are small stamped patches, of the size that is looked for unless the preset says otherwise. A blended pattern or a natural object is another kind.",
+    "One family of networks, ResNets for 32×32 images, and backdoors that are small stamped patches, of the size that is looked for unless the preset says otherwise. A blended pattern or a natural object is another kind.",
     "The figures are those of the presets named above them; a preset of another width than the paper's 64 compares with the paper in kind, not digit by digit.",
     "An ASR of zero is not to be had: the rows `clean` are where networks without a backdoor stand, the share of stamped images that are mistaken for the target class anyway.",
     "Seeds of one trigger share the clean network and the trigger, so intervals that count them as independent are too narrow rather than too wide.",

@@ -93,9 +93,10 @@ pub(crate) enum OnHub {
 Examples:
   mesa pretrain -o clean.safetensors
   mesa pretrain -o wide.safetensors --width 64 --epochs 60
+  mesa pretrain -o preact.safetensors --architecture preactresnet18
   mesa pretrain -o toy.safetensors --data synthetic --epochs 4 --images 6000
 
-ResNet-18 for 32×32 images, every image flipped and shifted at random anew in
+ResNets for 32×32 images, every image flipped and shifted at random anew in
 each epoch. The settings are those of the preset `cpu` unless --preset or
 --config says otherwise. Stopped or killed, the same command goes on from
 FILE.state.")]

@@ -11,10 +11,6 @@ use crate::modeling::step_name;
 /// The kinds of steps, in their order.
 const KINDS: [&str; 6] = ["pretrain", "attack", "fit", "reverse", "defend", "evaluate"];
 
-/// Parameters of ResNet-18 at width 1, to which its size is about proportional
-/// in the width's square: 11.2 million at width 64.
-const PARAMETERS_AT_ONE: f64 = 11.2e6 / (64.0 * 64.0);
-
 /// What is left to do for some chains.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Work {
@@ -46,7 +42,7 @@ impl Work {
 fn work(session: &Session, chains: &[(Chain, Vec<Method>)]) -> Work {
     let mut work = Work::default();
     let config = &session.config;
-    let network = PARAMETERS_AT_ONE * (config.network.width as f64).powi(2) * 4.0;
+    let network = 4.0 * session.shape().parameter_count() as f64;
     // The clean and the stamped images.
     let evaluation = session.evaluation_images.len() * 19 / 10;
     let modeling = session.defense_images.images().len();

@@ -220,7 +220,7 @@ impl Plan {
                 None => free.push(gradient),
                 // Where there is no batch norm, a sum is the output.
                 Some(skip) if graph.units[skip].norm.is_none() => {
-                    of_node[skip + 1] = Some(gradient)
+                    of_node[skip + 1] = Some(gradient);
                 }
                 Some(skip) => of_skips[skip] = Some(gradient),
             }
@@ -323,8 +323,12 @@ mod tests {
             assert_eq!(backward.slots[step.gradient], size(step.unit + 1));
             let skipped = of_skips[step.unit].take();
             assert_eq!(step.of_skip, skipped, "what a skip has brought is added");
+            if let Some(slot) = step.of_skip {
+                assert_eq!(held[slot], Some(step.unit + 1));
+            }
             for target in step.residual.into_iter().chain(step.input) {
                 assert_ne!(target.slot, step.gradient);
+                assert_ne!(Some(target.slot), step.of_skip);
                 assert_eq!(backward.slots[target.slot], size(target.node));
                 if target.accumulate {
                     assert_eq!(held[target.slot], Some(target.node));

@@ -89,7 +89,11 @@ mod tests {
     use crate::{Network, Normalization, ResNetConfig, Seeds};
 
     fn network(width: usize) -> Network {
-        let config = ResNetConfig::resnet18(width, 7);
+        network_of("resnet18", width)
+    }
+
+    fn network_of(kind: &str, width: usize) -> Network {
+        let config = ResNetConfig::new(kind.parse().unwrap(), width, 7);
         let mut rng = Seeds::new(0, "weights").start();
         Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap()
     }
@@ -97,8 +101,8 @@ mod tests {
     #[test]
     fn a_networks_state_comes_back_to_the_last_bit() {
         // 5 channels are padded to 8, 40 are not.
-        for width in [5, 8] {
-            let network = network(width);
+        for (kind, width) in [("resnet18", 5), ("resnet18", 8), ("preactresnet18", 5)] {
+            let network = network_of(kind, width);
             let state = network.state().unwrap();
             let plan = Plan::new(&network.config().graph());
             let mut back = NamedTensors::new();
@@ -120,7 +124,7 @@ mod tests {
         let network = network(5);
         let plan = Plan::new(&network.config().graph());
         let flat = pack(&plan.parameters, &network.state().unwrap()).unwrap();
-        let gamma = plan.unit(0)[1];
+        let gamma = plan.unit(0).norm.unwrap().gamma;
         assert_eq!(&flat[gamma.offset..][..8], [1., 1., 1., 1., 1., 0., 0., 0.]);
         let nonzero = flat.iter().filter(|value| **value != 0.0).count();
         assert!(nonzero <= network.parameter_count());
