@@ -24,6 +24,14 @@ pub enum Error {
         /// The length the shape asks for.
         expected: usize,
     },
+    /// Matrices that have no product.
+    #[error("a matrix of {columns} columns times one of {rows} rows")]
+    Depths {
+        /// Columns of the left one.
+        columns: usize,
+        /// Rows of the right one.
+        rows: usize,
+    },
     /// A convolution that has no kernel here.
     #[error(
         "no {kernel}x{kernel} convolution of stride {stride} from {in_channels} to {out_channels} \

@@ -59,6 +59,7 @@ mod dense;
 mod error;
 mod fixed_norm;
 mod layout;
+mod matrix;
 mod peak;
 mod plan;
 mod unit;
@@ -71,6 +72,7 @@ pub use dense::{Head, cross_entropy, softmax};
 pub use error::{Error, Result};
 pub use fixed_norm::{FixedNorm, fold};
 pub use layout::{BLOCK, Buffer, Layout};
+pub use matrix::{Matrix, multiply};
 pub use peak::multiply_add;
 pub use plan::{ImagePlan, Stamp, TargetGradient};
 pub use unit::{

@@ -4,13 +4,14 @@
 //! Their gradients are written out. candle's own graph would give the same ones, but adds every
 //! gradient to a tensor of zeros, computes those that nobody asked for, and waits at a spinning
 //! barrier in each larger elementwise op, which is slow wherever two threads are not alone on
-//! their cores. So elementwise work passes over memory once here; matrix products are candle's. On a
-//! GPU the same layers are those of `cuda/perceptrons/`.
+//! their cores. So elementwise work passes over memory once here, and matrix products are
+//! [`mesa_kernels::multiply`]'s. On a GPU the same layers are those of `cuda/perceptrons/`.
 
-use candle::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor, Var};
+use candle::{CpuStorage, DType, Device, Layout, Tensor, Var};
+use mesa_kernels::{Matrix, Path, multiply};
 use rand::Rng;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Slope of the leaky ReLU below zero, everywhere in the two perceptrons.
 const LEAK: f32 = 0.2;
@@ -39,20 +40,54 @@ impl Linear {
     }
 
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let product = xs.matmul(&self.weight.detach().t()?)?;
-        product.inplace_op2(&self.bias.detach(), &AddToRows)?;
-        Ok(product)
+        let (rows, inputs) = xs.dims2()?;
+        let (outputs, _) = self.weight.dims2()?;
+        let parameters = [&self.weight.detach(), &self.bias.detach()];
+        let ys = with_floats([xs, parameters[0], parameters[1]], |[xs, weight, bias]| {
+            let weight = Matrix::new(weight, outputs, inputs)?.transposed();
+            let mut ys = product(Matrix::new(xs, rows, inputs)?, weight)?;
+            for row in ys.chunks_exact_mut(outputs) {
+                for (y, bias) in row.iter_mut().zip(bias) {
+                    *y += bias;
+                }
+            }
+            Ok::<_, Error>(ys)
+        })??;
+        Ok(Tensor::from_vec(ys, (rows, outputs), &Device::Cpu)?)
     }
 
     /// The gradient of the input.
     pub(crate) fn input_gradient(&self, gradient: &Tensor) -> Result<Tensor> {
-        Ok(gradient.matmul(&self.weight.detach())?)
+        let (rows, outputs) = gradient.dims2()?;
+        let (_, inputs) = self.weight.dims2()?;
+        let xs = with_floats([gradient, &self.weight.detach()], |[gradient, weight]| {
+            product(
+                Matrix::new(gradient, rows, outputs)?,
+                Matrix::new(weight, outputs, inputs)?,
+            )
+        })??;
+        Ok(Tensor::from_vec(xs, (rows, inputs), &Device::Cpu)?)
     }
 }
 
 /// The gradients of a linear layer's weight and bias.
 pub(crate) fn linear_gradients(xs: &Tensor, gradient: &Tensor) -> Result<(Tensor, Tensor)> {
-    Ok((gradient.t()?.matmul(xs)?, column_sums(gradient)?))
+    let (rows, inputs) = xs.dims2()?;
+    let (_, outputs) = gradient.dims2()?;
+    let weight = with_floats([xs, gradient], |[xs, gradient]| {
+        product(
+            Matrix::new(gradient, rows, outputs)?.transposed(),
+            Matrix::new(xs, rows, inputs)?,
+        )
+    })??;
+    let weight = Tensor::from_vec(weight, (outputs, inputs), &Device::Cpu)?;
+    Ok((weight, column_sums(gradient)?))
+}
+
+fn product(a: Matrix, b: Matrix) -> Result<Vec<f32>> {
+    let mut product = vec![0.0; a.rows() * b.columns()];
+    multiply(Path::current()?, a, b, &mut product)?;
+    Ok(product)
 }
 
 /// `count` numbers uniform in `[-bound, bound)`.
@@ -278,30 +313,6 @@ fn sum_rows(values: &[f32], width: usize) -> Vec<f32> {
         }
     }
     sums
-}
-
-struct AddToRows;
-
-impl InplaceOp2 for AddToRows {
-    fn name(&self) -> &'static str {
-        "add-to-rows"
-    }
-
-    fn cpu_fwd(
-        &self,
-        rows: &mut CpuStorage,
-        rows_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle::Result<()> {
-        let bias = floats(bias, bias_layout)?;
-        for row in floats_mut(rows, rows_layout)?.chunks_exact_mut(bias.len()) {
-            for (value, bias) in row.iter_mut().zip(bias) {
-                *value += bias;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The values of a contiguous f32 storage.

@@ -72,6 +72,20 @@ impl Path {
         }
     }
 
+    /// Floats in a register of what [`Path::run`] runs.
+    pub(crate) fn lanes(self) -> usize {
+        struct Lanes<'a>(&'a mut usize);
+        impl Task for Lanes<'_> {
+            #[inline(always)]
+            fn run<S: Simd>(self) {
+                *self.0 = S::LANES;
+            }
+        }
+        let mut lanes = 0;
+        self.run(Lanes(&mut lanes));
+        lanes
+    }
+
     /// Runs `task` compiled for this path.
     ///
     /// A path that this processor lacks (one can be named without [`Path::current`]) runs the
@@ -149,10 +163,18 @@ pub(crate) trait Simd {
     unsafe fn store(to: *mut f32, value: Self::V);
     /// `a · b + c`, fused where the path has it.
     fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// [`Simd::mul_add`] of single floats.
+    fn mul_add_one(a: f32, b: f32, c: f32) -> f32;
     /// `a + b`
     fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a − b`
     fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// Writes eight floats of each of eight columns as eight rows, `stride` floats apart.
+    ///
+    /// # Safety
+    ///
+    /// The floats lie in one allocation each, those written borrowed mutably.
+    unsafe fn transpose(columns: [*const f32; 8], rows: *mut f32, stride: usize);
     /// The larger; zero for `relu(NaN)`, as `max(x, 0)` has it on x86.
     fn max(a: Self::V, b: Self::V) -> Self::V;
     /// `value` where `gate > 0`, else zero: the gradient of a ReLU whose output was `gate`.
@@ -183,8 +205,12 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        std::array::from_fn(|i| Self::mul_add_one(a[i], b[i], c[i]))
+    }
+    #[inline(always)]
+    fn mul_add_one(a: f32, b: f32, c: f32) -> f32 {
         // Not `f32::mul_add`: without the instruction that is a call into the C library.
-        std::array::from_fn(|i| a[i] * b[i] + c[i])
+        a * b + c
     }
     #[inline(always)]
     fn add(a: Self::V, b: Self::V) -> Self::V {
@@ -193,6 +219,15 @@ impl Simd for Portable {
     #[inline(always)]
     fn sub(a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn transpose(columns: [*const f32; 8], rows: *mut f32, stride: usize) {
+        for row in 0..8 {
+            for (i, column) in columns.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { *rows.add(row * stride + i) = *column.add(row) };
+            }
+        }
     }
     #[inline(always)]
     fn max(a: Self::V, b: Self::V) -> Self::V {
@@ -212,10 +247,10 @@ pub(crate) use x86::{run_avx2, run_avx512};
 mod x86 {
     use std::arch::x86_64::{
         __m256, __m512, _CMP_GT_OQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-        _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-        _mm512_sub_ps,
+        _mm256_loadu_ps, _mm256_max_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+        _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_mov_ps,
+        _mm512_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::{Simd, Task};
@@ -238,6 +273,44 @@ mod x86 {
 
     // SAFETY of every block below: these types are named only in the two functions above, whose
     // callers have asked the processor for the instructions.
+
+    /// # Safety
+    ///
+    /// That of [`Simd::transpose`], and the processor has AVX2.
+    #[inline(always)]
+    unsafe fn transpose_avx2(columns: [*const f32; 8], rows: *mut f32, stride: usize) {
+        unsafe {
+            let left = four_rows(columns[0], columns[1], columns[2], columns[3]);
+            let right = four_rows(columns[4], columns[5], columns[6], columns[7]);
+            for i in 0..4 {
+                let upper = _mm256_permute2f128_ps::<0x20>(left[i], right[i]);
+                let lower = _mm256_permute2f128_ps::<0x31>(left[i], right[i]);
+                _mm256_storeu_ps(rows.add(i * stride), upper);
+                _mm256_storeu_ps(rows.add((i + 4) * stride), lower);
+            }
+        }
+    }
+
+    /// Four columns of eight: in register `i` rows `i` and `i + 4`.
+    ///
+    /// # Safety
+    ///
+    /// Eight floats behind each pointer, and the processor has AVX2.
+    #[inline(always)]
+    unsafe fn four_rows(a: *const f32, b: *const f32, c: *const f32, d: *const f32) -> [__m256; 4] {
+        unsafe {
+            let (a, b) = (_mm256_loadu_ps(a), _mm256_loadu_ps(b));
+            let (c, d) = (_mm256_loadu_ps(c), _mm256_loadu_ps(d));
+            let (low_ab, high_ab) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (low_cd, high_cd) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            [
+                _mm256_shuffle_ps::<0x44>(low_ab, low_cd),
+                _mm256_shuffle_ps::<0xee>(low_ab, low_cd),
+                _mm256_shuffle_ps::<0x44>(high_ab, high_cd),
+                _mm256_shuffle_ps::<0xee>(high_ab, high_cd),
+            ]
+        }
+    }
 
     pub(crate) struct Avx512;
 
@@ -262,12 +335,20 @@ mod x86 {
             unsafe { _mm512_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
+        fn mul_add_one(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+        #[inline(always)]
         fn add(a: __m512, b: __m512) -> __m512 {
             unsafe { _mm512_add_ps(a, b) }
         }
         #[inline(always)]
         fn sub(a: __m512, b: __m512) -> __m512 {
             unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(columns: [*const f32; 8], rows: *mut f32, stride: usize) {
+            unsafe { transpose_avx2(columns, rows, stride) }
         }
         #[inline(always)]
         fn max(a: __m512, b: __m512) -> __m512 {
@@ -305,12 +386,20 @@ mod x86 {
             unsafe { _mm256_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
+        fn mul_add_one(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+        #[inline(always)]
         fn add(a: __m256, b: __m256) -> __m256 {
             unsafe { _mm256_add_ps(a, b) }
         }
         #[inline(always)]
         fn sub(a: __m256, b: __m256) -> __m256 {
             unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(columns: [*const f32; 8], rows: *mut f32, stride: usize) {
+            unsafe { transpose_avx2(columns, rows, stride) }
         }
         #[inline(always)]
         fn max(a: __m256, b: __m256) -> __m256 {
