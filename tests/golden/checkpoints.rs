@@ -59,11 +59,7 @@ fn every_variant_gives_pytorchs_logits() {
         let loaded = load_network_with(&file(name), Some(normalization)).unwrap();
         assert_eq!(loaded.normalization_from, NormalizationSource::Caller);
         let config = loaded.info.config;
-        let found = (
-            config.architecture().name(),
-            config.width,
-            config.num_classes,
-        );
+        let found = (config.architecture.name(), config.width, config.num_classes);
         assert_eq!(found, (kind.to_owned(), width, num_classes));
         let logits = loaded.network.freeze().unwrap().logits(&images).unwrap();
         let expected = vectors.values(&format!("{name}.logits"));
@@ -300,7 +296,7 @@ fn a_network_beside_words_on_sixty_thousand_images_is_read() {
         Some(out)
     });
     let loaded = read(&changed).unwrap();
-    assert!(loaded.info.config.preactivation);
+    assert_eq!(loaded.info.architecture, "preactresnet18");
 }
 
 /// One tuple of 400,000 sizes that half a million entries share would be copied for each.

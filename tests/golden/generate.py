@@ -182,6 +182,57 @@ class PreactivatedBottleneck(PreactivatedBlock):
     sides, strided = (1, 3, 1), 1
 
 
+class WideBlock(nn.Module):
+    """The same of two convolutions, with a projection of another name."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        if inputs != outputs:
+            self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, xs):
+        first = relu(self.bn1(xs))
+        out = self.conv2(relu(self.bn2(self.conv1(first))))
+        return out + (self.convShortcut(first) if hasattr(self, "convShortcut") else xs)
+
+
+class WideStage(nn.Module):
+    def __init__(self, inputs, outputs, count, stride):
+        super().__init__()
+        first = WideBlock(inputs, outputs, stride)
+        others = [WideBlock(outputs, outputs, 1) for _ in range(count - 1)]
+        self.layer = nn.Sequential(first, *others)
+
+    def forward(self, xs):
+        return self.layer(xs)
+
+
+class WideResNet(nn.Module):
+    """Three stages, batch norm behind the last sum (Zagoruyko and Komodakis 2016); `width` is that of
+    the first stage, 16 times the widening factor."""
+
+    def __init__(self, depth, width, num_classes, mean, std):
+        super().__init__()
+        count = (depth - 4) // 6
+        self.mean = torch.tensor(mean, dtype=torch.float64).reshape(1, 3, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float64).reshape(1, 3, 1, 1)
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.block1 = WideStage(16, width, count, 1)
+        self.block2 = WideStage(width, 2 * width, count, 2)
+        self.block3 = WideStage(2 * width, 4 * width, count, 2)
+        self.bn1 = nn.BatchNorm2d(4 * width)
+        self.fc = nn.Linear(4 * width, num_classes)
+
+    def forward(self, images):
+        xs = self.conv1((images - self.mean) / self.std)
+        xs = relu(self.bn1(self.block3(self.block2(self.block1(xs)))))
+        return self.fc(xs.mean((2, 3)))
+
+
 # Blocks of each stage, and which: He et al. 2016, table 1.
 SHALLOW, DEEP = (2, 2, 2, 2), (3, 4, 6, 3)
 NETWORKS = {
@@ -229,7 +280,11 @@ def float_state(model):
 
 def seeded_resnet(draw, width, num_classes, mean, std, images, kind="resnet18"):
     """Weights of the usual scale and running statistics that fit the images, but not exactly."""
-    model = ResNet(kind, width, num_classes, mean, std).double()
+    if kind.startswith("wide"):
+        depth = int(kind.removeprefix("wideresnet"))
+        model = WideResNet(depth, width, num_classes, mean, std).double()
+    else:
+        model = ResNet(kind, width, num_classes, mean, std).double()
     # A deeper random network amplifies rounding from block to block, unless blocks add little to what
     # passes them, as in a trained one.
     last = {"resnet34": "bn2.weight", "resnet50": "bn3.weight", "preactresnet50": "bn3.weight"}.get(kind)
@@ -238,7 +293,7 @@ def seeded_resnet(draw, width, num_classes, mean, std, images, kind="resnet18"):
             if value.dim() == 4:
                 fan_in = value[0].numel()
                 value.copy_(draw.normal(*value.shape, scale=math.sqrt(2.0 / fan_in)))
-            elif name == "linear.weight":
+            elif name in ("linear.weight", "fc.weight"):
                 value.copy_(draw.normal(*value.shape, scale=0.3))
             elif name.endswith("weight"):
                 value.copy_(draw.uniform(*value.shape, low=0.5, high=1.5))
@@ -315,7 +370,7 @@ def resnet_case(name, seed, width, num_classes, mean, std, every_gradient, kind=
         if "running" in key:
             tensors[f"training.state.{key}"] = f32(value)
     for key, gradient in zip(parameters, hard_gradients):
-        if key.startswith(("conv1", "bn1", "linear")):
+        if key.startswith(("conv1", "bn1", "linear", "fc")):
             tensors[f"training.gradient.{key}"] = f32(gradient)
     heavy = {}
     for key, gradient in zip(parameters, gradients):
@@ -326,7 +381,7 @@ def resnet_case(name, seed, width, num_classes, mean, std, every_gradient, kind=
     # momentum buffer that is not zero.
     model.load_state_dict(start, strict=False)
     # Small, so that the second step starts near what the seed was chosen for.
-    learning_rate = LEARNING_RATE if kind.endswith("18") else LEARNING_RATE / 100
+    learning_rate = LEARNING_RATE if kind.endswith(("16", "18")) else LEARNING_RATE / 100
     optimizer = torch.optim.SGD(
         parameters.values(), lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
@@ -613,6 +668,7 @@ def cases():
         | resnet_case("resnet50_w2", 526, 2, 10, *CIFAR10, every_gradient=True, kind="resnet50")
         | resnet_case("preactresnet18_w5", 14, 5, 7, *CIFAR100, every_gradient=True, kind="preactresnet18")
         | resnet_case("preactresnet50_w2", 230, 2, 10, *CIFAR10, every_gradient=True, kind="preactresnet50")
+        | resnet_case("wideresnet16_w5", 8, 5, 10, *CIFAR10, every_gradient=True, kind="wideresnet16")
         | convolution_cases()
         | batch_norm_cases()
         | adam_case()

@@ -1,5 +1,5 @@
 //! Residual networks of even and odd width, of basic blocks and of bottlenecks, batch norm behind and
-//! before the convolutions: inference, pixel gradients, and training.
+//! before the convolutions, four stages and three: inference, pixel gradients, and training.
 
 use candle::{DType, Tensor};
 use mesa_models::{Network, Normalization, ResNetConfig, Seeds, Sgd};
@@ -9,13 +9,14 @@ use super::{Vectors, assert_close, values};
 /// Twenty to fifty convolutions deep, f32 keeps five digits of activations, and of their gradients.
 const TOLERANCE: f32 = 2e-5;
 
-const CASES: [&str; 6] = [
+const CASES: [&str; 7] = [
     "resnet18_w4",
     "resnet18_w5",
     "resnet34_w2",
     "resnet50_w2",
     "preactresnet18_w5",
     "preactresnet50_w2",
+    "wideresnet16_w5",
 ];
 
 fn network(vectors: &Vectors) -> Network {

@@ -1,4 +1,4 @@
-//! Which residual network: how deep, and where its batch norm stands.
+//! Which residual network: its family and its layers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,140 +7,138 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// How many layers a network has: the number in its name (He et al. 2016, table 1).
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "usize", into = "usize")]
-pub enum Depth {
-    /// ResNet-18, the paper's.
+/// What residual networks have in common but for how deep and how wide they are.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// Batch norm behind each convolution; four stages (He et al. 2016).
     #[default]
-    ResNet18,
-    /// ResNet-34.
-    ResNet34,
-    /// ResNet-50.
-    ResNet50,
-    /// ResNet-101.
-    ResNet101,
-    /// ResNet-152.
-    ResNet152,
+    ResNet,
+    /// Batch norm and ReLU before each convolution of a block (He et al. 2016b): the network that most
+    /// toolkits for backdoors attack.
+    PreActResNet,
+    /// The same in three stages of wider layers, with batch norm behind the last sum (Zagoruyko and
+    /// Komodakis 2016).
+    WideResNet,
 }
 
-impl Depth {
-    /// Every depth, rising.
-    pub const ALL: [Self; 5] = [
-        Self::ResNet18,
-        Self::ResNet34,
-        Self::ResNet50,
-        Self::ResNet101,
-        Self::ResNet152,
-    ];
+impl Family {
+    const ALL: [Self; 3] = [Self::ResNet, Self::PreActResNet, Self::WideResNet];
 
-    /// The number of layers.
-    pub fn layers(self) -> usize {
+    /// The numbers of layers that its networks have.
+    fn layers(self) -> &'static [usize] {
         match self {
-            Self::ResNet18 => 18,
-            Self::ResNet34 => 34,
-            Self::ResNet50 => 50,
-            Self::ResNet101 => 101,
-            Self::ResNet152 => 152,
+            Self::ResNet | Self::PreActResNet => &[18, 34, 50, 101, 152],
+            Self::WideResNet => &[10, 16, 22, 28, 34, 40],
         }
     }
 
-    /// Blocks of each stage.
-    pub(crate) fn blocks(self) -> [usize; 4] {
+    /// Its name in the literature.
+    fn title(self) -> &'static str {
         match self {
-            Self::ResNet18 => [2, 2, 2, 2],
-            Self::ResNet34 | Self::ResNet50 => [3, 4, 6, 3],
-            Self::ResNet101 => [3, 4, 23, 3],
-            Self::ResNet152 => [3, 8, 36, 3],
+            Self::ResNet => "ResNet",
+            Self::PreActResNet => "PreActResNet",
+            Self::WideResNet => "WideResNet",
+        }
+    }
+}
+
+/// A kind of residual network, of whatever width: `resnet18`, `preactresnet18`, `wideresnet16` and so
+/// on.
+///
+/// # Examples
+///
+/// ```
+/// use mesa_models::Architecture;
+///
+/// let kind: Architecture = "wideresnet16".parse()?;
+/// assert_eq!(kind.layers(), 16);
+/// assert_eq!(kind.to_string(), "WideResNet-16");
+/// # Ok::<(), mesa_models::Error>(())
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Architecture {
+    family: Family,
+    layers: usize,
+}
+
+impl Default for Architecture {
+    /// The paper's: ResNet-18.
+    fn default() -> Self {
+        Self {
+            family: Family::ResNet,
+            layers: 18,
+        }
+    }
+}
+
+impl Architecture {
+    /// Every kind, by family, then by layers.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Family::ALL.into_iter().flat_map(|family| {
+            let layers = family.layers().iter();
+            layers.map(move |layers| Self {
+                family,
+                layers: *layers,
+            })
+        })
+    }
+
+    /// Its family.
+    pub fn family(self) -> Family {
+        self.family
+    }
+
+    /// Its layers: the number in its name (He et al. 2016, table 1).
+    pub fn layers(self) -> usize {
+        self.layers
+    }
+
+    /// Blocks of each stage.
+    pub(crate) fn blocks(self) -> Vec<usize> {
+        match (self.family, self.layers) {
+            // Two convolutions in each block; the others are the stem and three projections.
+            (Family::WideResNet, layers) => vec![(layers - 4) / 6; 3],
+            (_, 18) => vec![2, 2, 2, 2],
+            (_, 34 | 50) => vec![3, 4, 6, 3],
+            (_, 101) => vec![3, 4, 23, 3],
+            _ => vec![3, 8, 36, 3],
         }
     }
 
     /// Whether blocks are bottlenecks of three convolutions, not pairs of 3×3 ones.
     pub(crate) fn has_bottlenecks(self) -> bool {
-        self.layers() >= 50
-    }
-
-    /// That of the network whose tensors have these names, or the nearest one.
-    fn of_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
-        let has_bottlenecks = names.clone().any(|name| name.ends_with(".conv3.weight"));
-        // The third stage tells them apart.
-        let third = |name: &&str| name.starts_with("layer3.") && name.ends_with(".conv1.weight");
-        let found = names.filter(third).count();
-        let alike = Self::ALL
-            .into_iter()
-            .filter(|depth| depth.has_bottlenecks() == has_bottlenecks);
-        let nearest = alike.min_by_key(|depth| depth.blocks()[2].abs_diff(found));
-        nearest.unwrap_or_default()
-    }
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-    pub(crate) fn is_papers(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl From<Depth> for usize {
-    fn from(depth: Depth) -> Self {
-        depth.layers()
-    }
-}
-
-impl TryFrom<usize> for Depth {
-    type Error = Error;
-
-    fn try_from(layers: usize) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|depth| depth.layers() == layers);
-        found.ok_or(Error::Depth { layers })
-    }
-}
-
-impl fmt::Display for Depth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ResNet-{}", self.layers())
-    }
-}
-
-/// A kind of residual network, of whatever size: `resnet18`, `preactresnet18` and so on.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Architecture {
-    /// Its layers.
-    pub depth: Depth,
-    /// Whether batch norm and ReLU come before each convolution of a block, not behind it (He et al.
-    /// 2016b): the network that most toolkits for backdoors attack.
-    pub preactivation: bool,
-}
-
-impl Architecture {
-    /// Every kind: those with batch norm behind the convolutions, by depth, then the others.
-    pub fn all() -> impl Iterator<Item = Self> {
-        [false, true].into_iter().flat_map(|preactivation| {
-            Depth::ALL.map(|depth| Self {
-                depth,
-                preactivation,
-            })
-        })
+        self.family != Family::WideResNet && self.layers >= 50
     }
 
     /// That of the network whose tensors have these names, or the nearest one.
     pub(crate) fn of_names<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> Self {
+        let any = |is: fn(&str) -> bool| names.clone().any(is);
         // Without batch norm of their own: the stem, and the projections.
         let is_norm = |name: &str| name.starts_with("bn1.") || name.contains(".shortcut.1.");
-        let projects = names.clone().any(|name| name.contains(".shortcut.0."));
-        Self {
-            depth: Depth::of_names(names.clone()),
-            preactivation: projects && !names.clone().any(is_norm),
-        }
+        let family = if any(|name| name.starts_with("block1.layer.")) {
+            Family::WideResNet
+        } else if any(|name| name.contains(".shortcut.0.")) && !any(is_norm) {
+            Family::PreActResNet
+        } else {
+            Family::ResNet
+        };
+        let has_bottlenecks = any(|name| name.ends_with(".conv3.weight"));
+        // The third stage tells depths apart.
+        let third = |name: &&str| {
+            let in_stage = name.starts_with("layer3.") || name.starts_with("block3.layer.");
+            in_stage && name.ends_with(".conv1.weight")
+        };
+        let found = names.clone().filter(third).count();
+        let alike = Self::all()
+            .filter(|kind| kind.family == family && kind.has_bottlenecks() == has_bottlenecks);
+        let nearest = alike.min_by_key(|kind| kind.blocks()[2].abs_diff(found));
+        nearest.unwrap_or_default()
     }
 
     /// Its name in files and settings.
     pub fn name(self) -> String {
-        let kind = if self.preactivation {
-            "preactresnet"
-        } else {
-            "resnet"
-        };
-        format!("{kind}{}", self.depth.layers())
+        format!("{}{}", self.family.title().to_lowercase(), self.layers)
     }
 
     /// The names of all kinds, as errors list them.
@@ -156,8 +154,7 @@ impl Architecture {
 
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.preactivation { "PreAct" } else { "" })?;
-        self.depth.fmt(f)
+        write!(f, "{}-{}", self.family.title(), self.layers)
     }
 }
 
@@ -196,15 +193,12 @@ mod tests {
         for kind in Architecture::all() {
             assert_eq!(kind.name().parse::<Architecture>().unwrap(), kind);
         }
-        let preactivation = Architecture {
-            preactivation: true,
-            ..Architecture::default()
-        };
-        assert_eq!(preactivation.name(), "preactresnet18");
-        assert_eq!(preactivation.to_string(), "PreActResNet-18");
+        let preactivated: Architecture = "preactresnet18".parse().unwrap();
+        assert_eq!(preactivated.to_string(), "PreActResNet-18");
+        assert_eq!(preactivated.family(), Family::PreActResNet);
         let refused = "resnet20".parse::<Architecture>().unwrap_err().to_string();
         assert!(
-            refused.contains("resnet20") && refused.contains("preactresnet18"),
+            refused.contains("resnet20") && refused.contains("wideresnet16"),
             "{refused}"
         );
     }

@@ -62,7 +62,7 @@ const INFO_KEY: &str = "network";
 /// [`Error::Write`] if it cannot be written.
 pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Result<()> {
     let info = CheckpointInfo {
-        architecture: network.config().architecture().name(),
+        architecture: network.config().architecture.name(),
         config: network.config(),
         normalization: network.normalization(),
         made_by: made_by.clone(),
@@ -94,7 +94,7 @@ pub fn load_network(path: &Path) -> Result<(Network, CheckpointInfo)> {
     Ok((loaded.network, loaded.info))
 }
 
-/// Reads a network written by [`save_network`], or a state dict of a common CIFAR ResNet
+/// Reads a network written by [`save_network`], or a state dict of a common ResNet for 32×32 images
 /// that PyTorch saved (`.pt`, `.pth`) or that lies in a safetensors file.
 ///
 /// Such a state dict does not say how images are normalized: `normalization` does, else the number
@@ -156,7 +156,7 @@ fn parse_info(path: &Path, text: &str) -> Result<CheckpointInfo> {
     };
     let info: CheckpointInfo = serde_json::from_str(text)
         .map_err(|source| wrong(format!("its description is malformed: {source}")))?;
-    if info.architecture != info.config.architecture().name() {
+    if info.architecture != info.config.architecture.name() {
         return Err(wrong(format!(
             "its architecture is `{}`, of {:?}; known are {}",
             shown(&info.architecture),
@@ -210,7 +210,7 @@ fn foreign_info(
         }
     };
     let info = CheckpointInfo {
-        architecture: config.architecture().name(),
+        architecture: config.architecture.name(),
         config,
         normalization,
         made_by: Metadata::new(),
@@ -326,7 +326,13 @@ mod tests {
     #[test]
     fn other_kinds_come_back_from_either_format_and_say_what_they_are() {
         let folder = tempfile::tempdir().unwrap();
-        for kind in ["resnet34", "resnet50", "preactresnet18", "preactresnet50"] {
+        for kind in [
+            "resnet34",
+            "resnet50",
+            "preactresnet18",
+            "preactresnet50",
+            "wideresnet16",
+        ] {
             let config = ResNetConfig::new(kind.parse().unwrap(), 2, 10);
             let mut rng = Seeds::new(0, "kinds").start();
             let network = Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap();

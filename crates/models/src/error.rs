@@ -55,12 +55,6 @@ pub enum Error {
         /// The sizes.
         config: crate::ResNetConfig,
     },
-    /// A number of layers that no network has.
-    #[error("there is no ResNet-{layers}; there are those of 18, 34, 50, 101 and 152 layers")]
-    Depth {
-        /// The number.
-        layers: usize,
-    },
     /// A kind of network that does not exist.
     #[error("there is no network `{name}`; there are {known}")]
     Architecture {

@@ -80,7 +80,7 @@ pub enum PytorchError {
 pub enum LayoutError {
     /// Names that none of the networks known has, or does without.
     #[error(
-        "its names are not those of a CIFAR ResNet; of the nearest, {nearest}, missing: {missing}; \
+        "its names are not those of a ResNet for 32x32 images; of the nearest, {nearest}, missing: {missing}; \
          unexpected: {unexpected}"
     )]
     Names {
@@ -92,7 +92,7 @@ pub enum LayoutError {
         unexpected: String,
     },
     /// A size that no network has.
-    #[error("its conv1.weight and linear.weight have the sizes of no network: {config:?}")]
+    #[error("its first and last layers have the sizes of no network: {config:?}")]
     Size {
         /// The size they say.
         config: ResNetConfig,

@@ -31,11 +31,12 @@ pub(crate) struct UnitSpec {
     pub(crate) relu: bool,
 }
 
-/// Units in an order in which each comes after what it reads, then average pooling and a linear
-/// layer named `linear`.
+/// Units in an order in which each comes after what it reads, then average pooling and a linear layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Graph {
     pub(crate) units: Vec<UnitSpec>,
+    /// Name of the linear layer in a checkpoint.
+    pub(crate) head: &'static str,
     pub(crate) num_classes: usize,
 }
 
@@ -45,6 +46,11 @@ impl Graph {
         self.units
             .last()
             .map_or(COLORS, |unit| unit.shape.out_channels)
+    }
+
+    /// Names of the linear layer's two tensors.
+    pub(crate) fn head_names(&self) -> [String; 2] {
+        ["weight", "bias"].map(|name| format!("{}.{name}", self.head))
     }
 
     /// Layout of every node, with borders, for images of [`IMAGE_SIDE`].

@@ -34,7 +34,7 @@ mod state_dict;
 mod status;
 
 pub use adam::{Adam, AdamConfig};
-pub use architecture::{Architecture, Depth};
+pub use architecture::{Architecture, Family};
 pub use checkpoint::{
     CheckpointInfo, LoadedNetwork, Metadata, NormalizationSource, load_network, load_network_with,
     save_network,

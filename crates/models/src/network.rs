@@ -141,17 +141,11 @@ impl Network {
             }));
         }
         let (features, classes) = (graph.features(), config.num_classes);
-        for (name, dims) in [
-            ("linear.weight", vec![classes, features]),
-            ("linear.bias", vec![classes]),
-        ] {
+        let dims = [vec![classes, features], vec![classes]];
+        for (name, dims) in graph.head_names().into_iter().zip(dims) {
             let values = init::uniform(dims.iter().product(), features, rng);
             let values = Buffer::from_slice(&values);
-            parameters.push(Parameter::new(
-                name.to_owned(),
-                ParameterShape::Plain(dims),
-                values,
-            ));
+            parameters.push(Parameter::new(name, ParameterShape::Plain(dims), values));
         }
         let engine = Engine::new(&graph)?;
         let path = Path::current()?;

@@ -1,7 +1,8 @@
-//! Residual networks for 32×32 images: a 3×3 stem, no max-pool, four stages of blocks, 1×1 projection
+//! Residual networks for 32×32 images: a 3×3 stem, no max-pool, stages of blocks, 1×1 projection
 //! shortcuts with batch norm, global average pooling, linear (He et al. 2016; the layer names are
 //! those of the common CIFAR variant in PyTorch). With pre-activation (He et al. 2016b) batch norm
-//! and ReLU come before the convolutions of a block, and the shortcuts have neither.
+//! and ReLU come before the convolutions of a block, and the shortcuts have neither. Wide ones
+//! (Zagoruyko and Komodakis 2016) are of the latter kind, under names of their own.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +10,23 @@ use mesa_kernels::ConvShape;
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{COLORS, Graph, Node, UnitSpec};
-use crate::{Architecture, Depth, Error, Result};
+use crate::{Architecture, Error, Family, Result};
 
 /// Outputs of a bottleneck, in widths of its 3×3 convolution.
 const EXPANSION: usize = 4;
+
+/// Channels of a wide network's stem, however wide it is.
+const WIDE_STEM: usize = 16;
 
 /// Size of a residual network.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
-    /// Its layers; files of a ResNet-18 do not say.
-    #[serde(default, skip_serializing_if = "Depth::is_papers")]
-    pub depth: Depth,
-    /// Whether batch norm and ReLU come before each convolution of a block; files of networks where
-    /// they come behind it do not say.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub preactivation: bool,
-    /// Channels of the first stage's 3×3 convolutions; the paper's network has 64. Stages have 1, 2, 4
-    /// and 8 times as many.
+    /// Its kind; files of a ResNet-18 do not say.
+    #[serde(default, skip_serializing_if = "Architecture::is_papers")]
+    pub architecture: Architecture,
+    /// Channels of the first stage's 3×3 convolutions; the paper's network has 64, a WRN-16-k 16 k.
+    /// Each further stage has twice as many.
     pub width: usize,
     /// Classes.
     pub num_classes: usize,
@@ -40,23 +40,10 @@ impl ResNetConfig {
 
     /// A network of some kind.
     pub fn new(architecture: Architecture, width: usize, num_classes: usize) -> Self {
-        let Architecture {
-            depth,
-            preactivation,
-        } = architecture;
         Self {
-            depth,
-            preactivation,
+            architecture,
             width,
             num_classes,
-        }
-    }
-
-    /// Its kind.
-    pub fn architecture(&self) -> Architecture {
-        Architecture {
-            depth: self.depth,
-            preactivation: self.preactivation,
         }
     }
 
@@ -88,12 +75,10 @@ impl ResNetConfig {
     /// Names and shapes of a network's tensors, as [`crate::Network::state`] gives them.
     pub(crate) fn layout(&self) -> BTreeMap<String, Vec<usize>> {
         let graph = self.graph();
+        let [weight, bias] = graph.head_names();
         let mut layout = BTreeMap::from([
-            (
-                "linear.weight".to_owned(),
-                vec![self.num_classes, graph.features()],
-            ),
-            ("linear.bias".to_owned(), vec![self.num_classes]),
+            (weight, vec![self.num_classes, graph.features()]),
+            (bias, vec![self.num_classes]),
         ]);
         for unit in graph.units {
             let shape = unit.shape;
@@ -114,27 +99,47 @@ impl ResNetConfig {
         layout
     }
 
+    /// The tensor whose first dimension is a network's width.
+    pub(crate) fn width_tensor(architecture: Architecture) -> &'static str {
+        match architecture.family() {
+            Family::WideResNet => "block1.layer.0.conv1.weight",
+            _ => "conv1.weight",
+        }
+    }
+
     pub(crate) fn graph(&self) -> Graph {
+        let (kind, family) = (self.architecture, self.architecture.family());
+        let is_wide = family == Family::WideResNet;
         let mut units = Vec::new();
-        let stem = push_sum(&mut units, "conv1", (0, 3, self.width, 1));
-        if !self.preactivation {
+        let stem = if is_wide { WIDE_STEM } else { self.width };
+        let stem = push_sum(&mut units, "conv1", (0, 3, stem, 1));
+        if family == Family::ResNet {
             normalize(&mut units, stem, "bn1");
         }
-        let block = match (self.depth.has_bottlenecks(), self.preactivation) {
-            (false, false) => basic_block,
-            (true, false) => bottleneck,
-            (false, true) => preactivated_block,
-            (true, true) => preactivated_bottleneck,
+        let block = match (family, kind.has_bottlenecks()) {
+            (Family::ResNet, false) => basic_block,
+            (Family::ResNet, true) => bottleneck,
+            (Family::PreActResNet, true) => preactivated_bottleneck,
+            (Family::PreActResNet | Family::WideResNet, _) => preactivated_block,
         };
-        for (stage, blocks) in self.depth.blocks().into_iter().enumerate() {
+        for (stage, blocks) in kind.blocks().into_iter().enumerate() {
             for number in 0..blocks {
                 let stride = if stage > 0 && number == 0 { 2 } else { 1 };
-                let prefix = format!("layer{}.{number}", stage + 1);
+                let prefix = if is_wide {
+                    format!("block{}.layer.{number}", stage + 1)
+                } else {
+                    format!("layer{}.{number}", stage + 1)
+                };
                 block(&mut units, &prefix, self.width << stage, stride);
             }
         }
+        if is_wide {
+            let last = units.len();
+            normalize(&mut units, last, "bn1");
+        }
         Graph {
             units,
+            head: if is_wide { "fc" } else { "linear" },
             num_classes: self.num_classes,
         }
     }
@@ -209,7 +214,11 @@ fn skip(
     if stride == 1 && channels(units, input) == out_channels {
         return input - 1;
     }
-    let name = format!("{prefix}.shortcut.0");
+    let name = if prefix.starts_with("block") {
+        format!("{prefix}.convShortcut")
+    } else {
+        format!("{prefix}.shortcut.0")
+    };
     push_sum(units, &name, (input, 1, out_channels, stride)) - 1
 }
 
@@ -279,8 +288,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_that_of_a_networks_state() {
-        let kinds = Architecture::all()
-            .filter(|kind| matches!(kind.depth, Depth::ResNet18 | Depth::ResNet50));
+        let kinds = Architecture::all().filter(|kind| matches!(kind.layers(), 10 | 16 | 18 | 50));
         for kind in kinds {
             let config = ResNetConfig::new(kind, 3, 4);
             let mut rng = crate::Seeds::new(0, "weights").start();
@@ -299,27 +307,26 @@ mod tests {
     fn every_depth_has_its_layers_and_is_known_by_its_names() {
         for kind in Architecture::all() {
             let config = ResNetConfig::new(kind, 64, 10);
-            let projections = |unit: &&UnitSpec| !unit.conv.contains(".shortcut.");
-            let convolutions = config.graph().units.iter().filter(projections).count();
-            // And the linear layer; projections do not count.
-            assert_eq!(convolutions + 1, kind.depth.layers());
+            let units = config.graph().units;
+            let is_projection = |unit: &&UnitSpec| unit.conv.to_lowercase().contains("shortcut");
+            let projections = units.iter().filter(is_projection).count();
+            // Wide networks count their projections, the others the linear layer.
+            let counted = match kind.family() {
+                Family::WideResNet => units.len(),
+                _ => units.len() - projections + 1,
+            };
+            assert_eq!(counted, kind.layers());
             let layout = config.layout();
             let names = layout.keys().map(String::as_str);
             assert_eq!(Architecture::of_names(&names), kind);
-            assert_eq!(Depth::try_from(kind.depth.layers()).unwrap(), kind.depth);
         }
         let other = Architecture::of_names(&["fc.weight"].into_iter());
         assert_eq!(other, Architecture::default());
-        assert!(Depth::try_from(20).is_err());
     }
 
     #[test]
     fn bottlenecks_widen_and_their_first_shortcut_is_projected() {
-        let config = ResNetConfig {
-            depth: Depth::ResNet50,
-            ..ResNetConfig::paper()
-        };
-        let graph = config.graph();
+        let graph = ResNetConfig::new("resnet50".parse().unwrap(), 64, 10).graph();
         assert_eq!(graph.features(), 2048);
         let of = |name: &str| {
             let found = graph.units.iter().find(|unit| unit.conv == name).unwrap();
@@ -377,6 +384,27 @@ mod tests {
         assert_eq!(kept.len(), 8, "the last sum is no other's than the head's");
     }
 
+    /// WRN-16-1 and WRN-16-2, as attacked in the literature.
+    #[test]
+    fn wide_networks_end_in_batch_norm_and_project_where_they_widen() {
+        let kind = "wideresnet16".parse().unwrap();
+        for (width, first_projects) in [(16, false), (32, true)] {
+            let config = ResNetConfig::new(kind, width, 10);
+            let graph = config.graph();
+            let at = |name: &str| graph.units.iter().position(|unit| unit.conv == name);
+            assert_eq!(at("block1.layer.0.convShortcut").is_some(), first_projects);
+            let last = graph.units.last().unwrap();
+            assert_eq!(last.conv, "block3.layer.1.conv2");
+            assert_eq!((last.norm.as_deref(), last.relu), (Some("bn1"), true));
+            assert_eq!(last.skip, at("block3.layer.0.conv2"));
+            assert_eq!(graph.features(), 4 * width);
+            assert_eq!(config.layout()["fc.weight"], [10, 4 * width]);
+        }
+        // 0.2 and 0.7 million, as the literature has them.
+        let count = |width| ResNetConfig::new(kind, width, 10).parameter_count();
+        assert_eq!([count(16), count(32)], [175_066, 691_674]);
+    }
+
     #[test]
     fn no_two_sums_start_from_the_same() {
         for kind in Architecture::all() {
@@ -386,31 +414,21 @@ mod tests {
             skips.sort_unstable();
             skips.dedup();
             assert_eq!(skips.len(), count);
-            assert_eq!(count > 0, kind.preactivation);
+            assert_eq!(count > 0, kind.family() != Family::ResNet);
         }
     }
 
     #[test]
-    fn files_of_a_resnet18_do_not_say_how_deep_it_is() {
+    fn files_of_a_resnet18_do_not_say_what_it_is() {
         let text = |config| serde_json::to_string(&config).unwrap();
         let eighteen = ResNetConfig::resnet18(4, 10);
         assert_eq!(text(eighteen), r#"{"width":4,"num_classes":10}"#);
-        let fifty = ResNetConfig {
-            depth: Depth::ResNet50,
-            ..eighteen
-        };
-        assert_eq!(text(fifty), r#"{"depth":50,"width":4,"num_classes":10}"#);
-        let preactivation = ResNetConfig {
-            preactivation: true,
-            ..eighteen
-        };
-        let words = r#"{"preactivation":true,"width":4,"num_classes":10}"#;
-        assert_eq!(text(preactivation), words);
-        for config in [eighteen, fifty, preactivation] {
-            assert_eq!(
-                serde_json::from_str::<ResNetConfig>(&text(config)).unwrap(),
-                config
-            );
+        let wide = ResNetConfig::new("wideresnet16".parse().unwrap(), 4, 10);
+        let words = r#"{"architecture":"wideresnet16","width":4,"num_classes":10}"#;
+        assert_eq!(text(wide), words);
+        for config in [eighteen, wide] {
+            let back: ResNetConfig = serde_json::from_str(&text(config)).unwrap();
+            assert_eq!(back, config);
         }
     }
 

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use mesa_pickle::shown;
 use safetensors::Dtype;
 
-use crate::{Architecture, LayoutError, NamedTensors, ResNetConfig};
+use crate::{Architecture, Family, LayoutError, NamedTensors, ResNetConfig};
 
 /// A tensor that still lies in the bytes of its file.
 #[derive(Clone, Debug)]
@@ -43,9 +43,14 @@ pub(crate) fn network_state(
     file_len: usize,
 ) -> Result<(ResNetConfig, NamedTensors), LayoutError> {
     let tensors = renamed(tensors);
-    // The names are those of any width.
     let nearest = Architecture::of_names(&tensors.keys().map(String::as_str));
-    let known = ResNetConfig::new(nearest, 64, 10).layout();
+    let first = |name: &str| {
+        let tensor = tensors.get(name);
+        tensor.and_then(|tensor| tensor.shape.first().copied())
+    };
+    let width = first(ResNetConfig::width_tensor(nearest)).unwrap_or(0);
+    let mut config = ResNetConfig::new(nearest, width, 0);
+    let known = config.layout();
     let missing: Vec<&String> = known
         .keys()
         .filter(|name| !tensors.contains_key(*name))
@@ -61,9 +66,8 @@ pub(crate) fn network_state(
             unexpected: listed(&unexpected),
         });
     }
-    let first = |name: &str| tensors[name].shape.first().copied().unwrap_or(0);
-    let (width, num_classes) = (first("conv1.weight"), first("linear.weight"));
-    let config = ResNetConfig::new(nearest, width, num_classes);
+    let [head, _] = config.graph().head_names();
+    config.num_classes = first(&head).unwrap_or(0);
     config
         .validate()
         .map_err(|_| LayoutError::Size { config })?;
@@ -115,6 +119,11 @@ fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, Raw
     }
     tensors.retain(|name, _| !name.ends_with(COUNTER));
     let taken: BTreeSet<String> = tensors.keys().cloned().collect();
+    let nearest = Architecture::of_names(&taken.iter().map(String::as_str));
+    if nearest.family() == Family::WideResNet {
+        // It has no other names.
+        return tensors;
+    }
     // A name that stands beside its synonym stays, to be refused.
     let ours = |name: String| {
         let ours = our_name(&name);

@@ -110,11 +110,12 @@ pub(crate) struct Pretrain {
     pub(crate) running: Running,
     #[command(flatten)]
     pub(crate) preset: PresetArgs,
-    /// Kind of network: resnet18, resnet34, resnet50, resnet101 or resnet152, or the same with batch norm
-    /// before the convolutions of a block: preactresnet18, … [default: resnet18, or the preset's]
+    /// Kind of network: resnet18, resnet34, resnet50, resnet101 or resnet152; the same with batch norm
+    /// before the convolutions of a block: preactresnet18, …; or such ones in three wide stages:
+    /// wideresnet10, 16, 22, 28, 34 or 40 [default: resnet18, or the preset's]
     #[arg(long, value_name = "NAME")]
     pub(crate) architecture: Option<Architecture>,
-    /// Channels of the first layer [default: 16, or the preset's]
+    /// Channels of the first stage, of a WRN-16-k 16 k [default: 16, or the preset's]
     #[arg(long, value_name = "CHANNELS")]
     pub(crate) width: Option<usize>,
     /// Passes over the images
@@ -403,8 +404,8 @@ network that was repaired with another split is refused.
 Without --trigger the last two are null in the JSON.
 
 State dicts that PyTorch saved (.pt, .pth) are read where their layers are those
-of a CIFAR ResNet of 18 to 152 layers; nothing in them is executed. They do not
-say how images are normalized: --normalize does.")]
+of a ResNet, PreActResNet or WideResNet for 32×32 images; nothing in them is
+executed. They do not say how images are normalized: --normalize does.")]
 pub(crate) struct Evaluate {
     /// The network (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]

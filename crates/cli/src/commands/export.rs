@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Export, json: bool) -> Result<()> {
     let config = loaded.info.config;
     let exported = Exported {
         output: args.output.display().to_string(),
-        architecture: config.architecture().name(),
+        architecture: config.architecture.name(),
         width: config.width,
         num_classes: config.num_classes,
         normalization: loaded.info.normalization,
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Export, json: bool) -> Result<()> {
     let plain = format!(
         "{}: {} of width {}, {} classes, {} parameters, images normalized by {}",
         exported.output,
-        config.architecture(),
+        config.architecture,
         exported.width,
         exported.num_classes,
         exported.parameters,

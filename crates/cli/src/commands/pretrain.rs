@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     let images = inputs::first(&data.train, config.images);
     tracing::info!(
         "training {} of width {} on {} images of {}, {} epochs",
-        shape.architecture(),
+        shape.architecture,
         shape.width,
         images.len(),
         data.name,
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     let trained = Trained {
         output: args.output.display().to_string(),
         data: data.name.to_string(),
-        architecture: shape.architecture().name(),
+        architecture: shape.architecture.name(),
         width: shape.width,
         test_accuracy,
         wall_s,

@@ -268,10 +268,10 @@ fn clean_source(
                 "--clean {}: a {} of width {} and {} classes; the settings say a {} of width {} and \
                  {} classes",
                 path.display(),
-                loaded.info.config.architecture(),
+                loaded.info.config.architecture,
                 loaded.info.config.width,
                 loaded.info.config.num_classes,
-                shape.architecture(),
+                shape.architecture,
                 shape.width,
                 shape.num_classes
             );

@@ -150,8 +150,9 @@ impl Plan {
             units.push(UnitPlaces { filter, norm });
         }
         let (classes, features) = (graph.num_classes, graph.features());
-        parameters.push("linear.weight".into(), Kind::Linear(classes, features));
-        parameters.push("linear.bias".into(), Kind::Classes(classes));
+        let [weight, bias] = graph.head_names();
+        parameters.push(weight, Kind::Linear(classes, features));
+        parameters.push(bias, Kind::Classes(classes));
         Self {
             nodes,
             parameters,

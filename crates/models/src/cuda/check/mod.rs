@@ -11,10 +11,16 @@ use super::{CudaFrozen, CudaNetwork, CudaSettings, Gpu, StepSettings};
 use crate::graph::COLORS;
 use crate::network::host_values;
 use crate::state::NamedTensors;
-use crate::{Architecture, Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
+use crate::{Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
 
 /// Channels that are padded on the device (12 to 16), as those of the next stages are not.
 const WIDTH: usize = 12;
+/// Kinds of networks, and how comparisons call them.
+const KINDS: [(&str, &str); 3] = [
+    ("", "resnet18"),
+    ("pre-activation, ", "preactresnet18"),
+    ("wide, ", "wideresnet16"),
+];
 const TARGET: u32 = 4;
 const OTHER: u32 = 7;
 
@@ -71,8 +77,8 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
             deterministic: true,
         };
         let failed = |name: &str, error| Comparison::failed(name, precision, &error);
-        for (of, preactivation) in [("", false), ("pre-activation, ", true)] {
-            let start = start(preactivation)?;
+        for (of, kind) in KINDS {
+            let start = start(kind)?;
             let on = (device, settings, of);
             let trained = match training(on, start.clone(), &inputs, &on_device, &mut found) {
                 Ok(trained) => trained,
@@ -104,13 +110,9 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
     Ok(found)
 }
 
-/// The network all comparisons start from.
-fn start(preactivation: bool) -> Result<Network> {
-    let kind = Architecture {
-        preactivation,
-        ..Architecture::default()
-    };
-    let config = ResNetConfig::new(kind, WIDTH, CLASSES);
+/// The network that comparisons start from.
+fn start(kind: &str) -> Result<Network> {
+    let config = ResNetConfig::new(kind.parse()?, WIDTH, CLASSES);
     let mut rng = Seeds::new(0, "gpu check").start();
     Network::resnet(config, Normalization::cifar10(), &mut rng)
 }
@@ -316,7 +318,8 @@ fn replayed(
     let other = Inputs::new(5)?.on(device)?;
     let run = |recording: bool| -> Result<Vec<f32>> {
         device.set_recording(recording);
-        let mut network = CudaNetwork::new(device, &start(false)?, settings, BATCH, [0.0; COLORS])?;
+        let mut network =
+            CudaNetwork::new(device, &start(KINDS[0].1)?, settings, BATCH, [0.0; COLORS])?;
         let mut step = StepSettings {
             learning_rate: 0.02,
             momentum: MOMENTUM,
