@@ -123,6 +123,30 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
 }
 
 #[test]
+fn a_backdoor_is_looked_for_and_removed_in_the_place_that_is_named() {
+    let suspect = Suspect::new();
+    let refused = suspect.detect(&["--placement", "fixed:30,29"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("the last place is row 29"));
+
+    let lax = ["--min-asr", "0.000001", "--min-index", "0.000001"];
+    suspect.detect(&lax);
+    let anywhere = suspect.written();
+    assert!(anywhere.get("placement").is_none(), "{anywhere}");
+    let place = ["--placement", "fixed:29,29"];
+    let said = suspect.detect(&[&lax[..], &place].concat());
+    assert_eq!(said.code, Some(10), "{}", said.stderr);
+    let found = suspect.written();
+    assert_eq!(found["placement"], "fixed:29,29");
+    assert_ne!(found["classes"], anywhere["classes"]);
+    let how = said
+        .stdout
+        .lines()
+        .find(|line| line.contains("mesa defend"));
+    assert!(how.unwrap().contains(&place.join(" ")), "{how:?}");
+}
+
+#[test]
 fn a_classs_figures_are_those_of_a_fit_against_it() {
     let suspect = Suspect::new();
     let said = suspect.detect(&[]);

@@ -10,6 +10,7 @@ mod steps;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesa_datasets::Placement;
 use mesa_models::Normalization;
 
 pub(crate) use detect::Detect;
@@ -112,6 +113,16 @@ pub(crate) struct NormalizeArgs {
     /// number of classes]
     #[arg(long, value_name = "HOW", allow_hyphen_values = true)]
     pub(crate) normalize: Option<Normalization>,
+}
+
+/// Where triggers go
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct PlacementArgs {
+    /// Where triggers are modeled and stamped: `per-image` (anywhere), `per-batch`, or
+    /// `fixed:ROW,COLUMN` of their top-left pixel, for a backdoor that works in one place only
+    /// [default: that of the settings, anywhere]
+    #[arg(long, value_name = "PLACES")]
+    pub(crate) placement: Option<Placement>,
 }
 
 /// Where and how often

@@ -6,14 +6,15 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 use mesa::{EntropyConfig, MesaConfig};
 use mesa_attack::AttackConfig;
-use mesa_datasets::{Dataset, DatasetName};
+use mesa_datasets::{Dataset, DatasetName, Placement};
 use mesa_defense::{PointConfig, RetrainConfig};
-use mesa_models::{Architecture, ResNetConfig, Schedule, TrainingConfig};
+use mesa_models::{Architecture, IMAGE_SIDE, ResNetConfig, Schedule, Seeds, TrainingConfig};
 use mesa_record::Difference;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::method::{Defense, Method};
+use crate::output::Usage;
 use crate::presets;
 
 /// The settings of a whole experiment.
@@ -307,6 +308,21 @@ impl ExperimentConfig {
     /// The seeds as a range.
     pub(crate) fn seeds(&self) -> Range<u64> {
         self.seeds.from..self.seeds.to
+    }
+
+    /// Has the defender stamp elsewhere, where that is asked for.
+    pub(crate) fn place(&mut self, placement: Option<Placement>) -> Result<()> {
+        let Some(placement) = placement else {
+            return Ok(());
+        };
+        let [_, height, width] = self.mesa.trigger_shape;
+        // None are drawn: this says whether a fixed one is within an image.
+        let mut rng = Seeds::new(0, "places").start();
+        placement
+            .places(&mut rng, 0, (IMAGE_SIDE, IMAGE_SIDE), (height, width))
+            .map_err(|error| Usage(format!("--placement {placement}: {error}")))?;
+        self.retrain.placement = placement;
+        Ok(())
     }
 
     fn validate(&self) -> Result<()> {

@@ -17,6 +17,10 @@ pub struct Detection {
     pub beta: f64,
     /// The seed.
     pub seed: u64,
+    /// Where triggers were modeled, where that was not anywhere: `fixed:29,29`, the row and column of their
+    /// top-left pixel, or `per-batch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
     /// The network's accuracy on clean images that the search may see; `None` in records that did
     /// not measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -38,8 +38,7 @@ pub fn detection_text(detection: &Detection) -> String {
 }
 
 /// What finding nothing does not mean.
-pub(crate) const NO_PROOF: &str =
-    "Finding nothing is no proof: a backdoor of another kind than small patches is not looked for.";
+pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of another kind than small patches is not looked for, nor one that works in a single place, unless `mesa detect --placement` names it.";
 
 /// The verdict in one sentence.
 pub(crate) fn headline(detection: &Detection) -> String {
@@ -117,13 +116,20 @@ pub(crate) fn index_words(class: &ClassDetection) -> String {
         .unwrap_or_default()
 }
 
+/// Where patches were looked for, unless that is anywhere.
+fn places(detection: &Detection) -> String {
+    let words = |places: &String| format!(", patches {places}");
+    detection.placement.as_ref().map_or_else(String::new, words)
+}
+
 /// A row for each class.
 pub(crate) fn table(detection: &Detection) -> Table {
     let title = format!(
-        "MESA at β = {} against every class, {}: {} stamped images each",
+        "MESA at β = {} against every class, {}: {} stamped images each{}",
         detection.beta,
         data_words(&detection.data),
-        detection.stamped_images
+        detection.stamped_images,
+        places(detection)
     );
     let mut table = Table::new(
         title,

@@ -54,6 +54,9 @@ fn command(found: &Detection) -> String {
             let _ = write!(command, " --{option} {value}");
         }
     }
+    if let Some(places) = &found.placement {
+        let _ = write!(command, " --placement {places}");
+    }
     command
 }
 
@@ -63,6 +66,7 @@ pub(crate) fn table(detections: &[(String, &Detection)]) -> Table {
         "network",
         "data",
         "preset",
+        "places",
         "highest class",
         "its sample\nASR %",
         "its anomaly\nindex",
@@ -91,6 +95,7 @@ pub(crate) fn table(detections: &[(String, &Detection)]) -> Table {
             name.clone(),
             data_words(&found.data).to_owned(),
             found.preset.clone(),
+            found.placement.clone().unwrap_or_default(),
             named(first),
             percent(first.sample_asr),
             index_words(first),
@@ -192,9 +197,13 @@ mod tests {
         assert_eq!(of(&found), ["mesa detect MODEL --preset quick"]);
         (found.rule_sample_asr, found.rule_anomaly_index) = (0.3, 2.0);
         (found.beta, found.seed) = (0.8, 7);
+        found.placement = Some("fixed:29,29".to_owned());
         assert_eq!(
             of(&found),
-            ["mesa detect MODEL --preset quick --beta 0.8 --min-asr 0.3 --min-index 2 --seed 7"]
+            [
+                "mesa detect MODEL --preset quick --beta 0.8 --min-asr 0.3 --min-index 2 --seed 7 \
+                 --placement fixed:29,29"
+            ]
         );
     }
 

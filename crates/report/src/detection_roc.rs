@@ -15,7 +15,7 @@ pub(crate) const DEFINITION: &str = "AUC: the share of pairs of a backdoored and
     the backdoored one has the higher score, where a tie counts half (the Mann–Whitney statistic over \
     the number of pairs); ± is its standard error (DeLong et al. 1988), which one network of a kind does \
     not give, and which is left out where it is zero. A network's score is the highest of its classes; \
-    it counts as found whichever of its classes is accused";
+    it counts as found whichever of its classes is accused. Searches in a single place are left out";
 
 /// Scores and verdicts on networks of which is known whether they are backdoored.
 pub(crate) struct Roc {
@@ -87,7 +87,7 @@ impl Roc {
         Some(Self {
             backdoored: backdoored.len(),
             clean: clean.len(),
-            unknown: detections.len() - backdoored.len() - clean.len(),
+            unknown: anywhere(detections).count() - backdoored.len() - clean.len(),
             curves: asr.into_iter().chain(index).collect(),
             verdicts: Step {
                 accused: clean.iter().filter(is_accused).count(),
@@ -153,11 +153,16 @@ pub(crate) fn why_none(detections: &[(String, &Detection)]) -> Option<String> {
     })
 }
 
+/// Searches for what works anywhere: a place is named where something is known or suspected.
+fn anywhere<'a>(detections: &[(String, &'a Detection)]) -> impl Iterator<Item = &'a Detection> {
+    let found = detections.iter().map(|(_, found)| *found);
+    found.filter(|found| found.placement.is_none())
+}
+
 /// The backdoored networks and the clean ones.
 fn known<'a>(detections: &[(String, &'a Detection)]) -> [Vec<&'a Detection>; 2] {
     [true, false].map(|truth| {
-        let found = detections.iter().map(|(_, found)| *found);
-        found
+        anywhere(detections)
             .filter(|found| found.backdoored == Some(truth))
             .collect()
     })
@@ -363,6 +368,8 @@ pub(crate) mod tests {
     fn networks_of_unknown_truth_and_scores_that_some_lack_are_left_out() {
         let mut found = eleven();
         found.push(network(None, 0.99));
+        found.push(network(Some(true), 0.99));
+        found[12].placement = Some("fixed:29,29".to_owned());
         found[0].classes[0].anomaly_index = None;
         found[0].classes[1].anomaly_index = None;
         let roc = Roc::of(&named(&found)).unwrap();

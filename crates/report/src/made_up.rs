@@ -200,6 +200,7 @@ pub(crate) fn detection(attacked: bool) -> Detection {
         preset: "quick".into(),
         beta: 0.9,
         seed: 0,
+        placement: None,
         clean_accuracy: Some(0.9),
         backdoored: None,
         verdict: if attacked {

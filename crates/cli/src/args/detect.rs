@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DataArgs, NormalizeArgs, PresetArgs, Running};
+use super::{DataArgs, NormalizeArgs, PlacementArgs, PresetArgs, Running};
 
 /// Tell whether a network has a backdoor, and in which class
 #[derive(Debug, Args)]
@@ -30,7 +30,9 @@ refused: nothing can be told of it.
 
 Exit codes: 0 nothing found, 10 backdoor found, 1 failed, 2 wrong usage,
 130 stopped by Ctrl-C. Nothing found is no proof that there is nothing: only
-patches of the settings' size are looked for.")]
+patches of the settings' size are looked for, and those that work wherever
+they are. Many backdoors work in one place, often a corner; look there, too:
+  mesa detect suspect.safetensors --placement fixed:29,29     bottom right")]
 pub(crate) struct Detect {
     /// The network to examine (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]
@@ -55,6 +57,8 @@ pub(crate) struct Detect {
     pub(crate) running: Running,
     #[command(flatten)]
     pub(crate) preset: PresetArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
     /// Seed of the initial weights, the noise and the places
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use mesa_models::Architecture;
 
-use super::{DataArgs, DeviceArgs, NormalizeArgs, PresetArgs, Running};
+use super::{DataArgs, DeviceArgs, NormalizeArgs, PlacementArgs, PresetArgs, Running};
 
 /// Show which data sets are found where, and check them; fetch CIFAR
 #[derive(Debug, Args)]
@@ -244,6 +244,8 @@ pub(crate) struct Fit {
     pub(crate) running: Running,
     #[command(flatten)]
     pub(crate) preset: PresetArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
     /// Passes over the modeling split
     #[arg(long)]
     pub(crate) epochs: Option<usize>,
@@ -353,6 +355,8 @@ pub(crate) struct Defend {
     pub(crate) running: Running,
     #[command(flatten)]
     pub(crate) preset: PresetArgs,
+    #[command(flatten)]
+    pub(crate) placement: PlacementArgs,
     /// Passes over the modeling split
     #[arg(long)]
     pub(crate) epochs: Option<usize>,

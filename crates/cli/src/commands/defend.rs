@@ -35,7 +35,8 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     super::check_not_input(&args.output, files_read(args))?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
-    let (_, settings) = inputs::settings(&args.preset, "cpu")?;
+    let (_, mut settings) = inputs::settings(&args.preset, "cpu")?;
+    settings.place(args.placement.placement)?;
     let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
     let chosen = chosen.transpose()?;
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use mesa_datasets::Dataset;
+use mesa_datasets::{Dataset, Placement};
 use mesa_defense::{DefenseImages, DetectionRule, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
 use mesa_record::{
@@ -105,7 +105,8 @@ fn default_folder(args: &Detect) -> Result<PathBuf> {
 impl<'a> Search<'a> {
     fn new(args: &'a Detect, run: RunDir, threads: usize) -> Result<Self> {
         let computer = Computer::open(&args.running.device)?;
-        let (preset, settings) = inputs::settings(&args.preset, "cpu")?;
+        let (preset, mut settings) = inputs::settings(&args.preset, "cpu")?;
+        settings.place(args.placement.placement)?;
         let loaded = inputs::network(&args.model, args.normalize.normalize)?;
         // A verdict on other images than the network's would look like one on the network.
         let no_stand_in = DataConfig {
@@ -222,6 +223,8 @@ impl<'a> Search<'a> {
             preset: self.preset.clone(),
             beta: self.args.beta,
             seed: self.args.seed,
+            placement: Some(self.settings.retrain.placement.to_string())
+                .filter(|places| *places != Placement::PerImage.to_string()),
             clean_accuracy: Some(self.clean_accuracy),
             backdoored: None,
             verdict: if attacked_classes.is_empty() {
@@ -301,6 +304,10 @@ impl<'a> Search<'a> {
         );
         option("--preset", args.preset.preset.clone());
         option("--config", args.preset.config.as_deref().map(quoted));
+        option(
+            "--placement",
+            args.placement.placement.map(|places| places.to_string()),
+        );
         option("-o", Some("repaired.safetensors".to_owned()));
         (detection.verdict == Verdict::Backdoor)
             .then(|| format!("\nto remove it:\n  {}\n", words.join(" ")))

@@ -31,7 +31,8 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
     super::check_not_input(&args.output, [args.model.as_path()])?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
-    let (_, settings) = inputs::settings(&args.preset, "cpu")?;
+    let (_, mut settings) = inputs::settings(&args.preset, "cpu")?;
+    settings.place(args.placement.placement)?;
     let mut config = settings.mesa.clone();
     config.epochs = args.epochs.unwrap_or(config.epochs);
     config.learning_rate = args.learning_rate.unwrap_or(config.learning_rate);
