@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use mesa_datasets::Placement;
 use mesa_models::Architecture;
 
 use super::{DataArgs, DeviceArgs, NormalizeArgs, PlacementArgs, PresetArgs, Running};
@@ -185,6 +186,10 @@ pub(crate) struct Attack {
     /// it; a picture is resized to the image
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) blend: Option<f32>,
+    /// Where it is stamped: `per-image` (anywhere), `per-batch`, or `fixed:ROW,COLUMN` of its top-left
+    /// pixel [default: that of the settings, anywhere]
+    #[arg(long, value_name = "PLACES", conflicts_with = "blend")]
+    pub(crate) placement: Option<Placement>,
     /// Class that stamped images shall be given
     #[arg(long, value_name = "CLASS", default_value_t = 0, value_parser = class_number)]
     pub(crate) target: u32,
@@ -423,6 +428,15 @@ pub(crate) struct Evaluate {
     /// it; a picture is resized to the image
     #[arg(long, value_name = "SHARE", requires = "trigger", value_parser = share)]
     pub(crate) blend: Option<f32>,
+    /// Where it is stamped: `per-image` (anywhere), `per-batch`, or `fixed:ROW,COLUMN` of its top-left
+    /// pixel [default: that of the settings, anywhere]
+    #[arg(
+        long,
+        value_name = "PLACES",
+        conflicts_with = "blend",
+        requires = "trigger"
+    )]
+    pub(crate) placement: Option<Placement>,
     /// The attacked class
     #[arg(long, value_name = "CLASS", default_value_t = 0, value_parser = class_number)]
     pub(crate) target: u32,

@@ -46,9 +46,8 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
     config.validate(clean.info.config.num_classes)?;
     let trigger = chosen.for_images(data.train.size(), args.blend)?;
-    if args.blend.is_some() {
-        config.placement = WHOLE_IMAGE;
-    }
+    let places = args.placement.unwrap_or(config.placement);
+    config.placement = args.blend.map_or(places, |_| WHOLE_IMAGE);
     let images = inputs::first(&data.train, settings.data.attack_images);
     let mut detail = json!({
         "config": config, "trigger": chosen.name, "seed": args.seed, "images": images.len(),

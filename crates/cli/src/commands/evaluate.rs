@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
             let target_class = args.target;
             let placement = match args.blend {
                 Some(_) => WHOLE_IMAGE,
-                None => settings.backdoor.placement,
+                None => args.placement.unwrap_or(settings.backdoor.placement),
             };
             let trigger = chosen.for_images(images.size(), args.blend);
             trigger.map(|trigger| Attacked {
