@@ -58,11 +58,7 @@ fn what_is_no_state_dict_is_refused_with_what_to_do() {
             "refused_module",
             "save the state dict: torch.save(model.state_dict(), FILE)",
         ),
-        (
-            "refused_legacy",
-            "again with torch.save(model.state_dict(), FILE)",
-        ),
-        ("refused_big_endian", "`byteorder` says `big`"),
+        ("refused_big_endian", "its byte order is `big`"),
     ] {
         let said = say(&["evaluate", &file(name), "--data", "synthetic"]);
         assert_eq!(said.code, Some(1));

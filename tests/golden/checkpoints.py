@@ -2,6 +2,8 @@
 
 Written by generate.py. Each holds a small network in one of the ways in which programs save
 theirs; `checkpoints.safetensors` holds images and the logits that each of them gives, in f64.
+`legacy` is `bare` once more, in the format before PyTorch 1.6; its storages' keys and their order
+are another run's at each writing.
 The files named `refused_…` hold what is not read.
 """
 
@@ -58,6 +60,21 @@ def saved(value, **options):
     return out.getvalue()
 
 
+def legacy_training(model):
+    """The network as training scripts before PyTorch 1.6 saved it, their `checkpoint.pth.tar`.
+
+    One step's momentum stands beside it, and two of its tensors lie in one storage.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    first = next(model.parameters())
+    optimizer.state[first]["momentum_buffer"] = torch.ones_like(first)
+    state = model.state_dict()
+    state |= in_one_storage({name: state[name] for name in ("bn1.weight", "bn1.bias")})
+    training = {"epoch": 3, "arch": "resnet18", "state_dict": state, "best_prec": 85.6}
+    beside = {"optimizer": optimizer.state_dict()}
+    return saved(training | beside, _use_new_zipfile_serialization=False)
+
+
 def poisoned(name, count, changed):
     """What BackdoorBench says of a data set of `count` images, of which it has changed the first few."""
     folder = f"../record/badnet_0_1/{name}_dataset"
@@ -89,6 +106,8 @@ def files(seeded, images):
 
     # As `torch.save(model.state_dict(), …)`: f32, counters and `_metadata` included.
     model = seeded(2, 10).float()
+    # Before the logits, for which the network becomes f64.
+    contents["legacy"] = legacy_training(model)
     add("bare", model, model.state_dict(), model.state_dict())
 
     # As the common CIFAR training script does, from a network in data parallelism and in f16.
@@ -140,6 +159,5 @@ def files(seeded, images):
 
     layer = torch.nn.Linear(2, 1)
     contents["refused_module"] = saved(layer)
-    contents["refused_legacy"] = saved(layer.state_dict(), _use_new_zipfile_serialization=False)
     contents["refused_big_endian"] = big_endian(saved(layer.state_dict()))
     return contents, logits

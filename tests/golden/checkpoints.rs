@@ -17,7 +17,7 @@ use super::{Vectors, assert_close, values};
 const TOLERANCE: f32 = 2e-5;
 
 /// Each variant with its kind, width and number of classes.
-const READ: [(&str, &str, usize, usize); 7] = [
+const ZIPPED: [(&str, &str, usize, usize); 7] = [
     ("bare", "resnet18", 2, 10),
     ("net", "resnet18", 3, 10),
     ("model", "resnet18", 2, 4),
@@ -27,12 +27,17 @@ const READ: [(&str, &str, usize, usize); 7] = [
     ("netc", "preactresnet18", 2, 10),
 ];
 
+/// The network of `bare` in the format before PyTorch 1.6.
+const LEGACY: &str = "legacy";
+
 fn file(name: &str) -> PathBuf {
     let folder = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../tests/golden/checkpoints"
     );
-    Path::new(folder).join(format!("{name}.pth"))
+    // As training scripts of that time call it.
+    let suffix = if name == LEGACY { "pth.tar" } else { "pth" };
+    Path::new(folder).join(format!("{name}.{suffix}"))
 }
 
 /// What reading these bytes gives.
@@ -50,12 +55,16 @@ fn refusal(bytes: &[u8]) -> PytorchError {
     }
 }
 
+fn names() -> impl Iterator<Item = &'static str> {
+    ZIPPED.into_iter().map(|(name, ..)| name).chain([LEGACY])
+}
+
 #[test]
 fn every_variant_gives_pytorchs_logits() {
     let vectors = Vectors::load("checkpoints");
     let images = vectors.tensor("images");
     let normalization = vectors.metadata["normalization"].parse().unwrap();
-    for (name, kind, width, num_classes) in READ {
+    for (name, kind, width, num_classes) in ZIPPED {
         let loaded = load_network_with(&file(name), Some(normalization)).unwrap();
         assert_eq!(loaded.normalization_from, NormalizationSource::Caller);
         let config = loaded.info.config;
@@ -65,6 +74,22 @@ fn every_variant_gives_pytorchs_logits() {
         let expected = vectors.values(&format!("{name}.logits"));
         assert_close(name, &values(&logits), &expected, TOLERANCE);
     }
+}
+
+#[test]
+fn the_format_before_1_6_gives_the_same_bits() {
+    let bits = |name: &str| {
+        let loaded = load_network_with(&file(name), None).unwrap();
+        let bits = |(name, tensor): (String, candle::Tensor)| {
+            let values = values(&tensor).into_iter().map(f32::to_bits);
+            (name, tensor.dims().to_vec(), values.collect::<Vec<_>>())
+        };
+        let state = loaded.network.state().unwrap();
+        (loaded.info, state.into_iter().map(bits).collect::<Vec<_>>())
+    };
+    assert_eq!(bits(LEGACY), bits("bare"));
+    // What it is counts, not what it is called.
+    assert!(read(&fs_err::read(file(LEGACY)).unwrap()).is_ok());
 }
 
 #[test]
@@ -81,14 +106,15 @@ fn ten_classes_are_taken_for_cifar10_and_other_numbers_for_nothing() {
 fn other_files_of_pytorch_are_refused_with_what_to_do() {
     let refused = |name: &str| refusal(&fs_err::read(file(name)).unwrap());
     let module = refused("refused_module");
-    let PytorchError::Pickle(source @ PickleError::Global { name, .. }) = &module else {
+    let PytorchError::Pickle {
+        source: source @ PickleError::Global { name, .. },
+        ..
+    } = &module
+    else {
         panic!("{module:?}")
     };
     assert_eq!(name, "torch.nn.modules.linear.Linear");
     assert!(source.to_string().contains("torch.save(model.state_dict()"));
-    let legacy = refused("refused_legacy");
-    assert!(matches!(legacy, PytorchError::NotZip), "{legacy}");
-    assert!(legacy.to_string().contains("torch.save(model.state_dict()"));
     let order = refused("refused_big_endian");
     assert!(matches!(&order, PytorchError::ByteOrder { found } if found == "big"));
 }
@@ -118,7 +144,7 @@ fn rewritten(
 #[test]
 fn a_file_cut_off_anywhere_or_with_flipped_bits_is_an_error_or_a_network() {
     let mut rng = Seeds::new(0, "flipped").start();
-    for (name, ..) in READ {
+    for name in names() {
         let whole = fs_err::read(file(name)).unwrap();
         assert!(read(&whole).is_ok());
         for len in (0..whole.len()).step_by(whole.len() / 150) {
@@ -132,7 +158,7 @@ fn a_file_cut_off_anywhere_or_with_flipped_bits_is_an_error_or_a_network() {
             }
             let _ = read(&flipped);
         }
-        // The directory at the end is where lies about lengths and places stand.
+        // The directory at an archive's end is where lies about lengths and places stand.
         for _ in 0..150 {
             let mut flipped = whole.clone();
             let at = rng.random_range(whole.len() - 400..whole.len());
@@ -146,21 +172,32 @@ fn a_file_cut_off_anywhere_or_with_flipped_bits_is_an_error_or_a_network() {
 #[test]
 fn a_changed_pickle_is_an_error_or_a_network() {
     let mut rng = Seeds::new(0, "changed").start();
-    for (name, ..) in READ {
+    for name in names() {
         let whole = fs_err::read(file(name)).unwrap();
         let mut networks = 0;
         for _ in 0..150 {
-            let changed = rewritten(&whole, CompressionMethod::Stored, |name, mut content| {
-                if name.ends_with("data.pkl") {
-                    let at = rng.random_range(0..content.len());
-                    match rng.random_range(0..3) {
-                        0 => content.truncate(at),
-                        1 => content[at] = rng.random(),
-                        _ => drop(content.splice(at..at, [rng.random(), rng.random()])),
-                    }
+            let mut change = |content: &mut Vec<u8>, len| {
+                let at = rng.random_range(0..len);
+                match rng.random_range(0..3) {
+                    0 => content.truncate(at),
+                    1 => content[at] = rng.random(),
+                    _ => drop(content.splice(at..at, [rng.random(), rng.random()])),
                 }
-                Some(content)
-            });
+            };
+            let changed = if name == LEGACY {
+                // Its pickles come first.
+                let mut content = whole.clone();
+                change(&mut content, whole.len() / 8);
+                content
+            } else {
+                rewritten(&whole, CompressionMethod::Stored, |name, mut content| {
+                    if name.ends_with("data.pkl") {
+                        let len = content.len();
+                        change(&mut content, len);
+                    }
+                    Some(content)
+                })
+            };
             networks += usize::from(read(&changed).is_ok());
         }
         assert!(networks < 75, "{name}: most changes are noticed");

@@ -685,7 +685,8 @@ def write(folder):
     # What PyTorch writes differs with its version: a rewrite keeps to what was asked for.
     (folder / "checkpoints").mkdir(exist_ok=True)
     for name, content in contents.items():
-        (folder / "checkpoints" / f"{name}.pth").write_bytes(content)
+        suffix = "pth.tar" if name == "legacy" else "pth"
+        (folder / "checkpoints" / f"{name}.{suffix}").write_bytes(content)
 
 
 def differences(expected, found):

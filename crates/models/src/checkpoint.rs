@@ -95,7 +95,7 @@ pub fn load_network(path: &Path) -> Result<(Network, CheckpointInfo)> {
 }
 
 /// Reads a network written by [`save_network`], or a state dict of a common ResNet for 32×32 images
-/// that PyTorch saved (`.pt`, `.pth`) or that lies in a safetensors file.
+/// that PyTorch saved (`.pt`, `.pth`, `.pth.tar`) or that lies in a safetensors file.
 ///
 /// Such a state dict does not say how images are normalized: `normalization` does, else the number
 /// of classes, which may be wrong. Nothing in a file is executed, and no more is allocated than

@@ -8,12 +8,58 @@ use crate::{Architecture, ResNetConfig};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PytorchError {
-    /// Another format, such as PyTorch's own before 1.6.
+    /// Neither of the two formats.
     #[error(
-        "it is not in the zip format that PyTorch writes since version 1.6; load it there and save \
-         it again with torch.save(model.state_dict(), FILE)"
+        "it is in neither format of torch.save, the zip archives since PyTorch 1.6 or the pickles \
+         before it; load it with what wrote it and save it with \
+         torch.save(model.state_dict(), FILE)"
     )]
-    NotZip,
+    OtherFormat,
+    /// PyTorch's first format, or an archive of files.
+    #[error(
+        "it is a tar archive, as PyTorch wrote before 0.1.11; load it there and save it again with \
+         torch.save(model.state_dict(), FILE), or unpack it if it holds checkpoints as files"
+    )]
+    Tar,
+    /// What comes before the tensors in the format before 1.6 is not as PyTorch wrote it.
+    #[error("{field} is not as PyTorch wrote it before 1.6: the file is damaged, fetch it again")]
+    Header {
+        /// What is wrong.
+        field: &'static str,
+    },
+    /// Something outside the pickle, in the format before 1.6, that is not described as a storage.
+    #[error(
+        "its pickle refers to something that is no storage as PyTorch before 1.6 describes one; \
+         load it there and save it again with torch.save(model.state_dict(), FILE)"
+    )]
+    NotStorage,
+    /// A storage in the format before 1.6 is not where or as the tensors say.
+    #[error("its storage `{key}` {what}: the file is damaged, fetch it again")]
+    Storage {
+        /// The storage.
+        key: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A storage in the format before 1.6 has another length than the tensors say.
+    #[error(
+        "its storage `{key}` has {found} elements, but {expected} by the tensors in it: the file is \
+         damaged, fetch it again"
+    )]
+    StorageLength {
+        /// The storage.
+        key: String,
+        /// The elements that stand before its numbers.
+        found: i64,
+        /// The elements by the tensors.
+        expected: usize,
+    },
+    /// Something follows the last storage in the format before 1.6.
+    #[error("{len} bytes follow its last storage: the file is damaged, fetch it again")]
+    Trailing {
+        /// How many bytes.
+        len: usize,
+    },
     /// The archive's structure is damaged.
     #[error("its zip archive is cut off or damaged")]
     Zip(#[from] zip::result::ZipError),
@@ -39,23 +85,31 @@ pub enum PytorchError {
         name: String,
     },
     /// Numbers of another byte order than this project reads.
-    #[error("its record `byteorder` says `{found}`; only `little` is read")]
+    #[error(
+        "its byte order is `{found}`; only `little` is read: save it with \
+         torch.save(model.state_dict(), FILE) on a machine of that order"
+    )]
     ByteOrder {
-        /// What the record says.
+        /// What the file says.
         found: String,
     },
     /// A pickle longer than any state dict's.
     #[error(
-        "its pickle has {len} bytes, which is more than is read; save the state dict alone: \
+        "its pickle has more than the {most} bytes that are read; save the state dict alone: \
          torch.save(model.state_dict(), FILE), or torch.save(torch.load(FILE)[KEY], OTHER)"
     )]
     LongPickle {
-        /// Its length.
-        len: usize,
+        /// The most that are read.
+        most: usize,
     },
-    /// The pickle is refused or damaged.
-    #[error("its pickle `data.pkl` was not read")]
-    Pickle(#[from] PickleError),
+    /// A pickle is refused or damaged.
+    #[error("its pickle of {of} was not read")]
+    Pickle {
+        /// What the pickle tells of.
+        of: &'static str,
+        /// Why.
+        source: PickleError,
+    },
     /// Nothing in it is a state dict.
     #[error(
         "it holds no state dict: expected tensors by name, or under `net`, `netC`, `state_dict`, \

@@ -1,16 +1,17 @@
-//! State dicts as `torch.save` writes them: a zip archive that holds a pickle, which names
-//! the tensors, and one record of plain numbers for each storage. Nothing in the file is executed.
+//! State dicts as `torch.save` writes them: a pickle, which names the tensors, and plain numbers for
+//! each storage, in a zip archive or, before PyTorch 1.6, one after the other. Nothing in the file is
+//! executed.
 
+mod archive;
+mod legacy;
 mod write;
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, copy, sink};
 
-use mesa_pickle::{Allowed, Id, ORDERED_DICT, Pickle, Value, shown};
+use mesa_pickle::{Allowed, Error as PickleError, Id, ORDERED_DICT, Pickle, Value, shown};
 use safetensors::Dtype;
-use zip::read::{ArchiveOffset, Config};
-use zip::{CompressionMethod, ZipArchive};
 
+use self::archive::{Archive, ZIP};
 pub(crate) use self::write::to_bytes;
 use crate::PytorchError;
 use crate::state_dict::RawTensor;
@@ -83,36 +84,53 @@ pub(crate) struct Contents<'a> {
     pub(crate) info: Option<&'a str>,
 }
 
-/// How zip archives begin.
-const ZIP: &[u8] = b"PK\x03\x04";
-
-/// How files of PyTorch began before it wrote zip archives.
-const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46";
+/// How tar archives are marked, and where.
+const TAR: (usize, &[u8]) = (257, b"ustar");
 
 /// Whether a file begins like one of PyTorch, of whatever version.
 pub(crate) fn is_pytorch(bytes: &[u8]) -> bool {
-    bytes.starts_with(ZIP) || bytes.starts_with(LEGACY)
+    bytes.starts_with(ZIP) || legacy::is_legacy(bytes) || is_tar(bytes)
+}
+
+fn is_tar(bytes: &[u8]) -> bool {
+    let (at, mark) = TAR;
+    bytes.get(at..).is_some_and(|rest| rest.starts_with(mark))
 }
 
 /// Reads a file's state dict; the tensors' numbers stay where they are.
 pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
-    if !bytes.starts_with(ZIP) {
-        return Err(PytorchError::NotZip);
+    if bytes.starts_with(ZIP) {
+        let mut archive = Archive::open(bytes)?;
+        if let Some(order) = archive.find("byteorder")?
+            && order != b"little"
+        {
+            return Err(PytorchError::ByteOrder {
+                found: shown(&String::from_utf8_lossy(order)),
+            });
+        }
+        let info = archive.find(INFO_RECORD)?;
+        let info = info.and_then(|text| std::str::from_utf8(text).ok());
+        let pickle = read_tensors(archive.record("data.pkl")?)?;
+        let tensors = tensors(&pickle, &mut archive)?;
+        return Ok(Contents { tensors, info });
     }
-    let mut archive = Archive::open(bytes)?;
-    if let Some(order) = archive.find("byteorder")?
-        && order != b"little"
-    {
-        return Err(PytorchError::ByteOrder {
-            found: shown(&String::from_utf8_lossy(order)),
+    if legacy::is_legacy(bytes) {
+        let (pickle, mut storages) = legacy::open(bytes)?;
+        let tensors = tensors(&pickle, &mut storages)?;
+        return Ok(Contents {
+            tensors,
+            info: None,
         });
     }
-    let info = archive.find(INFO_RECORD)?;
-    let info = info.and_then(|text| std::str::from_utf8(text).ok());
-    let program = archive.record("data.pkl")?;
-    if program.len() > LONGEST_PICKLE {
-        return Err(PytorchError::LongPickle { len: program.len() });
-    }
+    Err(if is_tar(bytes) {
+        PytorchError::Tar
+    } else {
+        PytorchError::OtherFormat
+    })
+}
+
+/// The pickle of a file's tensors.
+fn read_tensors(bytes: &[u8]) -> Result<Pickle<'_>, PytorchError> {
     let allowed = Allowed {
         globals: &GLOBALS.map(|(name, _)| name),
         advice: "only tensors and plain values are read. From a whole module or other objects, \
@@ -120,93 +138,124 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
                  holds one under a key, that: torch.save(torch.load(FILE)[KEY], OTHER)",
         most_opcodes: MOST_OPCODES,
     };
-    let pickle = Pickle::read(program, allowed)?;
+    read_pickle(bytes, "its tensors", allowed)
+}
+
+/// The pickle that some bytes begin with; `of` says what it tells of.
+fn read_pickle<'a>(
+    bytes: &'a [u8],
+    of: &'static str,
+    allowed: Allowed<'_>,
+) -> Result<Pickle<'a>, PytorchError> {
+    let most = &bytes[..bytes.len().min(LONGEST_PICKLE)];
+    Pickle::read(most, allowed).map_err(|source| match source {
+        PickleError::CutOff if most.len() < bytes.len() => PytorchError::LongPickle {
+            most: LONGEST_PICKLE,
+        },
+        source => PytorchError::Pickle { of, source },
+    })
+}
+
+/// The state dict's tensors by name.
+fn tensors<'a>(
+    pickle: &Pickle<'a>,
+    storages: &mut dyn Storages<'a>,
+) -> Result<BTreeMap<String, RawTensor<'a>>, PytorchError> {
     let mut tensors = BTreeMap::new();
-    for (name, value) in state_dict(&pickle)? {
+    for (name, value) in state_dict(pickle)? {
         let mut described = Described {
-            pickle: &pickle,
-            archive: &mut archive,
+            pickle,
+            storages,
             name,
         };
         if let Some(tensor) = described.tensor(value)? {
             tensors.insert(name.to_owned(), tensor);
         }
     }
-    Ok(Contents { tensors, info })
+    Ok(tensors)
 }
 
-/// The records of an archive.
-struct Archive<'a> {
-    bytes: &'a [u8],
-    zip: ZipArchive<Cursor<&'a [u8]>>,
-    /// The folder that holds every record, with its slash.
-    folder: String,
-    /// Records that were checked.
-    known: BTreeMap<String, &'a [u8]>,
+/// Where a file keeps its storages' numbers.
+trait Storages<'a> {
+    /// A storage's bytes, as many as `id` says, where they lie in the file.
+    fn storage(&mut self, id: &StorageId<'_>) -> Result<&'a [u8], PytorchError>;
 }
 
-impl<'a> Archive<'a> {
-    fn open(bytes: &'a [u8]) -> Result<Self, PytorchError> {
-        let config = Config {
-            archive_offset: ArchiveOffset::Known(0),
+/// What a pickle says of a storage.
+#[derive(Clone, Copy)]
+struct StorageId<'a> {
+    /// What its elements are; an untyped storage counts bytes.
+    dtype: Option<Dtype>,
+    key: &'a str,
+    elements: usize,
+    /// Bytes of an element.
+    width: usize,
+    /// Bytes of all.
+    len: usize,
+    /// The first element and the number of those meant, where it is a part of the storage that has a
+    /// name of its own, as in files of early versions.
+    part: Option<(usize, usize)>,
+}
+
+impl<'a> StorageId<'a> {
+    /// What the tuple `("storage", class, key, device, elements[, part])` says; `None` for others.
+    fn read(pickle: &Pickle<'a>, tuple: Id) -> Option<Self> {
+        let size = |id: Id| match pickle.get(id) {
+            Value::Int(value) => usize::try_from(*value).ok(),
+            _ => None,
         };
-        let mut zip = ZipArchive::with_config(config, Cursor::new(bytes))?;
-        if zip.has_duplicate_names() || zip.has_overlapping_entries()? {
-            return Err(PytorchError::Overlap);
-        }
-        let mut folders = zip.file_names().filter_map(|name| {
-            let name = name.ok()?;
-            Some(name.strip_suffix("data.pkl")?.to_owned())
-        });
-        let folder =
-            folders.find(|folder| folder.ends_with('/') && folder.matches('/').count() == 1);
-        let folder = folder.ok_or_else(|| PytorchError::MissingRecord {
-            name: "data.pkl".to_owned(),
-        })?;
-        drop(folders);
-        Ok(Self {
-            bytes,
-            zip,
-            folder,
-            known: BTreeMap::new(),
+        let Value::Tuple(parts) = pickle.get(tuple) else {
+            return None;
+        };
+        let &[kind, class, key, _, elements, ref part @ ..] = parts.as_slice() else {
+            return None;
+        };
+        let (Value::Text("storage"), &Value::Text(key)) = (pickle.get(kind), pickle.get(key))
+        else {
+            return None;
+        };
+        let part = match part {
+            [] => None,
+            &[part] => match pickle.get(part) {
+                Value::Other => None,
+                // (its own name, offset, elements)
+                Value::Tuple(parts) => match parts.as_slice() {
+                    &[_, offset, elements] => Some((size(offset)?, size(elements)?)),
+                    _ => return None,
+                },
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let (dtype, elements) = (element(pickle, class), size(elements)?);
+        let width = dtype.map_or(1, |dtype| dtype.bitsize() / 8);
+        Some(Self {
+            dtype,
+            key,
+            elements,
+            width,
+            len: elements.checked_mul(width)?,
+            part,
         })
     }
 
-    fn record(&mut self, name: &str) -> Result<&'a [u8], PytorchError> {
-        let found = self.find(name)?;
-        found.ok_or_else(|| PytorchError::MissingRecord { name: shown(name) })
-    }
-
-    /// A record's bytes where they lie in the file, if there is such a record.
-    fn find(&mut self, name: &str) -> Result<Option<&'a [u8]>, PytorchError> {
-        if let Some(known) = self.known.get(name) {
-            return Ok(Some(known));
-        }
-        let Some(index) = self.zip.index_for_name(&format!("{}{name}", self.folder)) else {
-            return Ok(None);
+    /// Of the storage's bytes those meant, if it has as many.
+    fn part_of<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let Some((offset, elements)) = self.part else {
+            return Some(bytes);
         };
-        let damaged = || PytorchError::Damaged { name: shown(name) };
-        let mut entry = self.zip.by_index(index)?;
-        if entry.compression() != CompressionMethod::Stored
-            || entry.encrypted()
-            || entry.size() != entry.compressed_size()
-        {
-            return Err(PytorchError::Compressed { name: shown(name) });
-        }
-        let start = entry.data_start().ok_or_else(damaged)? as usize;
-        let len = entry.size() as usize;
-        let bytes = start
-            .checked_add(len)
-            .and_then(|end| self.bytes.get(start..end));
-        let bytes = bytes.ok_or_else(damaged)?;
-        // Reading to the end compares the checksum.
-        let read = copy(&mut entry, &mut sink()).map_err(|_| damaged())?;
-        if read != len as u64 {
-            return Err(damaged());
-        }
-        self.known.insert(name.to_owned(), bytes);
-        Ok(Some(bytes))
+        let start = offset.checked_mul(self.width)?;
+        let len = elements.checked_mul(self.width)?;
+        bytes.get(start..start.checked_add(len)?)
     }
+}
+
+/// The type of elements that a global names.
+fn element(pickle: &Pickle<'_>, id: Id) -> Option<Dtype> {
+    let Value::Global(name) = pickle.get(id) else {
+        return None;
+    };
+    GLOBALS.iter().find(|(known, _)| known == name)?.1
 }
 
 /// The entries of the state dict: what lies under one of [`KEYS`], else what is saved.
@@ -261,7 +310,7 @@ fn is_tensor(pickle: &Pickle<'_>, id: Id) -> bool {
 /// A tensor that is being read.
 struct Described<'p, 'a> {
     pickle: &'p Pickle<'a>,
-    archive: &'p mut Archive<'a>,
+    storages: &'p mut dyn Storages<'a>,
     name: &'p str,
 }
 
@@ -282,7 +331,9 @@ impl<'p, 'a> Described<'p, 'a> {
             (REBUILD_TENSOR | REBUILD_TENSOR_OF_TYPE, &[storage, offset, shape, strides, ..]) => {
                 let (declared, storage) = self.storage(storage)?;
                 let dtype = match parts.get(6) {
-                    Some(dtype) if function == REBUILD_TENSOR_OF_TYPE => self.element(*dtype),
+                    Some(dtype) if function == REBUILD_TENSOR_OF_TYPE => {
+                        element(self.pickle, *dtype)
+                    }
                     _ => declared,
                 };
                 Ok(Some(RawTensor {
@@ -300,35 +351,13 @@ impl<'p, 'a> Described<'p, 'a> {
 
     /// A storage's bytes, and the type of its elements if it has one.
     fn storage(&mut self, id: Id) -> Result<(Option<Dtype>, &'a [u8]), PytorchError> {
-        let &Value::Persistent(id) = self.pickle.get(id) else {
+        let &Value::Persistent(tuple) = self.pickle.get(id) else {
             return Err(self.wrong());
         };
-        // ("storage", class, key, device, elements)
-        let &[kind, class, key, _, elements] = self.tuple(id)? else {
-            return Err(self.wrong());
-        };
-        let (Value::Text("storage"), Value::Text(key)) =
-            (self.pickle.get(kind), self.pickle.get(key))
-        else {
-            return Err(self.wrong());
-        };
-        let dtype = self.element(class);
-        // An untyped storage counts bytes.
-        let width = dtype.map_or(1, |dtype| dtype.bitsize() / 8);
-        let name = format!("data/{key}");
-        let bytes = self.archive.record(&name)?;
-        if self.size(elements)?.checked_mul(width) != Some(bytes.len()) {
-            return Err(PytorchError::Damaged { name: shown(&name) });
-        }
-        Ok((dtype, bytes))
-    }
-
-    /// The type of elements that a global names.
-    fn element(&self, id: Id) -> Option<Dtype> {
-        let Value::Global(name) = self.pickle.get(id) else {
-            return None;
-        };
-        GLOBALS.iter().find(|(known, _)| known == name)?.1
+        let id = StorageId::read(self.pickle, tuple).ok_or_else(|| self.wrong())?;
+        let bytes = self.storages.storage(&id)?;
+        let bytes = id.part_of(bytes).ok_or_else(|| self.wrong())?;
+        Ok((id.dtype, bytes))
     }
 
     fn sizes(&self, id: Id) -> Result<Vec<usize>, PytorchError> {

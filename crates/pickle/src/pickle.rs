@@ -35,12 +35,14 @@ pub struct Id(usize);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Value<'a> {
-    /// None, a float, an integer beyond 64 bits: nothing asks which.
+    /// None or a float: nothing asks which.
     Other,
     /// A truth value.
     Bool(bool),
     /// A whole number.
     Int(i64),
+    /// A whole number in more than 8 bytes: two's complement, the lowest byte first.
+    Long(&'a [u8]),
     /// A text of Unicode.
     Text(&'a str),
     /// Bytes of Python 3, or a text of Python 2.
@@ -66,10 +68,11 @@ pub enum Value<'a> {
 pub struct Pickle<'a> {
     values: Vec<Value<'a>>,
     root: Id,
+    len: usize,
 }
 
 impl<'a> Pickle<'a> {
-    /// Reads a pickle that names no globals but those allowed.
+    /// Reads the pickle that `bytes` begin with, and that names no globals but those allowed.
     ///
     /// # Errors
     ///
@@ -87,8 +90,11 @@ impl<'a> Pickle<'a> {
         };
         for _ in 0..allowed.most_opcodes {
             if let Some(root) = machine.step()? {
-                let values = machine.values;
-                return Ok(Self { values, root });
+                return Ok(Self {
+                    values: machine.values,
+                    root,
+                    len: machine.at,
+                });
             }
         }
         Err(Error::TooManyOpcodes {
@@ -100,6 +106,17 @@ impl<'a> Pickle<'a> {
     /// The value that Python would have returned.
     pub fn root(&self) -> &Value<'a> {
         self.get(self.root)
+    }
+
+    /// How many bytes it takes: another pickle may follow it.
+    #[expect(clippy::len_without_is_empty, reason = "no pickle is empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All its values, in the order in which they were made.
+    pub fn values(&self) -> &[Value<'a>] {
+        &self.values
     }
 
     /// The value at a place.
@@ -217,8 +234,7 @@ impl<'a> Machine<'a, '_> {
         let len = self.byte()?;
         let bytes = self.take(len.into())?;
         let value = if bytes.len() > 8 {
-            // Beyond 64 bits it is no size of anything here.
-            Value::Other
+            Value::Long(bytes)
         } else {
             let sign = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
             let mut padded = [if sign { 0xff } else { 0 }; 8];
@@ -443,6 +459,16 @@ mod tests {
             let parts: Vec<_> = parts.iter().map(|part| pickle.get(*part)).collect();
             assert_eq!(parts, [&Value::Other, &Value::Bool(true), &Value::Other]);
         }
+    }
+
+    #[test]
+    fn pickles_follow_each_other_and_long_numbers_stay_bytes() {
+        let bytes = b"\x80\x02\x8a\x09abcdefghi.K\x07.";
+        let first = read(bytes).unwrap();
+        assert_eq!(first.root(), &Value::Long(b"abcdefghi"));
+        let second = read(&bytes[first.len()..]).unwrap();
+        assert_eq!(second.values(), [Value::Int(7)]);
+        assert_eq!(first.len() + second.len(), bytes.len());
     }
 
     #[test]

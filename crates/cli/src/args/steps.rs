@@ -412,9 +412,10 @@ are those of the preset `cpu` unless --preset or --config says otherwise; a
 network that was repaired with another split is refused.
 Without --trigger the last two are null in the JSON.
 
-State dicts that PyTorch saved (.pt, .pth) are read where their layers are those
-of a ResNet, PreActResNet or WideResNet for 32×32 images; nothing in them is
-executed. They do not say how images are normalized: --normalize does.")]
+State dicts that PyTorch saved (.pt, .pth, or .pth.tar before version 1.6) are
+read where their layers are those of a ResNet, PreActResNet or WideResNet for
+32×32 images; nothing in them is executed. They do not say how images are
+normalized: --normalize does.")]
 pub(crate) struct Evaluate {
     /// The network (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]
