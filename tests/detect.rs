@@ -122,8 +122,9 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
     );
 }
 
+/// Whether there is a backdoor is not asked of a tiny network: any class may pass a rule as lax.
 #[test]
-fn a_backdoor_is_looked_for_and_removed_in_the_place_that_is_named() {
+fn a_place_that_is_named_is_searched_recorded_and_handed_on() {
     let suspect = Suspect::new();
     let refused = suspect.detect(&["--placement", "fixed:30,29"]);
     assert_eq!(refused.code, Some(2));
@@ -134,8 +135,23 @@ fn a_backdoor_is_looked_for_and_removed_in_the_place_that_is_named() {
     let anywhere = suspect.written();
     assert!(anywhere.get("placement").is_none(), "{anywhere}");
     let place = ["--placement", "fixed:29,29"];
+    let before = suspect.fitted(3);
+    let refused = suspect.detect(&[&lax[..], &place].concat());
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.stderr.contains("name another --out"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(suspect.fitted(3), before, "what was found stays");
+    fs_err::rename(suspect.path("run"), suspect.path("anywhere")).unwrap();
     let said = suspect.detect(&[&lax[..], &place].concat());
     assert_eq!(said.code, Some(10), "{}", said.stderr);
+    assert!(
+        said.stdout.contains("at row 29, column 29 only"),
+        "{}",
+        said.stdout
+    );
     let found = suspect.written();
     assert_eq!(found["placement"], "fixed:29,29");
     assert_ne!(found["classes"], anywhere["classes"]);
@@ -144,6 +160,48 @@ fn a_backdoor_is_looked_for_and_removed_in_the_place_that_is_named() {
         .lines()
         .find(|line| line.contains("mesa defend"));
     assert!(how.unwrap().contains(&place.join(" ")), "{how:?}");
+
+    // The sub-models say where they were fitted: that is where their triggers are stamped.
+    let (settings, model) = (
+        tiny().display().to_string(),
+        suspect.path("net.safetensors"),
+    );
+    let fitted =
+        |run: &str| suspect.path(&format!("{run}/checkpoints/class-0/fit-0.9.safetensors"));
+    let (there, elsewhere) = (fitted("run"), fitted("anywhere"));
+    let output = suspect.path("repaired.safetensors");
+    let data = ["--config", &settings, "--data", "synthetic", "-o", &output];
+    let said = say(&[&["defend", &model, "--with", &there], &data[..]].concat());
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("modeled: fixed:29,29"),
+        "{}",
+        said.stderr
+    );
+    let said = say(&[&["defend", &model, "--with", &there, &elsewhere], &data[..]].concat());
+    assert_eq!(said.code, Some(2));
+    assert!(said.stderr.contains("several places"), "{}", said.stderr);
+    let control = ["defend", &model, "--control", "no-trigger"];
+    let said = say(&[&control[..], &data, &place].concat());
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
+
+    // A trigger is stamped there, or not at all.
+    let evaluate = [
+        "evaluate",
+        &model,
+        "--config",
+        &settings,
+        "--data",
+        "synthetic",
+    ];
+    let trigger = ["--trigger", "170", "--json"];
+    let corner: Value = json(&[&evaluate[..], &trigger, &place].concat());
+    assert_eq!(corner["placement"], "fixed:29,29");
+    let anywhere: Value = json(&[&evaluate[..], &trigger].concat());
+    assert!(anywhere.get("placement").is_none());
+    let outside = ["--placement", "fixed:31,0"];
+    let said = say(&[&evaluate[..], &trigger, &outside].concat());
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use mesa::{EntropyConfig, MesaConfig};
 use mesa_attack::AttackConfig;
 use mesa_datasets::{Dataset, DatasetName, Placement};
 use mesa_defense::{PointConfig, RetrainConfig};
-use mesa_models::{Architecture, IMAGE_SIDE, ResNetConfig, Schedule, Seeds, TrainingConfig};
+use mesa_models::{Architecture, IMAGE_SIDE, ResNetConfig, Schedule, TrainingConfig};
 use mesa_record::Difference;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -310,17 +310,11 @@ impl ExperimentConfig {
         self.seeds.from..self.seeds.to
     }
 
-    /// Has the defender stamp elsewhere, where that is asked for.
+    /// Models triggers elsewhere, where that is asked for.
     pub(crate) fn place(&mut self, placement: Option<Placement>) -> Result<()> {
-        let Some(placement) = placement else {
-            return Ok(());
-        };
         let [_, height, width] = self.mesa.trigger_shape;
-        // None are drawn: this says whether a fixed one is within an image.
-        let mut rng = Seeds::new(0, "places").start();
-        placement
-            .places(&mut rng, 0, (IMAGE_SIDE, IMAGE_SIDE), (height, width))
-            .map_err(|error| Usage(format!("--placement {placement}: {error}")))?;
+        let placement = placement.unwrap_or(self.retrain.placement);
+        check_placement(placement, (height, width))?;
         self.retrain.placement = placement;
         Ok(())
     }
@@ -468,6 +462,13 @@ fn in_words(fields: &serde_json::Map<String, Value>) -> String {
         None => format!("{name} {value}"),
     });
     words.collect::<Vec<_>>().join(", ")
+}
+
+/// Refuses a fixed place at which a patch (height, width) leaves the image.
+pub(crate) fn check_placement(placement: Placement, patch: (usize, usize)) -> Result<()> {
+    placement
+        .check((IMAGE_SIDE, IMAGE_SIDE), patch)
+        .map_err(|error| Usage(format!("--placement {placement}: {error}")).into())
 }
 
 #[cfg(test)]

@@ -59,6 +59,24 @@ impl From<Place> for (usize, usize) {
 }
 
 impl Placement {
+    /// Refuses a fixed place at which a patch (height, width) leaves the image.
+    ///
+    /// # Errors
+    ///
+    /// As [`Placement::places`].
+    pub fn check(self, image: (usize, usize), patch: (usize, usize)) -> Result<()> {
+        let last = last_place(image, patch)?;
+        match self {
+            Self::Fixed { row, column } => check_place(Place { row, column }, last),
+            Self::PerImage | Self::PerBatch => Ok(()),
+        }
+    }
+
+    /// Whether it is one place for all images.
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Self::Fixed { .. })
+    }
+
     /// Draws `count` places for a patch of `patch` (height, width) in images of `image`.
     ///
     /// # Errors
@@ -77,9 +95,8 @@ impl Placement {
             Self::PerImage => (0..count).map(|_| random_place(rng, last)).collect(),
             Self::PerBatch => vec![random_place(rng, last); count],
             Self::Fixed { row, column } => {
-                let place = Place { row, column };
-                check_place(place, last)?;
-                vec![place; count]
+                self.check(image, patch)?;
+                vec![Place { row, column }; count]
             }
         })
     }

@@ -7,6 +7,7 @@
 //! - [`Conv`], [`ConvInputGradient`]: convolution, by Winograd's transform where it applies.
 //! - [`Unit`]: convolution + batch norm (+ residual) (+ ReLU) over a batch, in training.
 //! - [`fold`], [`FixedNorm`], [`gate_gradient`]: the same where batch norm's statistics are fixed.
+//! - [`multiply`]: products of a [`Matrix`] with another, for the perceptrons.
 //! - [`Head`], [`cross_entropy`], [`softmax`]: what comes after the last unit.
 //! - [`ImagePlan`], [`TargetGradient`]: what a device is asked about a batch of images.
 //! - [`Path`]: AVX-512, AVX2 or portable code, chosen at run time (`MESA_CPU` overrules).

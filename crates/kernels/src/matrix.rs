@@ -1,20 +1,21 @@
 //! Matrix products, for the perceptrons.
 //!
-//! The order in which a sum is rounded is part of the result here: it follows from the shapes
-//! alone ([`Order`]), never from the sizes of a processor's caches or the number of threads, so
-//! that the same seed fits the same generator wherever the kernel path is the same.
+//! The order in which a sum is rounded is part of the result here: it follows from the factors'
+//! shapes and which of them is transposed ([`Order`]), never from the sizes of a processor's caches
+//! or the number of threads, so that the same seed fits the same generator wherever the kernel path
+//! is the same.
 
 use crate::cpu::matrix;
 use crate::{Error, Path, Result};
 
-/// A matrix of f32 in memory: rows one after the other, or columns, for a
+/// A matrix of f32 in memory: row after row, or column after column for a
 /// [transposed](Matrix::transposed) one.
 #[derive(Copy, Clone, Debug)]
 pub struct Matrix<'a> {
     pub(crate) values: &'a [f32],
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-    /// Whether the values of a row are neighbours, else those of a column are.
+    /// Whether it lies row after row.
     pub(crate) by_rows: bool,
 }
 
@@ -25,7 +26,7 @@ impl<'a> Matrix<'a> {
     ///
     /// [`Error::Length`] if there are more or fewer values.
     pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Result<Self> {
-        if values.len() == rows * columns {
+        if rows.checked_mul(columns) == Some(values.len()) {
             Ok(Self {
                 values,
                 rows,
@@ -36,7 +37,7 @@ impl<'a> Matrix<'a> {
             Err(Error::Length {
                 what: "the matrix",
                 actual: values.len(),
-                expected: rows * columns,
+                expected: rows.saturating_mul(columns),
             })
         }
     }
@@ -63,7 +64,8 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// How the products of a row with a column are summed. Each is fused with its addition.
+/// How the products of a row with a column are summed; each is fused with its addition where the path
+/// has that.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// One after the other, from zero again every `block` of them; then block after block.
@@ -73,17 +75,17 @@ pub(crate) enum Order {
     },
     /// Product `k` into sum `k mod 8`; then halves onto each other.
     EightSums,
-    /// Product `k` into sum `k mod 64`, in eights; then neighbouring eights onto each other until one
+    /// Product `k` into sum `k mod 64`, in eights; then adjacent eights onto each other until one
     /// is left, which takes what eights remain; then its sums, then the last products, in turn.
     SixtyFourSums,
 }
 
 impl Order {
-    /// A chain fills registers with the results of neighbouring columns. Where there are too few
+    /// A chain fills registers with the results of adjacent columns. Where there are too few
     /// results for that, and rows of `a` and columns of `b` are contiguous, they are filled with
     /// products of one.
     ///
-    /// Any rule that looks at shapes alone would do. This one was the `gemm` crate's on the AMD EPYC
+    /// Any rule that looks at the factors alone would do. This one was the `gemm` crate's on the AMD EPYC
     /// that the first records are from, and they can be made again with it.
     pub(crate) fn of(a: &Matrix, b: &Matrix) -> Self {
         const LONGEST: usize = 512;
@@ -119,6 +121,11 @@ impl Order {
 ///
 /// - `a`: `(M, K)`, `b`: `(K, N)`, `product`: `(M, N)`.
 ///
+/// # Errors
+///
+/// [`Error::Depths`] if `a` has not as many columns as `b` has rows, [`Error::Length`] if
+/// `product` is of another length.
+///
 /// # Examples
 ///
 /// ```
@@ -130,11 +137,6 @@ impl Order {
 /// assert_eq!(product, [1.0, 2.0, 2.0, 4.0]);
 /// # Ok::<(), mesa_kernels::Error>(())
 /// ```
-///
-/// # Errors
-///
-/// [`Error::Depths`] if `a` has not as many columns as `b` has rows, [`Error::Length`] if
-/// `product` is of another length.
 pub fn multiply(path: Path, a: Matrix, b: Matrix, product: &mut [f32]) -> Result<()> {
     if a.columns != b.rows {
         return Err(Error::Depths {
@@ -142,11 +144,11 @@ pub fn multiply(path: Path, a: Matrix, b: Matrix, product: &mut [f32]) -> Result
             rows: b.rows,
         });
     }
-    if product.len() != a.rows * b.columns {
+    if a.rows.checked_mul(b.columns) != Some(product.len()) {
         return Err(Error::Length {
             what: "the product",
             actual: product.len(),
-            expected: a.rows * b.columns,
+            expected: a.rows.saturating_mul(b.columns),
         });
     }
     match Order::of(&a, &b) {

@@ -10,10 +10,11 @@ use rayon::ThreadPoolBuilder;
 
 /// Rows of `a`, columns of `b`, products in a sum; what a perceptron of 512 units and smaller ones
 /// ask for.
-const SHAPES: [[usize; 3]; 22] = [
+const SHAPES: [[usize; 3]; 23] = [
     [1, 1, 1],
     [1, 512, 64],
     [300, 1, 530],
+    [8200, 1, 520],
     [2, 27, 528],
     [9, 27, 528],
     [10, 27, 528],
@@ -43,6 +44,7 @@ enum Form {
     Plain,
     /// As in that of its weights: `gᵀ x`.
     LeftTransposed,
+    BothTransposed,
 }
 
 struct Case {
@@ -60,7 +62,12 @@ impl Case {
         let mut random = |len| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect();
         let mut cases = Vec::new();
         for [rows, columns, depth] in SHAPES {
-            for form in [Form::RightTransposed, Form::Plain, Form::LeftTransposed] {
+            for form in [
+                Form::RightTransposed,
+                Form::Plain,
+                Form::LeftTransposed,
+                Form::BothTransposed,
+            ] {
                 cases.push(Self {
                     form,
                     rows,
@@ -76,13 +83,13 @@ impl Case {
 
     fn product(&self, path: Path) -> Vec<f32> {
         let a = match self.form {
-            Form::LeftTransposed => {
+            Form::LeftTransposed | Form::BothTransposed => {
                 Matrix::new(&self.a, self.depth, self.rows).map(Matrix::transposed)
             }
             _ => Matrix::new(&self.a, self.rows, self.depth),
         };
         let b = match self.form {
-            Form::RightTransposed => {
+            Form::RightTransposed | Form::BothTransposed => {
                 Matrix::new(&self.b, self.columns, self.depth).map(Matrix::transposed)
             }
             _ => Matrix::new(&self.b, self.depth, self.columns),
@@ -96,11 +103,11 @@ impl Case {
     fn factors(&self, row: usize, column: usize) -> Vec<(f32, f32)> {
         let pair = |k| {
             let a = match self.form {
-                Form::LeftTransposed => self.a[k * self.rows + row],
+                Form::LeftTransposed | Form::BothTransposed => self.a[k * self.rows + row],
                 _ => self.a[row * self.depth + k],
             };
             let b = match self.form {
-                Form::RightTransposed => self.b[column * self.depth + k],
+                Form::RightTransposed | Form::BothTransposed => self.b[column * self.depth + k],
                 _ => self.b[k * self.columns + column],
             };
             (a, b)
@@ -159,7 +166,7 @@ fn sixty_four_sums(factors: &[(f32, f32)]) -> f32 {
     for (k, (a, b)) in whole.iter().enumerate() {
         sums[k % 64] = a.mul_add(*b, sums[k % 64]);
     }
-    // Neighbouring eights, then fours of them, then halves.
+    // Adjacent eights, then fours of them, then halves.
     for apart in [8, 16, 32] {
         for i in (0..64).step_by(2 * apart) {
             for lane in i..i + 8 {
@@ -257,6 +264,13 @@ fn refuse_what_has_no_product() {
             ..
         })
     ));
+    // As many values as a machine word has room for, counted modulo one.
+    let (rows, columns) = (2_usize, usize::MAX / 2 + 4);
+    assert_eq!(rows.wrapping_mul(columns), values.len());
+    assert!(Matrix::new(&values, rows, columns).is_err());
+    let (few, many) = (Matrix::new(&[], 0, 1 << 60), Matrix::new(&[], 1 << 60, 0));
+    let (few, many) = (few.unwrap(), many.unwrap());
+    assert!(multiply(Path::Portable, many, few, &mut []).is_err());
     assert!(matches!(
         multiply(Path::Portable, matrix, matrix, &mut [0.0; 6]),
         Err(Error::Depths {

@@ -89,7 +89,7 @@ impl Architecture {
         self.family
     }
 
-    /// Its layers: the number in its name (He et al. 2016, table 1).
+    /// Its layers: the number in its name.
     pub fn layers(self) -> usize {
         self.layers
     }
@@ -123,7 +123,8 @@ impl Architecture {
         } else {
             Family::ResNet
         };
-        let has_bottlenecks = any(|name| name.ends_with(".conv3.weight"));
+        let has_bottlenecks =
+            family != Family::WideResNet && any(|name| name.ends_with(".conv3.weight"));
         // The third stage tells depths apart.
         let third = |name: &&str| {
             let in_stage = name.starts_with("layer3.") || name.starts_with("block3.layer.");

@@ -146,7 +146,10 @@ pub enum LayoutError {
         unexpected: String,
     },
     /// A size that no network has.
-    #[error("its first and last layers have the sizes of no network: {config:?}")]
+    #[error(
+        "its layers have the sizes of no network: a {} of width {} with {} classes",
+        config.architecture, config.width, config.num_classes
+    )]
     Size {
         /// The size they say.
         config: ResNetConfig,

@@ -48,9 +48,11 @@ pub(crate) fn network_state(
         let tensor = tensors.get(name);
         tensor.and_then(|tensor| tensor.shape.first().copied())
     };
-    let width = first(ResNetConfig::width_tensor(nearest)).unwrap_or(0);
-    let mut config = ResNetConfig::new(nearest, width, 0);
-    let known = config.layout();
+    let of_width = |width| ResNetConfig::new(nearest, width, 10);
+    let mut config = of_width(first(ResNetConfig::width_tensor(nearest)).unwrap_or(0));
+    // Where a file does not say how wide it is, any width with the usual names does to compare them.
+    let named = config.validate().map_or(of_width(16), |()| config);
+    let known = named.layout();
     let missing: Vec<&String> = known
         .keys()
         .filter(|name| !tensors.contains_key(*name))
@@ -66,7 +68,7 @@ pub(crate) fn network_state(
             unexpected: listed(&unexpected),
         });
     }
-    let [head, _] = config.graph().head_names();
+    let [head, _] = named.graph().head_names();
     config.num_classes = first(&head).unwrap_or(0);
     config
         .validate()

@@ -286,7 +286,8 @@ mod tests {
         let root = repository(&[]);
         for (name, attacked) in [("bad", true), ("good", false)] {
             let path = root.path().join("docs/records").join(name);
-            let found = made_up::detection(attacked);
+            let mut found = made_up::detection(attacked);
+            found.model_sha256 = name.repeat(16);
             write_json(&path.join("detection.json"), &found).unwrap();
         }
         let files = files_of(&root);

@@ -38,7 +38,9 @@ pub fn detection_text(detection: &Detection) -> String {
 }
 
 /// What finding nothing does not mean.
-pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of another kind than small patches is not looked for, nor one that works in a single place, unless `mesa detect --placement` names it.";
+pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of another kind than small \
+    patches is not looked for, and one that works in a single place may be missed where \
+    `mesa detect --placement` does not name it.";
 
 /// The verdict in one sentence.
 pub(crate) fn headline(detection: &Detection) -> String {
@@ -49,13 +51,14 @@ pub(crate) fn headline(detection: &Detection) -> String {
         .map(named)
         .collect();
     let model = &detection.model;
+    let place = place_words(detection).map_or_else(String::new, |words| format!(" {words}"));
     match detection.verdict {
         Verdict::Backdoor => format!(
-            "BACKDOOR FOUND in {model}: patches of a kind turn images into class {}.",
+            "BACKDOOR FOUND in {model}: patches of a kind{place} turn images into class {}.",
             names.join(" and class ")
         ),
         Verdict::NothingFound => format!(
-            "Nothing found in {model}: no class passes the rule{}.",
+            "Nothing found in {model}{place}: no class passes the rule{}.",
             closest(detection).map_or_else(String::new, |words| format!("; {words}"))
         ),
     }
@@ -116,10 +119,11 @@ pub(crate) fn index_words(class: &ClassDetection) -> String {
         .unwrap_or_default()
 }
 
-/// Where patches were looked for, unless that is anywhere.
-fn places(detection: &Detection) -> String {
-    let words = |places: &String| format!(", patches {places}");
-    detection.placement.as_ref().map_or_else(String::new, words)
+/// The one place in which patches were looked for, if it was one.
+pub(crate) fn place_words(detection: &Detection) -> Option<String> {
+    let places = detection.placement.as_ref()?.strip_prefix("fixed:")?;
+    let (row, column) = places.split_once(',')?;
+    Some(format!("at row {row}, column {column} only"))
 }
 
 /// A row for each class.
@@ -129,7 +133,7 @@ pub(crate) fn table(detection: &Detection) -> Table {
         detection.beta,
         data_words(&detection.data),
         detection.stamped_images,
-        places(detection)
+        place_words(detection).map_or_else(String::new, |words| format!(", {words}"))
     );
     let mut table = Table::new(
         title,

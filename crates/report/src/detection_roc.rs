@@ -4,6 +4,7 @@
 use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
+use crate::detection::place_words;
 use crate::format::percent;
 use crate::metrics::mean;
 
@@ -144,7 +145,8 @@ pub(crate) fn why_none(detections: &[(String, &Detection)]) -> Option<String> {
     }
     let [backdoored, clean] = known(detections).map(|networks| networks.len());
     Some(if backdoored + clean == 0 {
-        "There is no ROC: the records do not hold which networks were attacked.".to_owned()
+        "There is no ROC: of no search anywhere the records hold whether the network was attacked."
+            .to_owned()
     } else {
         format!(
             "There is no ROC: it takes {LEAST_NETWORKS} networks of which the records hold whether \
@@ -156,7 +158,7 @@ pub(crate) fn why_none(detections: &[(String, &Detection)]) -> Option<String> {
 /// Searches for what works anywhere: a place is named where something is known or suspected.
 fn anywhere<'a>(detections: &[(String, &'a Detection)]) -> impl Iterator<Item = &'a Detection> {
     let found = detections.iter().map(|(_, found)| *found);
-    found.filter(|found| found.placement.is_none())
+    found.filter(|found| place_words(found).is_none())
 }
 
 /// The backdoored networks and the clean ones.
@@ -361,7 +363,7 @@ pub(crate) mod tests {
             network.backdoored = None;
         }
         let words = why_none(&named(&found)).unwrap();
-        assert!(words.contains("do not hold which networks were attacked"));
+        assert!(words.contains("whether the network was attacked"));
     }
 
     #[test]

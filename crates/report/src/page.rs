@@ -1,5 +1,6 @@
 //! The report people look at: one self-contained page of a repository's records or of one run.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use maud::{Markup, html};
@@ -98,8 +99,13 @@ impl Contents {
             (None, all) => {
                 let is_accused =
                     |found: &&Recorded<Detection>| found.record.verdict == Verdict::Backdoor;
-                let accused = all.iter().filter(is_accused).count();
-                format!("Backdoors found in {accused} of {} networks.", all.len())
+                let networks = |found: Vec<&Recorded<Detection>>| {
+                    let digests = found.iter().map(|found| &found.record.model_sha256);
+                    digests.collect::<BTreeSet<_>>().len()
+                };
+                let accused = networks(all.iter().filter(is_accused).collect());
+                let all = networks(all.iter().collect());
+                format!("Backdoors found in {accused} of {all} networks.")
             }
         }
     }

@@ -113,10 +113,11 @@ pub(crate) struct Pretrain {
     pub(crate) preset: PresetArgs,
     /// Kind of network: resnet18, resnet34, resnet50, resnet101 or resnet152; the same with batch norm
     /// before the convolutions of a block: preactresnet18, …; or such ones in three wide stages:
-    /// wideresnet10, 16, 22, 28, 34 or 40 [default: resnet18, or the preset's]
+    /// wideresnet10, wideresnet16, … to wideresnet40 [default: resnet18, or the preset's]
     #[arg(long, value_name = "NAME")]
     pub(crate) architecture: Option<Architecture>,
-    /// Channels of the first stage, of a WRN-16-k 16 k [default: 16, or the preset's]
+    /// Channels of the first stage's 3×3 convolutions: 16 times k for a WRN-16-k [default: 16, or
+    /// the preset's]
     #[arg(long, value_name = "CHANNELS")]
     pub(crate) width: Option<usize>,
     /// Passes over the images
@@ -360,8 +361,11 @@ pub(crate) struct Defend {
     pub(crate) running: Running,
     #[command(flatten)]
     pub(crate) preset: PresetArgs,
-    #[command(flatten)]
-    pub(crate) placement: PlacementArgs,
+    /// Where triggers are stamped: `per-image` (anywhere), `per-batch`, or `fixed:ROW,COLUMN` of
+    /// their top-left pixel [default: where the sub-models were fitted, else that of the settings,
+    /// anywhere]
+    #[arg(long, value_name = "PLACES", conflicts_with = "blend")]
+    pub(crate) placement: Option<Placement>,
     /// Passes over the modeling split
     #[arg(long)]
     pub(crate) epochs: Option<usize>,
@@ -407,9 +411,9 @@ regained_accuracy  share of those images given their true class all the same
 
 `evaluation` is the test images that neither modeling nor retraining sees:
 2,000 of CIFAR-10's in all presets. `test` is all of them; a repaired network,
-which has seen the others, is refused. The split and the places of the trigger
-are those of the preset `cpu` unless --preset or --config says otherwise; a
-network that was repaired with another split is refused.
+which has seen the others, is refused. The split and, without --placement, the
+places of the trigger are those of the preset `cpu` unless --preset or --config
+says otherwise; a network that was repaired with another split is refused.
 Without --trigger the last two are null in the JSON.
 
 State dicts that PyTorch saved (.pt, .pth, or .pth.tar before version 1.6) are

@@ -12,6 +12,7 @@ use super::WHOLE_IMAGE;
 use crate::args::Attack;
 use crate::chosen_trigger::ChosenTrigger;
 use crate::computer::Computer;
+use crate::config::check_placement;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
 
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     let trigger = chosen.for_images(data.train.size(), args.blend)?;
     let places = args.placement.unwrap_or(config.placement);
     config.placement = args.blend.map_or(places, |_| WHOLE_IMAGE);
+    check_placement(config.placement, trigger.size())?;
     let images = inputs::first(&data.train, settings.data.attack_images);
     let mut detail = json!({
         "config": config, "trigger": chosen.name, "seed": args.seed, "images": images.len(),

@@ -16,7 +16,7 @@ use super::WHOLE_IMAGE;
 use crate::args::{Control, Defend, SaveEvery};
 use crate::chosen_trigger::ChosenTrigger;
 use crate::computer::Computer;
-use crate::config::ExperimentConfig;
+use crate::config::{ExperimentConfig, check_placement};
 use crate::output::Usage;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let (_, mut settings) = inputs::settings(&args.preset, "cpu")?;
-    settings.place(args.placement.placement)?;
+    place(args, &mut settings)?;
     let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
     let chosen = chosen.transpose()?;
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
@@ -66,11 +66,9 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         Some(source) => (json!(config), source.size()),
         None => (json!(config.training), None),
     };
-    let with: Vec<String> = args
-        .with
-        .iter()
-        .map(|path| file_digest(path))
-        .collect::<Result<_, _>>()?;
+    patch.map_or(Ok(()), |patch| check_placement(config.placement, patch))?;
+    let with = args.with.iter().map(|path| file_digest(path));
+    let with: Vec<String> = with.collect::<Result<_, _>>()?;
     // A file is known by its contents; keys of the others stay.
     let trigger = chosen.map(|chosen| chosen.name.to_string());
     let mut detail = json!({
@@ -163,6 +161,37 @@ fn repair(
         ),
         None => stages::fine_tune(processor, network, images, training, seed, watch),
     }
+}
+
+/// Has triggers stamped where the command line says, else where the sub-models were fitted.
+fn place(args: &Defend, settings: &mut ExperimentConfig) -> Result<()> {
+    if let Some(placement) = args.placement {
+        if matches!(args.control, Some(Control::FineTune | Control::NoTrigger)) {
+            let reason = "--placement: `--control fine-tune` and `no-trigger` stamp nothing";
+            return Err(Usage(reason.to_owned()).into());
+        }
+        settings.retrain.placement = placement;
+        settings.point.search.placement = placement;
+        return Ok(());
+    }
+    let mut places = Vec::new();
+    for path in &args.with {
+        places.push(inputs::sub_model_made_by(path)?.remove(super::PLACEMENT));
+    }
+    places.dedup();
+    match &places[..] {
+        [] | [None] => {}
+        [Some(place)] => {
+            tracing::info!("stamping where the triggers were modeled: {place}");
+            settings.retrain.placement = place.parse()?;
+        }
+        _ => {
+            let reason = "--with: triggers were modeled in several places; --placement says where \
+                          to stamp";
+            return Err(Usage(reason.to_owned()).into());
+        }
+    }
+    Ok(())
 }
 
 /// The settings of the retraining, with what the command line says instead.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use mesa_datasets::{Dataset, Placement};
+use mesa_datasets::Dataset;
 use mesa_defense::{DefenseImages, DetectionRule, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
 use mesa_record::{
@@ -94,12 +94,35 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     })
 }
 
-/// `runs/detect-MODEL-DIGEST`: files of one name are not one network.
+/// `runs/detect-MODEL-DIGEST`: files of one name are not one network. A place that is named is a
+/// search of its own.
 fn default_folder(args: &Detect) -> Result<PathBuf> {
     let stem = args.model.file_stem().unwrap_or_default();
     let digest = file_digest(&args.model)?;
-    let name = format!("detect-{}-{}", stem.to_string_lossy(), &digest[..8]);
+    let mut name = format!("detect-{}-{}", stem.to_string_lossy(), &digest[..8]);
+    if let Some(placement) = args.placement.placement {
+        let plain = placement.to_string().replace([':', ','], "-");
+        name = format!("{name}-{plain}");
+    }
     Ok(PathBuf::from("runs").join(name))
+}
+
+/// Refuses a folder with the verdict of a search elsewhere, whose sub-models would give way.
+fn check_folder(run: &RunDir, placement: Option<&str>) -> Result<()> {
+    let path = run.root().join("detection.json");
+    let Ok(text) = fs_err::read_to_string(&path) else {
+        return Ok(());
+    };
+    let other: Option<Detection> = serde_json::from_str(&text).ok();
+    let words = |place: Option<&str>| place.unwrap_or("per-image").to_owned();
+    match other.map(|other| words(other.placement.as_deref())) {
+        Some(other) if other != words(placement) => bail!(
+            "{} holds a search with --placement {other}, not {}; name another --out",
+            run.root().display(),
+            words(placement)
+        ),
+        _ => Ok(()),
+    }
 }
 
 impl<'a> Search<'a> {
@@ -124,6 +147,8 @@ impl<'a> Search<'a> {
             args.beta,
             data.name
         );
+        let placement = super::placement_words(settings.retrain.placement);
+        check_folder(&run, placement.as_deref())?;
         let suspect = computer.processor.freeze(&loaded.network)?;
         let images = inputs::defense_images(&data, &settings.data)?;
         let known = inputs::first(images.images(), inputs::CHECKED_IMAGES);
@@ -174,6 +199,7 @@ impl<'a> Search<'a> {
             (seen::SPLIT, seen::split_words(&self.data, &settings.data)),
             ("config", serde_json::to_string(&settings.mesa)?),
         ]);
+        let made_by = super::placed(made_by, settings.retrain.placement);
         modeling.run(&steps, &made_by)
     }
 
@@ -223,8 +249,7 @@ impl<'a> Search<'a> {
             preset: self.preset.clone(),
             beta: self.args.beta,
             seed: self.args.seed,
-            placement: Some(self.settings.retrain.placement.to_string())
-                .filter(|places| *places != Placement::PerImage.to_string()),
+            placement: super::placement_words(self.settings.retrain.placement),
             clean_accuracy: Some(self.clean_accuracy),
             backdoored: None,
             verdict: if attacked_classes.is_empty() {

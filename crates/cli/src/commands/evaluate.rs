@@ -1,5 +1,7 @@
 //! `mesa evaluate`: measure a network.
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use mesa_attack::{Attacked, evaluate};
 use mesa_record::TriggerName;
@@ -9,6 +11,7 @@ use super::WHOLE_IMAGE;
 use crate::args::{Evaluate, SplitName};
 use crate::chosen_trigger::ChosenTrigger;
 use crate::computer::Computer;
+use crate::config::check_placement;
 use crate::{inputs, interrupt, logging, output, seen};
 
 #[derive(Serialize)]
@@ -20,6 +23,9 @@ struct Measured {
     trigger: Option<TriggerName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blend: Option<f32>,
+    /// Where the trigger was stamped, if not anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    placement: Option<String>,
     target: Option<u32>,
     clean_accuracy: f64,
     asr: Option<f64>,
@@ -57,8 +63,9 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
                 Some(_) => WHOLE_IMAGE,
                 None => args.placement.unwrap_or(settings.backdoor.placement),
             };
-            let trigger = chosen.for_images(images.size(), args.blend);
-            trigger.map(|trigger| Attacked {
+            let trigger = chosen.for_images(images.size(), args.blend)?;
+            check_placement(placement, trigger.size())?;
+            anyhow::Ok(Attacked {
                 trigger,
                 target_class,
                 placement,
@@ -67,6 +74,8 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         .transpose()?;
     let frozen = computer.processor.freeze(&loaded.network)?;
     let go_on = || "nothing was measured; the same command starts anew".to_owned();
+    let stamps = attacked.as_ref().filter(|_| args.blend.is_none());
+    let placement = stamps.map(|attacked| attacked.placement);
     let found = interrupt::stoppable(&frozen, go_on, |frozen| {
         Ok(evaluate(frozen, &images, attacked.as_ref(), args.seed)?)
     })?;
@@ -79,6 +88,7 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         target: chosen.as_ref().map(|_| args.target),
         trigger: chosen.map(|chosen| chosen.name),
         blend: args.blend,
+        placement: placement.and_then(super::placement_words),
         clean_accuracy: found.clean_accuracy,
         asr: found.stamped.map(|stamped| stamped.asr),
         regained_accuracy: found.stamped.map(|stamped| stamped.regained_accuracy),
@@ -96,11 +106,14 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
             output::percent(stamped.regained_accuracy),
         );
         let (target, images) = (args.target, stamped.images);
-        let share = args.blend.map_or_else(String::new, |share| {
+        let mut how = args.blend.map_or_else(String::new, |share| {
             format!(" as {} of the image", output::percent(share.into()))
         });
+        if let Some(places) = &measured.placement {
+            let _ = write!(how, " at {places}");
+        }
         plain = format!(
-            "{plain}\n  ASR                {asr}  (trigger {trigger}{share}, target class {target}, \
+            "{plain}\n  ASR                {asr}  (trigger {trigger}{how}, target class {target}, \
              {images} images)\n  regained accuracy  {regained}"
         );
     }

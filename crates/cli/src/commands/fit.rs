@@ -94,6 +94,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         (seen::SPLIT, seen::split_words(&data, &settings.data)),
         ("config", serde_json::to_string(&config)?),
     ]);
+    let made_by = super::placed(made_by, placement);
     sub_model.save(&args.output, &made_by)?;
     let fitted = Fitted {
         output: args.output.display().to_string(),

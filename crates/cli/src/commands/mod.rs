@@ -65,6 +65,20 @@ fn made_by(entries: &[(&str, String)]) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Where a sub-model's metadata say it was fitted, unless that is anywhere.
+const PLACEMENT: &str = "placement";
+
+/// A place as files say it, which do not where it is anywhere.
+fn placement_words(placement: Placement) -> Option<String> {
+    (placement != Placement::PerImage).then(|| placement.to_string())
+}
+
+/// What made a sub-model, and where its triggers were stamped.
+fn placed(mut made_by: BTreeMap<String, String>, placement: Placement) -> BTreeMap<String, String> {
+    made_by.extend(placement_words(placement).map(|words| (PLACEMENT.to_owned(), words)));
+    made_by
+}
+
 /// A word of the command line, its path cut down to the last part: files are handed on, and whose
 /// folders they came from is nobody's business.
 fn without_folders(word: &str) -> String {

@@ -165,16 +165,16 @@ impl Task for Tiles<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self) {
         if self.a.by_rows {
-            self.panels::<S, true>();
+            self.all_tiles::<S, true>();
         } else {
-            self.panels::<S, false>();
+            self.all_tiles::<S, false>();
         }
     }
 }
 
 impl Tiles<'_> {
     #[inline(always)]
-    fn panels<S: Simd, const BY_ROWS: bool>(&mut self) {
+    fn all_tiles<S: Simd, const BY_ROWS: bool>(&mut self) {
         let rows = self.product.len() / self.columns;
         for panel in 0..self.columns.div_ceil(R * S::LANES) {
             let mut row = 0;
