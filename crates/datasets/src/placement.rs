@@ -72,11 +72,6 @@ impl Placement {
         }
     }
 
-    /// Whether it is one place for all images.
-    pub fn is_fixed(self) -> bool {
-        matches!(self, Self::Fixed { .. })
-    }
-
     /// Draws `count` places for a patch of `patch` (height, width) in images of `image`.
     ///
     /// # Errors

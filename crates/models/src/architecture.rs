@@ -32,6 +32,20 @@ impl Family {
         }
     }
 
+    /// That of the network whose tensors have these names, or the nearest one.
+    pub(crate) fn of_names<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> Self {
+        let any = |is: fn(&str) -> bool| names.clone().any(is);
+        // Without batch norm of their own: the stem, and the projections.
+        let is_norm = |name: &str| name.starts_with("bn1.") || name.contains(".shortcut.1.");
+        if any(|name| name.starts_with("block1.layer.")) {
+            Self::WideResNet
+        } else if any(|name| name.contains(".shortcut.0.")) && !any(is_norm) {
+            Self::PreActResNet
+        } else {
+            Self::ResNet
+        }
+    }
+
     /// Its name in the literature.
     fn title(self) -> &'static str {
         match self {
@@ -113,18 +127,9 @@ impl Architecture {
 
     /// That of the network whose tensors have these names, or the nearest one.
     pub(crate) fn of_names<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> Self {
-        let any = |is: fn(&str) -> bool| names.clone().any(is);
-        // Without batch norm of their own: the stem, and the projections.
-        let is_norm = |name: &str| name.starts_with("bn1.") || name.contains(".shortcut.1.");
-        let family = if any(|name| name.starts_with("block1.layer.")) {
-            Family::WideResNet
-        } else if any(|name| name.contains(".shortcut.0.")) && !any(is_norm) {
-            Family::PreActResNet
-        } else {
-            Family::ResNet
-        };
-        let has_bottlenecks =
-            family != Family::WideResNet && any(|name| name.ends_with(".conv3.weight"));
+        let family = Family::of_names(names);
+        let is_third = |name: &str| name.ends_with(".conv3.weight");
+        let has_bottlenecks = family != Family::WideResNet && names.clone().any(is_third);
         // The third stage tells depths apart.
         let third = |name: &&str| {
             let in_stage = name.starts_with("layer3.") || name.starts_with("block3.layer.");

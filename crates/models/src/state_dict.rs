@@ -121,8 +121,7 @@ fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, Raw
     }
     tensors.retain(|name, _| !name.ends_with(COUNTER));
     let taken: BTreeSet<String> = tensors.keys().cloned().collect();
-    let nearest = Architecture::of_names(&taken.iter().map(String::as_str));
-    if nearest.family() == Family::WideResNet {
+    if Family::of_names(&taken.iter().map(String::as_str)) == Family::WideResNet {
         // It has no other names.
         return tensors;
     }

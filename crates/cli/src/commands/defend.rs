@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use mesa::{EntropyConfig, EntropyEstimate, Staircase, SubModel, mixture_weights};
 use mesa_datasets::Trigger;
 use mesa_defense::{DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
-use mesa_models::{Network, Processor, save_network};
+use mesa_models::{Metadata, Network, Processor, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
 use serde_json::json;
@@ -36,7 +36,9 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let (_, mut settings) = inputs::settings(&args.preset, "cpu")?;
-    place(args, &mut settings)?;
+    let fitted = args.with.iter().map(|path| inputs::sub_model_made_by(path));
+    let fitted: Vec<_> = fitted.collect::<Result<_>>()?;
+    place(args, &fitted, &mut settings)?;
     let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
     let chosen = chosen.transpose()?;
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
@@ -45,8 +47,8 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let settings = settings.for_data(&data);
     let split = seen::split_words(&data, &settings.data);
     seen::check(&args.model, &backdoored.info.made_by, &split)?;
-    for path in &args.with {
-        seen::check(path, &inputs::sub_model_made_by(path)?, &split)?;
+    for (path, made_by) in args.with.iter().zip(&fitted) {
+        seen::check(path, made_by, &split)?;
     }
     let trigger = chosen
         .as_ref()
@@ -163,8 +165,9 @@ fn repair(
     }
 }
 
-/// Has triggers stamped where the command line says, else where the sub-models were fitted.
-fn place(args: &Defend, settings: &mut ExperimentConfig) -> Result<()> {
+/// Has triggers stamped where the command line says, else where the sub-models were fitted, by what
+/// their files say.
+fn place(args: &Defend, fitted: &[Metadata], settings: &mut ExperimentConfig) -> Result<()> {
     if let Some(placement) = args.placement {
         if matches!(args.control, Some(Control::FineTune | Control::NoTrigger)) {
             let reason = "--placement: `--control fine-tune` and `no-trigger` stamp nothing";
@@ -174,10 +177,8 @@ fn place(args: &Defend, settings: &mut ExperimentConfig) -> Result<()> {
         settings.point.search.placement = placement;
         return Ok(());
     }
-    let mut places = Vec::new();
-    for path in &args.with {
-        places.push(inputs::sub_model_made_by(path)?.remove(super::PLACEMENT));
-    }
+    let places = fitted.iter().map(|made_by| made_by.get(super::PLACEMENT));
+    let mut places: Vec<_> = places.collect();
     places.dedup();
     match &places[..] {
         [] | [None] => {}
