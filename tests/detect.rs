@@ -66,8 +66,18 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
     for (number, class) in classes.iter().enumerate() {
         assert_eq!(class["class"], number);
         assert!(class["name"].is_string() && class["entropy_nats"].is_number());
+        let place = |axis: &str| class["best_place"][axis].as_u64().unwrap();
+        assert!(place("row") < 30 && place("column") < 30, "{class}");
+        // Half of what the rule asks for is met in no place.
+        assert!(class.get("sample_asr_anywhere").is_none(), "{class}");
     }
-    for file in ["detection.svg", "samples.svg", "run.log"] {
+    for file in [
+        "detection.svg",
+        "samples.svg",
+        "places.svg",
+        "places.csv",
+        "run.log",
+    ] {
         assert!(fs_err::metadata(suspect.path("run").as_str().to_owned() + "/" + file).is_ok());
     }
 
@@ -84,6 +94,28 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
     );
     let found = suspect.written();
     let asr = |class: &Value| class["sample_asr"].as_f64().unwrap();
+    // Now every class that patches reach at all was modeled once more in its best place, and is shown as what tells more of it.
+    for (class, before) in found["classes"].as_array().unwrap().iter().zip(classes) {
+        let best = &before["best_place"];
+        if best["share"].as_f64() == Some(0.0) {
+            continue;
+        }
+        let [row, column] = ["row", "column"].map(|axis| &best[axis]);
+        let fitted = format!(
+            "run/checkpoints/class-{}/at-{row}-{column}/fit-0.9.safetensors",
+            class["class"]
+        );
+        let text = fs_err::read(suspect.path(&fitted)).unwrap();
+        let placement = format!("\"placement\":\"fixed:{row},{column}\"");
+        assert!(
+            String::from_utf8_lossy(&text).contains(&placement),
+            "{fitted}"
+        );
+        match class.get("sample_asr_anywhere") {
+            Some(anywhere) => assert_eq!(*anywhere, before["sample_asr"]),
+            None => assert_eq!(class["sample_asr"], before["sample_asr"]),
+        }
+    }
     let highest = classes
         .iter()
         .max_by(|a, b| asr(a).total_cmp(&asr(b)))
@@ -102,6 +134,13 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
     command.current_dir(suspect.folder.path());
     let defended = Said::from(command.output().unwrap());
     assert_eq!(defended.code, Some(0), "{}", defended.stderr);
+    let several = "stamping where the triggers were modeled: ";
+    assert_eq!(
+        defended.stderr.contains(several),
+        how.contains("/at-"),
+        "{how}: {}",
+        defended.stderr
+    );
     assert!(fs_err::metadata(suspect.path("repaired.safetensors")).is_ok());
 
     // The sub-models say which images they saw.
@@ -178,7 +217,16 @@ fn a_place_that_is_named_is_searched_recorded_and_handed_on() {
         "{}",
         said.stderr
     );
-    let said = say(&[&["defend", &model, "--with", &there, &elsewhere], &data[..]].concat());
+    let both = ["defend", &model, "--with", &there, &elsewhere];
+    let said = say(&[&both[..], &data].concat());
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stderr
+            .contains("modeled: fixed:29,29, per-image by turns"),
+        "{}",
+        said.stderr
+    );
+    let said = say(&[&both[..], &data, &["--weighted"]].concat());
     assert_eq!(said.code, Some(2));
     assert!(said.stderr.contains("several places"), "{}", said.stderr);
     let control = ["defend", &model, "--control", "no-trigger"];
@@ -207,7 +255,8 @@ fn a_place_that_is_named_is_searched_recorded_and_handed_on() {
 #[test]
 fn a_classs_figures_are_those_of_a_fit_against_it() {
     let suspect = Suspect::new();
-    let said = suspect.detect(&[]);
+    // So that no class is modeled in a place of its own.
+    let said = suspect.detect(&["--min-asr", "1"]);
     assert!(matches!(said.code, Some(0 | 10)), "{}", said.stderr);
     let found = suspect.written();
     let (settings, model) = (

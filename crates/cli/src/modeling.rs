@@ -31,7 +31,8 @@ pub(crate) struct Modeling<'a> {
     pub(crate) beta: f64,
     /// Weight of the entropy, the settings' or another.
     pub(crate) alpha: f64,
-    pub(crate) target_class: u32,
+    /// The class, and how samples against it are tested.
+    pub(crate) test: SampleTest,
     pub(crate) seed: u64,
 }
 
@@ -129,7 +130,7 @@ impl Modeling<'_> {
             let images = self.images.clone();
             let seen = (images.images().len() * mesa.images_per_trigger * mesa.epochs) as u64;
             let placement = self.config.retrain.placement;
-            let testing = inputs::testing(mesa, self.target_class, placement);
+            let testing = inputs::testing(mesa, self.test.target_class, placement);
             let suspect = (self.suspect)()?;
             let config = (mesa, beta);
             let on = self.processor;
@@ -144,7 +145,7 @@ impl Modeling<'_> {
 
     fn samples(&self, step: &Step, fit: &Finished<FitResults>) -> Result<Finished<SampleSuccess>> {
         self.ledger.step(&self.name("samples"), step, |_, watch| {
-            let test = self.config.sample_test(self.target_class);
+            let test = self.test;
             let sub_model = inputs::sub_model(&fit.files.checkpoint)?;
             let suspect = (self.suspect)()?;
             let results =
@@ -180,6 +181,7 @@ impl ExperimentConfig {
             samples: self.samples.count,
             images_per_sample: self.samples.images_per_sample,
             placement: self.retrain.placement,
+            by_place: false,
         }
     }
 }

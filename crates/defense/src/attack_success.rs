@@ -3,7 +3,7 @@
 
 use candle::{Device, Tensor};
 use mesa::{Observations, TestingFunction};
-use mesa_datasets::{CHANNELS, Images, Placement};
+use mesa_datasets::{CHANNELS, Images, Place, Placement};
 use mesa_models::{
     BoxError, Classifier, EpochOrder, ImagePool, Position, Recipe, Seeds, TargetGradient, Triggers,
 };
@@ -191,10 +191,20 @@ pub(crate) fn stamp_each(
     placement: Placement,
 ) -> Result<Recipe> {
     let places = placement.places(rng, indices.len(), images.size(), size)?;
+    Ok(stamp_at(&places, (images, indices), patches, size))
+}
+
+/// Images, each stamped with a patch of its own at a place of its own.
+pub(crate) fn stamp_at(
+    places: &[Place],
+    (images, indices): (&Images, &[usize]),
+    patches: &[f32],
+    size: (usize, usize),
+) -> Recipe {
     let mut recipe = Recipe::plain(indices, images.labels());
     let every: Vec<usize> = (0..indices.len()).collect();
-    recipe.stamp(&every, &places, Triggers::opaque(patches.to_vec(), size));
-    Ok(recipe)
+    recipe.stamp(&every, places, Triggers::opaque(patches.to_vec(), size));
+    recipe
 }
 
 /// Images for recipes.

@@ -11,6 +11,9 @@ const FEWEST_CLASSES: usize = 5;
 /// make a small difference look large.
 const LEAST_SPREAD: f64 = 0.5;
 
+/// Least share of a class's samples that reach β where they were modeled in one place.
+const LEAST_IN_PLACE: f64 = 0.5;
+
 /// Turns a median absolute deviation into the standard deviation of a normal distribution.
 const NORMAL_SPREAD: f64 = 1.4826;
 
@@ -74,6 +77,29 @@ impl DetectionRule {
             return wrong("anomaly_index", self.anomaly_index, "above 0 and finite");
         }
         Ok(())
+    }
+
+    /// Whether a class has to be modeled again in the place where its samples work best: standing
+    /// anywhere they do not reach β on the whole, in that place they turn half of the share that is asked
+    /// for.
+    ///
+    /// A backdoor that works in some places only has no trigger that works in all of them, and MESA's
+    /// samples are the best compromise. What they do in one place tells it from a class that patches
+    /// hardly reach.
+    pub fn asks_for_place(&self, beta: f64, sample_asr: f64, in_best_place: f64) -> bool {
+        sample_asr < beta && in_best_place >= self.sample_asr / 2.0
+    }
+
+    /// Whether a class counts as attacked by what patches do that were modeled in its best place. There they
+    /// have an easier task, and without a backdoor, too, some place is the easiest: at least half of them
+    /// have to reach β (`in_level_set`), which those of a network's weak spots do not.
+    pub fn is_met_in_place(
+        &self,
+        sample_asr: f64,
+        in_level_set: f64,
+        anomaly_index: Option<f64>,
+    ) -> bool {
+        in_level_set >= LEAST_IN_PLACE && self.is_met(sample_asr, anomaly_index)
     }
 
     /// Whether a class with these figures counts as attacked. `anomaly_index` is `None` where
@@ -164,6 +190,19 @@ mod tests {
         let rule = DetectionRule::standard();
         assert!(rule.is_met(0.5, None) && !rule.is_met(0.49, None));
         assert!(!rule.is_met(0.9, Some(3.4)) && rule.is_met(0.9, Some(3.5)));
+    }
+
+    #[test]
+    fn a_class_is_modeled_again_where_one_place_stands_out() {
+        let rule = DetectionRule::standard();
+        assert!(rule.asks_for_place(0.9, 0.15, 0.25));
+        assert!(!rule.asks_for_place(0.9, 0.15, 0.24));
+        assert!(!rule.asks_for_place(0.9, 0.9, 1.0), "it works anywhere");
+        assert!(rule.asks_for_place(0.9, 0.89, 1.0));
+        assert!(rule.is_met_in_place(0.9, 0.5, Some(3.5)));
+        assert!(!rule.is_met_in_place(0.9, 0.49, Some(9.0)), "a weak spot");
+        assert!(!rule.is_met_in_place(0.49, 1.0, Some(9.0)));
+        assert!(!rule.is_met_in_place(0.9, 1.0, Some(3.4)));
     }
 
     #[test]

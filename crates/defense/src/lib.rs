@@ -6,7 +6,8 @@
 //! [`RetrainBatches`] feeds a training run that unlearns samples of those models, or of one of
 //! the controls ([`TriggerSource`]); [`sample_success`] measures what the samples do, and
 //! [`SampleTesting`] does so in pieces. [`anomaly_indices`] and [`DetectionRule`] tell from what
-//! the samples against every class do which class is attacked, if any. [`reverse_trigger`] is the
+//! the samples against every class do which class is attacked, if any; [`SuccessByPlace`] says where in
+//! an image they do it. [`reverse_trigger`] is the
 //! baseline that MESA is compared with: a single trigger.
 //!
 //! # What a defense may see
@@ -82,6 +83,7 @@ mod images;
 mod point;
 mod retrain;
 mod sample_success;
+mod success_by_place;
 mod trigger_source;
 
 pub use attack_success::{AttackSuccess, AttackSuccessConfig};
@@ -93,4 +95,5 @@ pub use retrain::{RetrainBatches, RetrainConfig};
 pub use sample_success::{
     SampleProgress, SampleSuccess, SampleTest, SampleTesting, sample_success,
 };
+pub use success_by_place::SuccessByPlace;
 pub use trigger_source::{Ensemble, TriggerSource};

@@ -27,7 +27,7 @@ use crate::{DefenseImages, Error, Result, TriggerSource};
 pub struct RetrainConfig {
     /// Probability with which each image of a batch is stamped; a fraction.
     pub stamp_rate: f64,
-    /// Where the triggers go.
+    /// Where triggers go whose source has no places of its own ([`TriggerSource::placement`]).
     pub placement: Placement,
     /// How the backdoored network is trained on.
     pub training: TrainingConfig,
@@ -136,7 +136,8 @@ impl Recipes for RetrainBatches {
         };
         let mut rng = self.choice_seeds.at(at);
         let hit = hits(&mut rng, indices.len(), self.config.stamp_rate)?;
-        let placement = self.config.placement;
+        let own = self.source.placement(at.epoch);
+        let placement = own.unwrap_or(self.config.placement);
         let places = placement.places(&mut rng, hit.len(), images.size(), size)?;
         let mut rng = self.trigger_seeds.at(at);
         let drawn = self.source.draw(&mut rng, at.epoch, hit.len())?;
@@ -165,7 +166,7 @@ mod tests {
     use mesa_datasets::{Trigger, split, synthetic};
 
     use super::*;
-    use crate::fixture;
+    use crate::{Ensemble, fixture};
 
     fn batches(source: TriggerSource, stamp_rate: f64) -> RetrainBatches {
         let images = DefenseImages::new(&synthetic(0, 1, 50).test, &split(50, 40, 0).unwrap());
@@ -254,6 +255,22 @@ mod tests {
             }
             assert_eq!(patches.len(), 8);
             assert!(places.len() > 6, "two of eight may share one of 900 places");
+        }
+    }
+
+    #[test]
+    fn a_sub_model_of_one_place_is_stamped_there_when_its_turn_comes() {
+        let corner = Placement::Fixed { row: 29, column: 0 };
+        let turns = [None, Some(corner)].map(|place| (fixture::sub_model(0.9, 0), place));
+        let source = TriggerSource::Turns(Ensemble::placed(turns.into()).unwrap());
+        let (mut clean, mut stamped) = (batches(TriggerSource::None, 1.0), batches(source, 1.0));
+        let in_corner = |at: usize| at % 1024 / 32 >= 29 && at % 32 < 3;
+        for (epoch, expected) in [(0, false), (1, true), (2, false), (3, true)] {
+            let (before, _) = flat(&mut clean, at(epoch, 0));
+            let (after, _) = flat(&mut stamped, at(epoch, 0));
+            let mut pairs = before.iter().zip(&after);
+            let all = pairs.all(|(a, b)| changed(a, b).into_iter().all(in_corner));
+            assert_eq!(all, expected, "epoch {epoch}");
         }
     }
 

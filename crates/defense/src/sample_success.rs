@@ -9,8 +9,8 @@ use mesa_models::{Classifier, ImagePool, Recipe, Seeds};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::attack_success::{check_target, pool_of, stamp_each};
-use crate::{DefenseImages, Error, Result};
+use crate::attack_success::{check_target, pool_of, stamp_at};
+use crate::{DefenseImages, Error, Result, SuccessByPlace};
 
 /// Stamped images per forward pass. With a place for each batch it is how many share one; else no figure
 /// depends on it.
@@ -28,6 +28,9 @@ pub struct SampleTest {
     pub images_per_sample: usize,
     /// Where the samples go.
     pub placement: Placement,
+    /// Whether success is counted by place too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_place: bool,
 }
 
 impl SampleTest {
@@ -38,6 +41,7 @@ impl SampleTest {
             samples: 512,
             images_per_sample: 64,
             placement: Placement::PerImage,
+            by_place: false,
         }
     }
 }
@@ -64,6 +68,9 @@ pub struct SampleSuccess {
     pub pixel_means: Vec<f64>,
     /// Standard deviation of each pixel over the samples: channel, row, column.
     pub pixel_stds: Vec<f64>,
+    /// Success in each place, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_place: Option<SuccessByPlace>,
 }
 
 /// Tests samples of a sub-model: drawn in evaluation mode and without noise, each stamped on
@@ -133,6 +140,9 @@ pub struct SampleProgress {
     pub fooled: usize,
     /// Of each sample, the sum of its images' target probabilities.
     pub probabilities: Vec<f64>,
+    /// What was counted in each place, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_place: Option<SuccessByPlace>,
 }
 
 impl SampleTesting {
@@ -162,6 +172,7 @@ impl SampleTesting {
         seed: u64,
     ) -> Result<Self> {
         let (samples, _, height, width) = triggers.dims4()?;
+        let count = || SuccessByPlace::new(images.images().size(), (height, width));
         Ok(Self {
             beta,
             pixels: triggers.flatten_all()?.to_vec1()?,
@@ -172,6 +183,7 @@ impl SampleTesting {
             test,
             progress: SampleProgress {
                 probabilities: vec![0.0; samples],
+                by_place: test.by_place.then(count),
                 ..SampleProgress::default()
             },
         })
@@ -218,7 +230,12 @@ impl SampleTesting {
     /// [`Error::OtherTest`] if it is that of a test of another size.
     pub fn resume(&mut self, progress: SampleProgress) -> Result<()> {
         let (samples, found) = (self.test.samples, progress.probabilities.len());
-        if found != samples || progress.batches > self.batches() {
+        let places = |progress: &SampleProgress| {
+            let counted = progress.by_place.as_ref();
+            counted.map(|counted| (counted.columns, counted.stamped.len(), counted.fooled.len()))
+        };
+        let same_places = places(&progress) == places(&self.progress);
+        if found != samples || progress.batches > self.batches() || !same_places {
             return Err(Error::OtherTest {
                 samples,
                 batches: self.batches(),
@@ -255,6 +272,7 @@ impl SampleTesting {
             sample_std: mean(&pixel_stds.iter().map(|std| std * std).collect::<Vec<_>>()).sqrt(),
             pixel_means,
             pixel_stds,
+            by_place: self.progress.by_place,
         })
     }
 
@@ -300,13 +318,18 @@ impl SampleTesting {
             .flat_map(|visit| pixels_of(&self.pixels, samples, sample_of(visit)))
             .copied()
             .collect();
-        let images = (self.images.images(), indices.as_slice());
-        let recipe = stamp_each(rng, images, &patches, self.size, self.test.placement)?;
+        let images = self.images.images();
+        let (placement, count) = (self.test.placement, indices.len());
+        let places = placement.places(rng, count, images.size(), self.size)?;
+        let recipe = stamp_at(&places, (images, &indices), &patches, self.size);
         let rows = logits(pool, &recipe)?;
-        for (visit, row) in visits.zip(&rows) {
+        for ((visit, row), place) in visits.zip(&rows).zip(places) {
             let (probability, is_target) = target_of(row, self.test.target_class as usize);
             self.progress.probabilities[sample_of(visit)] += probability;
             self.progress.fooled += usize::from(is_target);
+            if let Some(by_place) = &mut self.progress.by_place {
+                by_place.count(place, is_target);
+            }
         }
         Ok(())
     }
@@ -439,6 +462,7 @@ mod tests {
             images_per_sample: 20,
             samples: 40,
             placement: Placement::PerImage,
+            by_place: true,
             ..test()
         };
         let mut rng = Seeds::new(1, "triggers").start();
@@ -476,6 +500,10 @@ mod tests {
         };
         let (expected, passes) = tested(&[]);
         assert_eq!(passes, 4);
+        let places = expected.by_place.as_ref().unwrap();
+        assert_eq!(places.stamped.iter().sum::<u32>(), 800);
+        let fooled: u32 = places.fooled.iter().sum();
+        assert_eq!(fooled, (800.0 * expected.sample_asr).round() as u32);
         for stops in [&[1][..], &[2], &[3], &[1, 2, 3]] {
             let (found, passes) = tested(stops);
             assert_eq!(found, expected, "{stops:?}");
@@ -506,6 +534,13 @@ mod tests {
                 ..
             })
         ));
+        let counted = SampleTest {
+            by_place: true,
+            ..test()
+        };
+        let uncounted = testing(&grays, test()).progress().clone();
+        let refused = testing(&grays, counted).resume(uncounted);
+        assert!(matches!(refused, Err(Error::OtherTest { .. })));
     }
 
     #[test]
@@ -516,6 +551,22 @@ mod tests {
         assert!((found.mean_probability - 2.45 / 4.0).abs() < 1e-6);
         assert!((found.sample_mean - 2.45 / 4.0).abs() < 1e-6);
         assert_eq!(found.pixel_stds.len(), 27);
+    }
+
+    #[test]
+    fn success_is_counted_where_it_was() {
+        let counted = SampleTest {
+            by_place: true,
+            ..test()
+        };
+        let mut testing = testing(&triggers([0.9, 0.6, 0.85, 0.1]), counted);
+        let go_on = &mut |_: &SampleTesting| ControlFlow::Continue(());
+        testing.run_with(&mut gray_reader, go_on).unwrap();
+        let found = testing.finish().unwrap().by_place.unwrap();
+        let there = 2 * 30 + 5;
+        assert_eq!((found.stamped[there], found.fooled[there]), (24, 18));
+        assert_eq!(found.stamped.iter().sum::<u32>(), 24);
+        assert_eq!(whole(&triggers([0.5; 4])).by_place, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use candle::{Device, Tensor};
 use mesa::{Staircase, SubModel};
-use mesa_datasets::{CHANNELS, Trigger};
+use mesa_datasets::{CHANNELS, Placement, Trigger};
 use mesa_models::Triggers;
 use rand::Rng;
 
@@ -46,9 +46,13 @@ pub enum TriggerSource {
     None,
 }
 
-/// Sub-models whose triggers are of one shape, at least one.
+/// Sub-models whose triggers are of one shape, at least one, and where the triggers of each go if not
+/// where all do.
 #[derive(Debug)]
-pub struct Ensemble(Vec<SubModel>);
+pub struct Ensemble {
+    sub_models: Vec<SubModel>,
+    placements: Vec<Option<Placement>>,
+}
 
 impl Ensemble {
     /// An ensemble; the first sub-model takes the first epoch.
@@ -57,6 +61,17 @@ impl Ensemble {
     ///
     /// [`Error::EmptyEnsemble`], [`Error::TriggerShapes`].
     pub fn new(sub_models: Vec<SubModel>) -> Result<Self> {
+        let nowhere = vec![None; sub_models.len()];
+        Self::placed(sub_models.into_iter().zip(nowhere).collect())
+    }
+
+    /// An ensemble of sub-models that were fitted in places of their own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ensemble::new`].
+    pub fn placed(turns: Vec<(SubModel, Option<Placement>)>) -> Result<Self> {
+        let (sub_models, placements): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
         let first = shape_of(sub_models.first().ok_or(Error::EmptyEnsemble)?);
         match sub_models
             .iter()
@@ -64,7 +79,10 @@ impl Ensemble {
             .find(|shape| *shape != first)
         {
             Some(other) => Err(Error::TriggerShapes { first, other }),
-            None => Ok(Self(sub_models)),
+            None => Ok(Self {
+                sub_models,
+                placements,
+            }),
         }
     }
 }
@@ -74,7 +92,7 @@ impl TriggerSource {
     pub fn size(&self) -> Option<(usize, usize)> {
         match self {
             Self::SubModel(sub_model) => Some(size_of(sub_model)),
-            Self::Turns(ensemble) => Some(size_of(&ensemble.0[0])),
+            Self::Turns(ensemble) => Some(size_of(&ensemble.sub_models[0])),
             Self::Weighted(staircase) => Some(size_of(&staircase.sub_models()[0])),
             Self::Reversed(reversed) => Some(reversed.trigger().size()),
             Self::Ideal(trigger) => Some(trigger.size()),
@@ -95,7 +113,9 @@ impl TriggerSource {
         }
         match self {
             Self::SubModel(sub_model) => flat(&sub_model.sample(rng, count)?),
-            Self::Turns(Ensemble(turns)) => flat(&turns[epoch % turns.len()].sample(rng, count)?),
+            Self::Turns(Ensemble { sub_models, .. }) => {
+                flat(&sub_models[epoch % sub_models.len()].sample(rng, count)?)
+            }
             Self::Weighted(staircase) => flat(&staircase.sample(rng, count)?),
             Self::Reversed(reversed) => Ok(reversed.trigger().pixels().repeat(count)),
             Self::Ideal(trigger) => Ok(trigger.pixels().repeat(count)),
@@ -105,6 +125,14 @@ impl TriggerSource {
                 .map(|_| rng.random())
                 .collect()),
             Self::None => Ok(Vec::new()),
+        }
+    }
+
+    /// Where the triggers of `epoch` go, if not where the retraining's settings say.
+    pub fn placement(&self, epoch: usize) -> Option<Placement> {
+        match self {
+            Self::Turns(ensemble) => ensemble.placements[epoch % ensemble.placements.len()],
+            _ => None,
         }
     }
 

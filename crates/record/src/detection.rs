@@ -73,6 +73,13 @@ pub struct ClassDetection {
     pub class: u32,
     /// Its name.
     pub name: String,
+    /// The place in which patches modeled anywhere work best, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_place: Option<BestPlace>,
+    /// Share of stamped images that patches modeled anywhere turn into the class, where the figures below
+    /// are of patches modeled in the best place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_asr_anywhere: Option<f64>,
     /// Share of stamped images, none of the class, that its samples turn into it.
     pub sample_asr: f64,
     /// Share of the samples whose mean probability reaches β.
@@ -83,8 +90,20 @@ pub struct ClassDetection {
     pub entropy_se: f64,
     /// Standard deviation of a pixel over the samples.
     pub sample_std: f64,
-    /// How far the class stands above the others; `None` if they are too few.
+    /// How far the class stands above the others; `None` if they are too few. A class modeled in its best
+    /// place is compared with what the others do in theirs.
     pub anomaly_index: Option<f64>,
     /// Whether the class counts as attacked.
     pub attacked: bool,
+}
+
+/// Where patches that were modeled anywhere work best.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestPlace {
+    /// Row of their top-left pixel.
+    pub row: usize,
+    /// Its column.
+    pub column: usize,
+    /// Share of images that they turn there, estimated from some dozens.
+    pub share: f64,
 }

@@ -35,7 +35,7 @@ mod trigger_name;
 
 pub use atomic::{read_json, write_bytes, write_json, write_text};
 pub use curves::{Curve, CurvePoint, read_curves, write_curves};
-pub use detection::{ClassDetection, Detection, Verdict};
+pub use detection::{BestPlace, ClassDetection, Detection, Verdict};
 pub use distribution::{Distribution, DistributionPanel, PlacedPatch};
 pub use error::{Error, Result};
 pub use file_digest::file_digest;

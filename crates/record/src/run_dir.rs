@@ -12,6 +12,7 @@ use crate::{Key, Result, StepRecord, Summary, read_json, write_json};
 /// records/…      one JSON file a step       checkpoints/… networks and sub-models
 /// state/…        what is in progress        stale/…       results of other configurations
 /// curves.csv     figures of trainings, epoch by epoch
+/// places.svg     where a searched network's samples work, places.csv the same in figures
 /// distributions/…  samples of a network's sub-models on planes, with pictures
 /// ```
 #[derive(Clone, Debug)]
@@ -65,6 +66,11 @@ impl RunDir {
     /// `samples.svg`.
     pub fn samples(&self) -> PathBuf {
         self.root.join("samples.svg")
+    }
+
+    /// `places.svg`.
+    pub fn places(&self) -> PathBuf {
+        self.root.join("places.svg")
     }
 
     /// The files of the step `name`, which may have slashes (`170/seed-0/attack`).

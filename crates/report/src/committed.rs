@@ -79,13 +79,13 @@ fn committed_contents(root: &Path) -> Result<Contents> {
         .into_iter()
         .map(|(path, summary)| Ok(Run::new(way(&docs, &path), summary, curves_beside(&path)?)))
         .collect::<Result<Vec<Run>>>()?;
-    // The picture that README shows.
+    // The pictures that README shows.
     let figures = root.join("assets/figures");
     let pictures = below_ending(&figures, "svg")?
         .into_iter()
         .filter(|path| {
-            path.file_stem()
-                .is_some_and(|stem| stem.to_string_lossy().starts_with("samples-"))
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            stem.starts_with("samples-") || stem.starts_with("places-")
         })
         .map(|path| Ok((way(root, &path), fs_err::read_to_string(&path)?)))
         .collect::<Result<Vec<_>>>()?;

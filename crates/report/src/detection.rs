@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use mesa_record::{ClassDetection, Detection, Verdict};
+use mesa_record::{BestPlace, ClassDetection, Detection, Verdict};
 
 use crate::Table;
 use crate::format::{data_words, percent};
@@ -31,6 +31,9 @@ pub fn detection_text(detection: &Detection) -> String {
     words.push_str("\n\n");
     words.push_str(&table(detection).to_terminal());
     let _ = writeln!(words, "\n{}", rule_words(detection));
+    if let Some(places) = places_words(detection) {
+        let _ = writeln!(words, "{places}");
+    }
     if detection.verdict == Verdict::NothingFound {
         let _ = writeln!(words, "{NO_PROOF}");
     }
@@ -39,8 +42,22 @@ pub fn detection_text(detection: &Detection) -> String {
 
 /// What finding nothing does not mean.
 pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of another kind than small \
-    patches is not looked for, and one that works in a single place may be missed where \
-    `mesa detect --placement` does not name it.";
+    patches is not looked for, and one that works in so few places that patches modeled anywhere do not \
+    meet it may be missed where `mesa detect --placement` does not name one.";
+
+/// What the columns of best places say.
+const BEST_PLACES: &str = "best at: the place in which patches modeled anywhere work best, and the share of \
+    images that they turn there; a class that stands out there is modeled again in that place alone, \
+    compared with what the other classes' patches do in theirs, and attacked if at least half of its \
+    samples reach β as well";
+
+/// That, where a record has best places.
+pub(crate) fn places_words(detection: &Detection) -> Option<&'static str> {
+    let mut classes = detection.classes.iter();
+    classes
+        .any(|class| class.best_place.is_some())
+        .then_some(BEST_PLACES)
+}
 
 /// The verdict in one sentence.
 pub(crate) fn headline(detection: &Detection) -> String {
@@ -48,7 +65,15 @@ pub(crate) fn headline(detection: &Detection) -> String {
         .classes
         .iter()
         .filter(|class| class.attacked)
-        .map(named)
+        .map(|class| match modeled_place(class) {
+            Some(best) => format!(
+                "{}, best at row {}, column {}",
+                named(class),
+                best.row,
+                best.column
+            ),
+            None => named(class),
+        })
         .collect();
     let model = &detection.model;
     let place = place_words(detection).map_or_else(String::new, |words| format!(" {words}"));
@@ -126,6 +151,11 @@ pub(crate) fn place_words(detection: &Detection) -> Option<String> {
     Some(format!("at row {row}, column {column} only"))
 }
 
+/// The place of the patches that a class's figures are of, where they were modeled in one of its own.
+pub(crate) fn modeled_place(class: &ClassDetection) -> Option<BestPlace> {
+    class.sample_asr_anywhere.and(class.best_place)
+}
+
 /// A row for each class.
 pub(crate) fn table(detection: &Detection) -> Table {
     let title = format!(
@@ -139,20 +169,28 @@ pub(crate) fn table(detection: &Detection) -> Table {
         title,
         &[
             "class",
-            "ASR of samples\n%",
+            "anywhere\n%",
+            "best at\nrow, col.",
+            "there\n%",
+            "ASR of\nsamples %",
             "F ≥ β\n%",
             "h,\nnats",
-            "pixel std",
+            "pixel\nstd",
             "anomaly\nindex",
             "remark",
         ],
     );
     for class in &detection.classes {
+        let best = class.best_place;
         table.rows.push(vec![
             named(class),
+            class.sample_asr_anywhere.map(percent).unwrap_or_default(),
+            best.map(|best| format!("{}, {}", best.row, best.column))
+                .unwrap_or_default(),
+            best.map(|best| percent(best.share)).unwrap_or_default(),
             percent(class.sample_asr),
             percent(class.in_level_set),
-            format!("{:.2} ± {:.2}", class.entropy_nats, class.entropy_se),
+            format!("{:.2}", class.entropy_nats),
             format!("{:.2}", class.sample_std),
             index_words(class),
             (if class.attacked { "ATTACKED" } else { "" }).to_owned(),
@@ -240,6 +278,30 @@ mod tests {
         assert!(words.contains("at least 50.0 %"));
         let words = detection_text(&made_up(false));
         assert!(words.contains("no proof"));
+    }
+
+    #[test]
+    fn a_class_modeled_in_its_best_place_is_named_with_it() {
+        let mut detection = made_up(true);
+        assert!(!detection_text(&detection).contains("best at"));
+        for class in &mut detection.classes {
+            class.best_place = Some(BestPlace {
+                row: 28,
+                column: 3,
+                share: 0.125,
+            });
+        }
+        let words = detection_text(&detection);
+        assert!(words.contains("28, 3") && words.contains("12.5"), "{words}");
+        assert!(words.contains("reach β as well"), "{words}");
+        assert!(!headline(&detection).contains("row"));
+        detection.classes[1].sample_asr_anywhere = Some(0.152);
+        assert!(headline(&detection).ends_with("class 1 (stripes), best at row 28, column 3."));
+        let words = detection_text(&detection);
+        assert!(
+            words.contains("anywhere") && words.contains("15.2"),
+            "{words}"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
-use crate::detection::{NO_PROOF, index_words, named, rule_words};
+use crate::detection::{NO_PROOF, index_words, modeled_place, named, places_words, rule_words};
 use crate::detection_roc::{DEFINITION, Roc};
 use crate::format::{data_words, hardware_words, percent};
 
@@ -95,7 +95,10 @@ pub(crate) fn table(detections: &[(String, &Detection)]) -> Table {
             name.clone(),
             data_words(&found.data).to_owned(),
             found.preset.clone(),
-            found.placement.clone().unwrap_or_default(),
+            match modeled_place(first) {
+                Some(best) => format!("best, {},{}", best.row, best.column),
+                None => found.placement.clone().unwrap_or_default(),
+            },
             named(first),
             percent(first.sample_asr),
             index_words(first),
@@ -122,6 +125,11 @@ pub(crate) fn notes(detections: &[(String, &Detection)]) -> Vec<String> {
         by_network(detections, hardware),
     ];
     let mut notes = by_network(detections, rule_words);
+    let words = detections.iter().find_map(|(_, found)| places_words(found));
+    if let Some(words) = words {
+        notes.push(words.to_owned());
+        notes.extend(without_places(detections));
+    }
     // What differs has a note of its own, so that it is plain where it ends.
     let (shared, differing): (Vec<_>, Vec<_>) =
         settings.into_iter().partition(|words| words.len() == 1);
@@ -129,6 +137,19 @@ pub(crate) fn notes(detections: &[(String, &Detection)]) -> Vec<String> {
     let lines = lines.iter().filter(|words| !words.is_empty());
     notes.extend(lines.map(|words| words.join("; ")));
     notes
+}
+
+/// The networks that were searched anywhere and in no best place, by programs that did not count by place.
+fn without_places(detections: &[(String, &Detection)]) -> Option<String> {
+    let is_one = |found: &Detection| found.placement.is_none() && places_words(found).is_none();
+    let names = detections.iter().filter(|(_, found)| is_one(found));
+    let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "searched anywhere only, by an earlier program: {}",
+            names.join(", ")
+        )
+    })
 }
 
 /// What is said of every network: once where it is the same of all, else with the networks of
@@ -205,6 +226,26 @@ mod tests {
                  --placement fixed:29,29"
             ]
         );
+    }
+
+    #[test]
+    fn who_was_not_searched_by_place_is_named_beside_who_was() {
+        let mut placed = made_up(true);
+        placed.classes[0].best_place = Some(mesa_record::BestPlace {
+            row: 1,
+            column: 2,
+            share: 0.5,
+        });
+        let (old, mut corner) = (made_up(true), made_up(true));
+        corner.placement = Some("fixed:29,29".into());
+        let of = |placed: &Detection| {
+            let all = [("new", placed), ("old", &old), ("corner", &corner)];
+            notes(&all.map(|(name, found)| (name.to_owned(), found)))
+        };
+        let found = of(&placed);
+        let expected = "searched anywhere only, by an earlier program: old";
+        assert!(found.iter().any(|note| note == expected), "{found:?}");
+        assert!(!of(&old).iter().any(|note| note.starts_with("searched")));
     }
 
     #[test]

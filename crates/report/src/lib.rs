@@ -52,6 +52,7 @@ mod page_checks;
 mod paper;
 mod patches;
 mod picture;
+mod place_picture;
 mod plan;
 mod planes;
 mod projection;
@@ -83,6 +84,7 @@ pub use metrics::{GLOSSARY, Interval, Metric, Outcome, defense_effectiveness, me
 pub use paper::{PaperFigure, TriggerKind, paper_figure};
 pub use patches::PatchOf;
 pub use picture::{SampleGroup, SamplesPicture};
+pub use place_picture::{PlaceMap, PlacesPicture};
 pub use planes::place;
 pub use projection::PrincipalPlane;
 pub use report::Report;

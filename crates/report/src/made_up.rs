@@ -185,6 +185,8 @@ pub(crate) fn detection(attacked: bool) -> Detection {
     let class = |class: u32, name: &str, sample_asr, index, attacked| ClassDetection {
         class,
         name: name.to_owned(),
+        best_place: None,
+        sample_asr_anywhere: None,
         sample_asr,
         in_level_set: sample_asr,
         entropy_nats: -14.25,

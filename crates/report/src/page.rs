@@ -316,7 +316,8 @@ fn samples_body(contents: &Contents) -> Option<Markup> {
         html! {
             p {
                 "Samples of each sub-model as little patches; where it is drawn, the attacker's \
-                trigger stands at the left, which the defense never sees."
+                trigger stands at the left, which the defense never sees. Maps show in which places \
+                of an image patches work."
             }
             @for figure in &pictures { (figure_markup(figure)) }
             @if !left_out.is_empty() {
@@ -457,6 +458,9 @@ pub(crate) fn markdown(contents: &Contents) -> String {
             table.to_markdown(),
             detection::rule_words(&found.record)
         );
+        if let Some(places) = detection::places_words(&found.record) {
+            let _ = writeln!(text, "- {places}");
+        }
         if found.record.verdict == Verdict::NothingFound {
             let _ = writeln!(text, "- {}", detection::NO_PROOF);
         }

@@ -138,11 +138,12 @@ fn searched_classes(folder: &Path) -> Result<Option<usize>> {
     Ok((!known.is_empty()).then_some(done.len()))
 }
 
-/// The pictures of samples: one for each network of a run, else the only one.
+/// The pictures of samples: one for each network of a run, else the only one and where its samples work.
 fn pictures(folder: &Path, run: &RunDir) -> Result<Vec<(String, String)>> {
     let mut paths = below_ending(&folder.join("samples"), "svg")?;
-    if paths.is_empty() && run.samples().exists() {
-        paths.push(run.samples());
+    if paths.is_empty() {
+        let single = [run.samples(), run.places()];
+        paths.extend(single.into_iter().filter(|path| path.exists()));
     }
     paths
         .into_iter()
@@ -170,17 +171,26 @@ fn in_progress(folder: &Path) -> Result<Vec<String>> {
 
 /// A row for each class, in fractions.
 fn detection_csv(detection: &Detection) -> String {
-    let mut text = "model,class,name,sample_asr,in_level_set,entropy_nats,entropy_se,sample_std,\
+    let mut text = "model,class,name,best_row,best_column,best_share,sample_asr_anywhere,sample_asr,in_level_set,entropy_nats,entropy_se,sample_std,\
         anomaly_index,attacked\n"
         .to_owned();
     for class in &detection.classes {
         let index = class.anomaly_index.map(|index| index.to_string());
+        let place = class.best_place.map_or_else(
+            || ",,".to_owned(),
+            |best| format!("{},{},{}", best.row, best.column, best.share),
+        );
         let _ = writeln!(
             text,
-            "{},{},{},{},{},{},{},{},{},{}",
+            "{},{},{},{},{},{},{},{},{},{},{},{}",
             quoted(&detection.model),
             class.class,
             quoted(&class.name),
+            place,
+            class
+                .sample_asr_anywhere
+                .map(|asr| asr.to_string())
+                .unwrap_or_default(),
             class.sample_asr,
             class.in_level_set,
             class.entropy_nats,
@@ -339,7 +349,7 @@ mod tests {
         assert!(
             files[2]
                 .text
-                .contains("made-up.safetensors,0,rings & dots,0.021")
+                .contains("made-up.safetensors,0,rings & dots,,,,,0.021")
         );
     }
 

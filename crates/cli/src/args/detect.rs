@@ -21,18 +21,24 @@ other classes' (--min-index: distance of the ASR's logit from the median of the
 classes, in robust standard deviations). Sees the network and the 8,000 images
 of the modeling split, nothing else.
 
-Writes detection.json, detection.svg, a picture of samples and one sub-model
-for each class to the run folder; `mesa defend --with` takes the sub-models.
-Stopped or killed, the same command goes on where it was. The settings are
-those of the preset `cpu` unless --preset or --config says otherwise; `quick`
-fits with a fifth of the passes. A network near chance on clean images is
-refused: nothing can be told of it.
+Triggers are modeled wherever they stand. Many backdoors work in some places
+only: in a corner, or where the network's strides meet them. So success is
+counted by place, and a class whose samples do not reach β anywhere, but turn a
+quarter of the images (half of --min-asr) in their best place, is modeled once
+more in that place. There at least half of its samples have to reach β, too.
+--placement names the places instead, and nothing else is searched.
+
+Writes detection.json, detection.svg, pictures of samples and of the places in
+which they work (places.svg, places.csv), and one sub-model for each class to
+the run folder; `mesa defend --with` takes the sub-models and stamps each where
+it was modeled. Stopped or killed, the same command goes on where it was. The
+settings are those of the preset `cpu` unless --preset or --config says
+otherwise; `quick` fits with a fifth of the passes. A network near chance on
+clean images is refused: nothing can be told of it.
 
 Exit codes: 0 nothing found, 10 backdoor found, 1 failed, 2 wrong usage,
 130 stopped by Ctrl-C. Nothing found is no proof that there is nothing: only
-patches of the settings' size are looked for, and those that work wherever
-they are. Many backdoors work in one place, often a corner; look there, too:
-  mesa detect suspect.safetensors --placement fixed:29,29     bottom right")]
+patches of the settings' size are looked for.")]
 pub(crate) struct Detect {
     /// The network to examine (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use mesa::{EntropyConfig, EntropyEstimate, Staircase, SubModel, mixture_weights};
-use mesa_datasets::Trigger;
+use mesa_datasets::{Placement, Trigger};
 use mesa_defense::{DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
 use mesa_models::{Metadata, Network, Processor, save_network};
 use mesa_record::file_digest;
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let (_, mut settings) = inputs::settings(&args.preset, "cpu")?;
     let fitted = args.with.iter().map(|path| inputs::sub_model_made_by(path));
     let fitted: Vec<_> = fitted.collect::<Result<_>>()?;
-    place(args, &fitted, &mut settings)?;
+    let own = place(args, &fitted, &mut settings)?;
     let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
     let chosen = chosen.transpose()?;
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
@@ -62,13 +62,15 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         let search = &settings.point.search;
         stages::reverse(&suspect, &images, search, size, target, args.seed)
     };
-    let (method, source) = source(&computer.processor, args, trigger, &settings, &reverse)?;
+    let given = (trigger, own.as_slice());
+    let (method, source) = source(&computer.processor, args, given, &settings, &reverse)?;
     let config = retraining(args, &settings, source.is_some())?;
     let (shown, patch) = match &source {
         Some(source) => (json!(config), source.size()),
         None => (json!(config.training), None),
     };
-    patch.map_or(Ok(()), |patch| check_placement(config.placement, patch))?;
+    let mut places = own.into_iter().flatten().chain([config.placement]);
+    places.try_for_each(|place| patch.map_or(Ok(()), |patch| check_placement(place, patch)))?;
     let with = args.with.iter().map(|path| file_digest(path));
     let with: Vec<String> = with.collect::<Result<_, _>>()?;
     // A file is known by its contents; keys of the others stay.
@@ -124,14 +126,18 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         wall_s: watch.effort().wall_s,
     };
     watch.done();
-    let plain = format!(
-        "{}: clean accuracy {} on the {} evaluation images of {}; for the ASR: mesa evaluate",
-        repaired.output,
-        output::percent(repaired.clean_accuracy),
-        found.images,
-        data.name
-    );
-    output::result(json, &repaired, &plain)
+    output::result(json, &repaired, &repaired.plain(found.images))
+}
+
+impl Repaired {
+    fn plain(&self, images: usize) -> String {
+        format!(
+            "{}: clean accuracy {} on the {images} evaluation images of {}; for the ASR: mesa evaluate",
+            self.output,
+            output::percent(self.clean_accuracy),
+            self.data
+        )
+    }
 }
 
 /// The files that the command reads.
@@ -166,8 +172,12 @@ fn repair(
 }
 
 /// Has triggers stamped where the command line says, else where the sub-models were fitted, by what
-/// their files say.
-fn place(args: &Defend, fitted: &[Metadata], settings: &mut ExperimentConfig) -> Result<()> {
+/// their files say; returns the place of each, where those are several.
+fn place(
+    args: &Defend,
+    fitted: &[Metadata],
+    settings: &mut ExperimentConfig,
+) -> Result<Vec<Option<Placement>>> {
     if let Some(placement) = args.placement {
         if matches!(args.control, Some(Control::FineTune | Control::NoTrigger)) {
             let reason = "--placement: `--control fine-tune` and `no-trigger` stamp nothing";
@@ -175,24 +185,33 @@ fn place(args: &Defend, fitted: &[Metadata], settings: &mut ExperimentConfig) ->
         }
         settings.retrain.placement = placement;
         settings.point.search.placement = placement;
-        return Ok(());
+        return Ok(vec![None; fitted.len()]);
     }
-    let places = fitted.iter().map(|made_by| made_by.get(super::PLACEMENT));
-    let mut places: Vec<_> = places.collect();
-    places.dedup();
-    match &places[..] {
-        [] | [None] => {}
-        [Some(place)] => {
-            tracing::info!("stamping where the triggers were modeled: {place}");
-            settings.retrain.placement = place.parse()?;
-        }
-        _ => {
-            let reason = "--with: triggers were modeled in several places; --placement says where \
-                          to stamp";
+    let place = |made_by: &Metadata| made_by.get(super::PLACEMENT).map(|place| place.parse());
+    let places = fitted.iter().map(|made_by| place(made_by).transpose());
+    let places: Vec<Option<Placement>> = places.collect::<Result<_, _>>()?;
+    if places.iter().any(|place| *place != places[0]) {
+        if args.weighted {
+            let reason = "--weighted: the triggers were modeled in several places; --placement says \
+                          where to stamp them";
             return Err(Usage(reason.to_owned()).into());
         }
+        let anywhere = settings.retrain.placement;
+        let words = places
+            .iter()
+            .map(|place| place.unwrap_or(anywhere).to_string());
+        let words: Vec<String> = words.collect();
+        tracing::info!(
+            "stamping where the triggers were modeled: {} by turns",
+            words.join(", ")
+        );
+        return Ok(places);
     }
-    Ok(())
+    if let Some(place) = places.first().copied().flatten() {
+        tracing::info!("stamping where the triggers were modeled: {place}");
+        settings.retrain.placement = place;
+    }
+    Ok(vec![None; fitted.len()])
 }
 
 /// The settings of the retraining, with what the command line says instead.
@@ -215,11 +234,12 @@ fn retraining(args: &Defend, settings: &ExperimentConfig, stamps: bool) -> Resul
     Ok(config)
 }
 
-/// The method's name, and where the triggers come from; `None` for the one that only trains on.
+/// The method's name, and where the triggers come from; `None` for the one that only trains on. Given are
+/// the attacker's trigger and the place of each sub-model, where they are several.
 fn source(
     processor: &Processor,
     args: &Defend,
-    trigger: Option<Trigger>,
+    (trigger, own): (Option<Trigger>, &[Option<Placement>]),
     settings: &ExperimentConfig,
     reverse: &dyn Fn(u32) -> Result<ReversedTrigger>,
 ) -> Result<(String, Option<TriggerSource>)> {
@@ -269,9 +289,10 @@ fn source(
         let method = format!("mesa:{}", sub_model.info().beta);
         return Ok((method, Some(TriggerSource::SubModel(sub_model))));
     }
+    let turns = sub_models.into_iter().zip(own.iter().copied());
     Ok((
         "ensemble:turns".to_owned(),
-        Some(TriggerSource::Turns(Ensemble::new(sub_models)?)),
+        Some(TriggerSource::Turns(Ensemble::placed(turns.collect())?)),
     ))
 }
 
@@ -341,7 +362,8 @@ mod tests {
         let mut settings = ExperimentConfig::paper();
         settings.mesa.trigger_shape = [3, 2, 5];
         let reverse = |_| unreachable!("nothing is reversed for random patches");
-        let (method, source) = source(&Processor::Cpu, &args, None, &settings, &reverse).unwrap();
+        let (method, source) =
+            source(&Processor::Cpu, &args, (None, &[]), &settings, &reverse).unwrap();
         let size = source.unwrap().size();
         assert_eq!((method.as_str(), size), ("random", Some((2, 5))));
     }

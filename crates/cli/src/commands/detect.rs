@@ -5,14 +5,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use mesa_datasets::Dataset;
-use mesa_defense::{DefenseImages, DetectionRule, anomaly_indices};
+use mesa_datasets::{Dataset, Place, Placement};
+use mesa_defense::{DefenseImages, DetectionRule, SampleTest, SuccessByPlace, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
 use mesa_record::{
-    ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, file_digest, processor,
+    BestPlace, ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, file_digest, processor,
     write_json, write_text,
 };
-use mesa_report::{SampleGroup, SamplesPicture, detection_chart, detection_text};
+use mesa_report::{
+    PlaceMap, PlacesPicture, SampleGroup, SamplesPicture, detection_chart, detection_text,
+};
 use serde_json::json;
 
 use crate::args::Detect;
@@ -27,9 +29,88 @@ use crate::{inputs, interrupt, logging, output, seen, stages};
 /// What the process ends with where a backdoor was found.
 const EXIT_BACKDOOR: u8 = 10;
 
+/// What is known of one class.
+struct Searched {
+    /// Its triggers, modeled where the settings say.
+    modeled: Modeled,
+    /// The place in which those work best, and the share of images that they turn there.
+    best: Option<(Place, f64)>,
+    /// Its triggers modeled in that place, where the rule asks for them.
+    there: Option<Modeled>,
+}
+
+impl Searched {
+    /// The class by the triggers that tell most of it. The indices are those of triggers modeled anywhere
+    /// and of what patches do in the best places.
+    fn figures(
+        &self,
+        rule: DetectionRule,
+        (class, name): (u32, String),
+        anywhere: Option<f64>,
+        in_places: Option<f64>,
+    ) -> ClassDetection {
+        let sample_asr = self.modeled.sample_asr();
+        let is_met = rule.is_met(sample_asr, anywhere);
+        let there = self.there.as_ref().map(|there| {
+            let in_level_set = there.samples.results.in_level_set;
+            let is_met = rule.is_met_in_place(there.sample_asr(), in_level_set, in_places);
+            (there, in_places, is_met)
+        });
+        let tells_more = |(there, _, met): &(&Modeled, _, bool)| {
+            *met || !is_met && there.sample_asr() > sample_asr
+        };
+        let there = there.filter(tells_more);
+        let (shown, anomaly_index, attacked) = there.unwrap_or((&self.modeled, anywhere, is_met));
+        ClassDetection {
+            class,
+            name,
+            best_place: self.best.map(|(place, share)| BestPlace {
+                row: place.row,
+                column: place.column,
+                share,
+            }),
+            sample_asr_anywhere: there.map(|_| sample_asr),
+            sample_asr: shown.sample_asr(),
+            in_level_set: shown.samples.results.in_level_set,
+            entropy_nats: shown.entropy.results.entropy_nats,
+            entropy_se: shown.entropy.results.information_se,
+            sample_std: shown.samples.results.sample_std,
+            anomaly_index,
+            attacked,
+        }
+    }
+
+    /// The triggers that a class's figures are of.
+    fn shown(&self, figures: &ClassDetection) -> &Modeled {
+        let there = self.there.as_ref();
+        let placed = there.filter(|_| figures.sample_asr_anywhere.is_some());
+        placed.unwrap_or(&self.modeled)
+    }
+
+    /// What patches do in the class's best place: those modeled there, else those modeled anywhere.
+    fn in_place(&self) -> f64 {
+        let (there, best) = (&self.there, self.best);
+        let there = there.as_ref().map(Modeled::sample_asr);
+        there.or(best.map(|(_, share)| share)).unwrap_or_default()
+    }
+
+    /// Where the triggers that were modeled anywhere work.
+    fn map(&self, title: String) -> Option<PlaceMap> {
+        let counted = self.modeled.samples.results.by_place.as_ref()?;
+        Some(PlaceMap {
+            title,
+            columns: counted.columns,
+            stamped: counted.stamped.clone(),
+            fooled: counted.fooled.clone(),
+            marked: self.best.map(|(place, _)| place.into()),
+        })
+    }
+}
+
 /// A search at work.
 struct Search<'a> {
     args: &'a Detect,
+    rule: DetectionRule,
     preset: String,
     settings: ExperimentConfig,
     suspect: Arc<dyn Classifier>,
@@ -63,7 +144,7 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     if let Some(holder) = lock.left_behind() {
         tracing::info!("taking over from {holder}, which ended without finishing");
     }
-    let search = Search::new(args, run, threads)?;
+    let search = Search::new(args, rule, run, threads)?;
     let classes = search.suspect.num_classes();
     let mut found = Vec::new();
     for class in 0..classes as u32 {
@@ -76,7 +157,7 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
         );
         found.push(search.class(class)?);
     }
-    let detection = search.judge(&found, rule);
+    let detection = search.judge(&found);
     let folder = search.ledger.run.root();
     write_json(&folder.join("detection.json"), &detection)?;
     write_text(&folder.join("detection.svg"), &detection_chart(&detection))?;
@@ -126,7 +207,7 @@ fn check_folder(run: &RunDir, placement: Option<&str>) -> Result<()> {
 }
 
 impl<'a> Search<'a> {
-    fn new(args: &'a Detect, run: RunDir, threads: usize) -> Result<Self> {
+    fn new(args: &'a Detect, rule: DetectionRule, run: RunDir, threads: usize) -> Result<Self> {
         let computer = Computer::open(&args.running.device)?;
         let (preset, mut settings) = inputs::settings(&args.preset, "cpu")?;
         settings.place(args.placement.placement)?;
@@ -164,31 +245,72 @@ impl<'a> Search<'a> {
             ledger: Ledger::new(run, &data, args.running.save_every, &computer.name, threads)?,
             computer,
             args,
+            rule,
             preset,
             settings,
             data,
         })
     }
 
-    /// Models the triggers of one class and measures what they do.
-    fn class(&self, class: u32) -> Result<Modeled> {
-        let (args, settings) = (self.args, &self.settings);
+    /// Models the triggers of one class, where the rule asks for it once more in the place in which those
+    /// work best.
+    fn class(&self, class: u32) -> Result<Searched> {
+        let modeled = self.model(class, &self.settings, &format!("class-{class}"))?;
+        let by_place = modeled.samples.results.by_place.as_ref();
+        let best = by_place.and_then(SuccessByPlace::best);
+        let (beta, sample_asr) = (self.args.beta, modeled.sample_asr());
+        let asks = |share| self.rule.asks_for_place(beta, sample_asr, share);
+        let there = match best {
+            Some((place, share)) if asks(share) => {
+                interrupt::check()?;
+                Some(self.model_at(class, place)?)
+            }
+            _ => None,
+        };
+        Ok(Searched {
+            modeled,
+            best,
+            there,
+        })
+    }
+
+    /// Models the triggers of one class in one place.
+    fn model_at(&self, class: u32, place: Place) -> Result<Modeled> {
+        let Place { row, column } = place;
+        tracing::info!(
+            "class {class} again, where its patches work best: row {row}, column {column}"
+        );
+        let mut settings = self.settings.clone();
+        settings.retrain.placement = Placement::Fixed { row, column };
+        self.model(
+            class,
+            &settings,
+            &format!("class-{class}/at-{row}-{column}"),
+        )
+    }
+
+    /// Models the triggers of one class where the settings say, and measures what they do.
+    fn model(&self, class: u32, settings: &ExperimentConfig, folder: &str) -> Result<Modeled> {
+        let args = self.args;
+        let test = SampleTest {
+            by_place: settings.retrain.placement == Placement::PerImage,
+            ..settings.sample_test(class)
+        };
         let modeling = Modeling {
             ledger: &self.ledger,
             processor: &self.computer.processor,
             config: settings,
             images: &self.images,
             suspect: &|| Ok(self.suspect.clone()),
-            folder: &format!("class-{class}"),
+            folder,
             beta: args.beta,
             alpha: settings.mesa.alpha,
-            target_class: class,
+            test,
             seed: args.seed,
         };
-        let fit = self.fit_step(class);
-        let test = json!(settings.sample_test(class));
+        let fit = self.fit_step(class, settings);
         let steps = ModelingSteps {
-            samples: self.after_fit("samples", &test, &fit.key()),
+            samples: self.after_fit("samples", &json!(test), &fit.key()),
             entropy: self.after_fit("entropy", &json!(settings.entropy), &fit.key()),
             fit,
         };
@@ -203,8 +325,8 @@ impl<'a> Search<'a> {
         modeling.run(&steps, &made_by)
     }
 
-    fn fit_step(&self, class: u32) -> Step {
-        let mut config = fit_config(&self.settings, self.args.beta, class, self.args.seed);
+    fn fit_step(&self, class: u32, settings: &ExperimentConfig) -> Step {
+        let mut config = fit_config(settings, self.args.beta, class, self.args.seed);
         config["model"] = json!(self.model_sha256);
         Step::new("fit", ENGINE_VERSION, &self.data.digest).with_config(self.computer.tell(config))
     }
@@ -216,29 +338,22 @@ impl<'a> Search<'a> {
             .after("fit", fit)
     }
 
-    /// Compares the classes.
-    fn judge(&self, found: &[Modeled], rule: DetectionRule) -> Detection {
-        let asrs: Vec<f64> = found.iter().map(Modeled::sample_asr).collect();
+    /// Compares the classes: what their samples do anywhere, or where they work best.
+    fn judge(&self, found: &[Searched]) -> Detection {
+        let rule = self.rule;
         let stamped = self.settings.samples.count * self.settings.samples.images_per_sample;
-        let indices = anomaly_indices(&asrs, stamped);
-        let classes: Vec<ClassDetection> = found
-            .iter()
-            .enumerate()
-            .map(|(class, findings)| {
-                let anomaly_index = indices.as_ref().map(|indices| indices[class]);
-                ClassDetection {
-                    class: class as u32,
-                    name: self.data.class_names[class].clone(),
-                    sample_asr: asrs[class],
-                    in_level_set: findings.samples.results.in_level_set,
-                    entropy_nats: findings.entropy.results.entropy_nats,
-                    entropy_se: findings.entropy.results.information_se,
-                    sample_std: findings.samples.results.sample_std,
-                    anomaly_index,
-                    attacked: rule.is_met(asrs[class], anomaly_index),
-                }
-            })
-            .collect();
+        let indices = |asr: fn(&Searched) -> f64| {
+            let asrs: Vec<f64> = found.iter().map(asr).collect();
+            anomaly_indices(&asrs, stamped)
+        };
+        let anywhere = indices(|class| class.modeled.sample_asr());
+        let in_places = indices(Searched::in_place);
+        let classes = found.iter().enumerate().map(|(class, searched)| {
+            let of = |indices: &Option<Vec<f64>>| indices.as_ref().map(|indices| indices[class]);
+            let name = self.data.class_names[class].clone();
+            searched.figures(rule, (class as u32, name), of(&anywhere), of(&in_places))
+        });
+        let classes: Vec<ClassDetection> = classes.collect();
         let attacked = classes.iter().filter(|class| class.attacked);
         let attacked_classes: Vec<u32> = attacked.map(|class| class.class).collect();
         let file = self.args.model.file_name().unwrap_or_default();
@@ -271,53 +386,64 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Draws samples of the attacked classes, or of the one that came closest.
-    fn draw(&self, detection: &Detection, found: &[Modeled]) -> Result<()> {
-        let closest = (0..found.len())
-            .max_by(|a, b| found[*a].sample_asr().total_cmp(&found[*b].sample_asr()))
-            .context("a network has classes")?;
-        let shown = match detection.verdict {
-            Verdict::Backdoor => detection.attacked_classes.clone(),
-            Verdict::NothingFound => vec![closest as u32],
-        };
-        let groups = shown
+    /// Draws samples of the attacked classes, or of the one that came closest, and where they work.
+    fn draw(&self, detection: &Detection, found: &[Searched]) -> Result<()> {
+        let classes = &detection.classes;
+        let closest = classes
             .iter()
-            .map(|class| {
-                let findings = &found[*class as usize];
-                let asr = 100.0 * findings.sample_asr();
+            .max_by(|a, b| a.sample_asr.total_cmp(&b.sample_asr))
+            .context("a network has classes")?;
+        let (drawn, whose) = match detection.verdict {
+            Verdict::Backdoor => (detection.attacked_classes.clone(), "the attacked classes"),
+            Verdict::NothingFound => (vec![closest.class], "the class that comes closest"),
+        };
+        let drawn = || {
+            let at = |class: &u32| (&classes[*class as usize], &found[*class as usize]);
+            drawn.iter().map(at)
+        };
+        let groups = drawn()
+            .map(|(figures, searched)| {
+                let asr = 100.0 * figures.sample_asr;
                 Ok(SampleGroup {
-                    title: format!("class {class}, sample ASR {asr:.1} %"),
-                    pixels: findings.pictured(self.args.seed)?,
+                    title: format!("class {}, sample ASR {asr:.1} %", figures.class),
+                    pixels: searched.shown(figures).pictured(self.args.seed)?,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
         let [_, height, width] = self.settings.mesa.trigger_shape;
-        let picture = SamplesPicture {
-            title: format!(
-                "{}: samples of {}",
-                detection.model,
-                match detection.verdict {
-                    Verdict::Backdoor => "the attacked classes",
-                    Verdict::NothingFound => "the class that comes closest",
-                }
-            ),
+        let samples = SamplesPicture {
+            title: format!("{}: samples of {whose}", detection.model),
             patch_shape: (height, width),
             true_trigger: None,
             groups,
         };
-        Ok(write_text(&self.ledger.run.samples(), &picture.to_svg()?)?)
+        let run = &self.ledger.run;
+        write_text(&run.samples(), &samples.to_svg()?)?;
+        let map = |(figures, searched): (&ClassDetection, &Searched)| {
+            searched.map(format!("class {}, modeled anywhere", figures.class))
+        };
+        let places = PlacesPicture {
+            title: format!("Where patches work on {}", detection.model),
+            maps: drawn().filter_map(map).collect(),
+        };
+        if !places.maps.is_empty() {
+            write_text(&run.places(), &places.to_svg())?;
+            write_text(&run.places().with_extension("csv"), &places.to_csv())?;
+        }
+        Ok(())
     }
 
     /// The command that removes what was found.
-    fn how_to_remove(&self, detection: &Detection, found: &[Modeled]) -> Option<String> {
+    fn how_to_remove(&self, detection: &Detection, found: &[Searched]) -> Option<String> {
         let args = self.args;
         let mut words = vec![
             "mesa defend".to_owned(),
             quoted(&args.model),
             "--with".to_owned(),
         ];
-        for class in &detection.attacked_classes {
-            words.push(quoted(&found[*class as usize].fit.files.checkpoint));
+        for figures in detection.classes.iter().filter(|class| class.attacked) {
+            let shown = found[figures.class as usize].shown(figures);
+            words.push(quoted(&shown.fit.files.checkpoint));
         }
         let mut option = |name: &str, value: Option<String>| {
             words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));

@@ -173,7 +173,9 @@ impl<'a> Running<'a> {
             folder: &self.folder,
             beta,
             alpha,
-            target_class: session.steps.target_class(chain),
+            test: session
+                .config
+                .sample_test(session.steps.target_class(chain)),
             seed: chain.seed,
         };
         let of_alpha = session.steps.with_alpha(alpha);
