@@ -67,14 +67,13 @@ impl SuccessByPlace {
 
     /// The place in which patches work best, and what share of images they turn there, estimated: a
     /// place that few images have seen counts as an ordinary one, so that chance does not win. `None`
-    /// where nothing was stamped.
+    /// where nothing worked.
     pub fn best(&self) -> Option<(Place, f64)> {
         let sum = |counts: &[u32]| counts.iter().map(|count| f64::from(*count)).sum::<f64>();
-        let stamped = sum(&self.stamped);
-        if stamped == 0.0 {
+        if self.fooled.iter().all(|count| *count == 0) {
             return None;
         }
-        let ordinary = sum(&self.fooled) / stamped;
+        let ordinary = sum(&self.fooled) / sum(&self.stamped);
         let share = |at: usize| {
             let (fooled, stamped) = (f64::from(self.fooled[at]), f64::from(self.stamped[at]));
             (fooled + PRIOR * ordinary) / (stamped + PRIOR)
@@ -112,6 +111,9 @@ mod tests {
         let found = SuccessByPlace::new((32, 20), (3, 5));
         assert_eq!((found.columns, found.stamped.len()), (16, 30 * 16));
         assert_eq!(found.best(), None);
+        let mut found = SuccessByPlace::new((8, 8), (3, 3));
+        found.count(Place { row: 1, column: 1 }, false);
+        assert_eq!(found.best(), None, "nothing worked");
         assert_eq!(SuccessByPlace::new((2, 9), (3, 3)).stamped.len(), 0);
     }
 

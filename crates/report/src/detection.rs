@@ -89,8 +89,7 @@ pub(crate) fn headline(detection: &Detection) -> String {
     }
 }
 
-/// The class that comes closest to the rule, with its figures. Of one network's classes the one with
-/// the highest ASR has the highest index too.
+/// The class with the highest ASR, with its figures.
 fn closest(detection: &Detection) -> Option<String> {
     let classes = detection.classes.iter();
     let class = classes.max_by(|a, b| a.sample_asr.total_cmp(&b.sample_asr))?;
@@ -254,10 +253,16 @@ pub fn detection_chart(detection: &Detection) -> String {
         "<path d=\"M{at:.1} {} V{bottom}\" stroke=\"#16202c\" stroke-dasharray=\"4 3\"/>",
         top - 6
     );
+    let placed = |class: &ClassDetection| modeled_place(class).is_some();
     let rule = format!(
-        "attacked: at least {} % and index at least {}",
+        "attacked: at least {} % and index at least {}{}",
         percent(detection.rule_sample_asr),
-        detection.rule_anomaly_index
+        detection.rule_anomaly_index,
+        if detection.classes.iter().any(placed) {
+            "; in a best place, half of the samples reach β"
+        } else {
+            ""
+        }
     );
     text(&mut svg, left, bottom + 20, 12, &rule);
     svg.push_str("</svg>\n");

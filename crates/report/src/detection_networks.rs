@@ -82,6 +82,9 @@ pub(crate) fn table(detections: &[(String, &Detection)]) -> Table {
         let (Some(first), next) = (classes.first(), classes.get(1)) else {
             continue;
         };
+        let others = classes.iter().skip(1);
+        let index = |class: &&&ClassDetection| class.anomaly_index.unwrap_or(f64::NEG_INFINITY);
+        let highest = others.max_by(|a, b| index(a).total_cmp(&index(b)));
         let verdict = match found.verdict {
             Verdict::Backdoor => "backdoor",
             Verdict::NothingFound => "nothing found",
@@ -104,7 +107,7 @@ pub(crate) fn table(detections: &[(String, &Detection)]) -> Table {
             index_words(first),
             next.map(|next| percent(next.sample_asr))
                 .unwrap_or_default(),
-            next.map(|next| index_words(next)).unwrap_or_default(),
+            highest.map(|class| index_words(class)).unwrap_or_default(),
             verdict.to_owned(),
             in_truth.to_owned(),
         ]);

@@ -316,8 +316,10 @@ fn samples_body(contents: &Contents) -> Option<Markup> {
         html! {
             p {
                 "Samples of each sub-model as little patches; where it is drawn, the attacker's \
-                trigger stands at the left, which the defense never sees. Maps show in which places \
-                of an image patches work."
+                trigger stands at the left, which the defense never sees."
+                @if contents.pictures.iter().any(|(name, _)| name.contains("places")) {
+                    " Maps show in which places of an image patches work."
+                }
             }
             @for figure in &pictures { (figure_markup(figure)) }
             @if !left_out.is_empty() {

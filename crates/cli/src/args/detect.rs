@@ -29,7 +29,7 @@ more in that place. There at least half of its samples have to reach β, too.
 --placement names the places instead, and nothing else is searched.
 
 Writes detection.json, detection.svg, pictures of samples and of the places in
-which they work (places.svg, places.csv), and one sub-model for each class to
+which they work (places.svg, places.csv), and the sub-models of each class to
 the run folder; `mesa defend --with` takes the sub-models and stamps each where
 it was modeled. Stopped or killed, the same command goes on where it was. The
 settings are those of the preset `cpu` unless --preset or --config says

@@ -69,7 +69,8 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         Some(source) => (json!(config), source.size()),
         None => (json!(config.training), None),
     };
-    let mut places = own.into_iter().flatten().chain([config.placement]);
+    let own: Vec<Placement> = own.into_iter().flatten().collect();
+    let mut places = own.iter().copied().chain([config.placement]);
     places.try_for_each(|place| patch.map_or(Ok(()), |patch| check_placement(place, patch)))?;
     let with = args.with.iter().map(|path| file_digest(path));
     let with: Vec<String> = with.collect::<Result<_, _>>()?;
@@ -83,6 +84,9 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     });
     if let Some(share) = args.blend {
         detail["blend"] = json!(share);
+    }
+    if !own.is_empty() {
+        detail["places"] = json!(own);
     }
     if let Some(target) = args.target {
         detail["point"] = json!({"target_class": target, "search": settings.point.search});

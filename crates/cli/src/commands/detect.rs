@@ -57,7 +57,7 @@ impl Searched {
             (there, in_places, is_met)
         });
         let tells_more = |(there, _, met): &(&Modeled, _, bool)| {
-            *met || !is_met && there.sample_asr() > sample_asr
+            !is_met && (*met || there.sample_asr() > sample_asr)
         };
         let there = there.filter(tells_more);
         let (shown, anomaly_index, attacked) = there.unwrap_or((&self.modeled, anywhere, is_met));
@@ -293,7 +293,9 @@ impl<'a> Search<'a> {
     fn model(&self, class: u32, settings: &ExperimentConfig, folder: &str) -> Result<Modeled> {
         let args = self.args;
         let test = SampleTest {
-            by_place: settings.retrain.placement == Placement::PerImage,
+            // A place that was named is all that is searched.
+            by_place: args.placement.placement.is_none()
+                && settings.retrain.placement == Placement::PerImage,
             ..settings.sample_test(class)
         };
         let modeling = Modeling {
