@@ -93,7 +93,7 @@ impl DetectionRule {
     /// Whether a class counts as attacked by what patches do that were modeled in its best place. There they
     /// have an easier task, and without a backdoor, too, some place is the easiest: at least half of them
     /// have to reach β (`in_level_set`), which those of a network's weak spots do not.
-    pub fn is_met_in_place(
+    fn is_met_in_place(
         &self,
         sample_asr: f64,
         in_level_set: f64,
@@ -102,12 +102,48 @@ impl DetectionRule {
         in_level_set >= LEAST_IN_PLACE && self.is_met(sample_asr, anomaly_index)
     }
 
+    /// Whether a class counts as attacked, and by which triggers: those modeled anywhere, and those of its
+    /// best place where it was modeled there. What works anywhere tells more, whatever works better in one
+    /// place.
+    pub fn judge(&self, anywhere: ClassScore, in_place: Option<ClassScore>) -> Judgement {
+        let judgement = |attacked, in_place| Judgement { attacked, in_place };
+        if self.is_met(anywhere.sample_asr, anywhere.anomaly_index) {
+            return judgement(true, false);
+        }
+        let Some(there) = in_place else {
+            return judgement(false, false);
+        };
+        let attacked =
+            self.is_met_in_place(there.sample_asr, there.in_level_set, there.anomaly_index);
+        judgement(attacked, attacked || there.sample_asr > anywhere.sample_asr)
+    }
+
     /// Whether a class with these figures counts as attacked. `anomaly_index` is `None` where
     /// the classes are too few for one; the share then decides alone.
     pub fn is_met(&self, sample_asr: f64, anomaly_index: Option<f64>) -> bool {
         sample_asr >= self.sample_asr
             && anomaly_index.is_none_or(|index| index >= self.anomaly_index)
     }
+}
+
+/// What samples of triggers against a class do.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub struct ClassScore {
+    /// Share of clean images, none of the class, that they turn into it.
+    pub sample_asr: f64,
+    /// Share of the samples that reach β.
+    pub in_level_set: f64,
+    /// How far the class stands above the others by them, where that can be told.
+    pub anomaly_index: Option<f64>,
+}
+
+/// What [`DetectionRule::judge`] says of a class.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether it counts as attacked.
+    pub attacked: bool,
+    /// Whether the triggers of its best place say so, and not those modeled anywhere.
+    pub in_place: bool,
 }
 
 /// How far each class stands above the others: the distance of the logit of its samples' ASR
@@ -203,6 +239,26 @@ mod tests {
         assert!(!rule.is_met_in_place(0.9, 0.49, Some(9.0)), "a weak spot");
         assert!(!rule.is_met_in_place(0.49, 1.0, Some(9.0)));
         assert!(!rule.is_met_in_place(0.9, 1.0, Some(3.4)));
+    }
+
+    #[test]
+    fn a_class_is_judged_by_the_triggers_that_tell_most_of_it() {
+        let score = |sample_asr, in_level_set| ClassScore {
+            sample_asr,
+            in_level_set,
+            anomaly_index: Some(9.0),
+        };
+        let rule = DetectionRule::standard();
+        let judge = |anywhere, in_place: Option<ClassScore>| {
+            let found = rule.judge(score(anywhere, 0.0), in_place);
+            (found.attacked, found.in_place)
+        };
+        assert_eq!(judge(0.6, None), (true, false));
+        assert_eq!(judge(0.6, Some(score(1.0, 1.0))), (true, false));
+        assert_eq!(judge(0.2, Some(score(1.0, 1.0))), (true, true));
+        assert_eq!(judge(0.2, Some(score(0.7, 0.49))), (false, true));
+        assert_eq!(judge(0.2, Some(score(0.1, 0.0))), (false, false));
+        assert_eq!(judge(0.2, None), (false, false));
     }
 
     #[test]

@@ -24,7 +24,7 @@ const PRIOR: f64 = 16.0;
 ///     found.count(corner, true);
 ///     found.count(Place { row: 4, column: 7 }, false);
 /// }
-/// let (place, share) = found.best().ok_or("nothing was stamped")?;
+/// let (place, share) = found.best().ok_or("nothing worked")?;
 /// assert_eq!(place, corner);
 /// // Half of all 18 images; so are 16 more that nobody stamped: (9 + 8) / (9 + 16).
 /// assert_eq!(share, 0.68);

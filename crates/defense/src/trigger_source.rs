@@ -46,13 +46,10 @@ pub enum TriggerSource {
     None,
 }
 
-/// Sub-models whose triggers are of one shape, at least one, and where the triggers of each go if not
-/// where all do.
+/// Sub-models whose triggers are of one shape, at least one, each with the places where its triggers go if
+/// not where all do.
 #[derive(Debug)]
-pub struct Ensemble {
-    sub_models: Vec<SubModel>,
-    placements: Vec<Option<Placement>>,
-}
+pub struct Ensemble(Vec<(SubModel, Option<Placement>)>);
 
 impl Ensemble {
     /// An ensemble; the first sub-model takes the first epoch.
@@ -61,8 +58,7 @@ impl Ensemble {
     ///
     /// [`Error::EmptyEnsemble`], [`Error::TriggerShapes`].
     pub fn new(sub_models: Vec<SubModel>) -> Result<Self> {
-        let nowhere = vec![None; sub_models.len()];
-        Self::placed(sub_models.into_iter().zip(nowhere).collect())
+        Self::placed(sub_models.into_iter().map(|model| (model, None)).collect())
     }
 
     /// An ensemble of sub-models that were fitted in places of their own.
@@ -71,19 +67,17 @@ impl Ensemble {
     ///
     /// As [`Ensemble::new`].
     pub fn placed(turns: Vec<(SubModel, Option<Placement>)>) -> Result<Self> {
-        let (sub_models, placements): (Vec<_>, Vec<_>) = turns.into_iter().unzip();
-        let first = shape_of(sub_models.first().ok_or(Error::EmptyEnsemble)?);
-        match sub_models
-            .iter()
-            .map(shape_of)
-            .find(|shape| *shape != first)
-        {
+        let mut shapes = turns.iter().map(|(sub_model, _)| shape_of(sub_model));
+        let first = shapes.next().ok_or(Error::EmptyEnsemble)?;
+        match shapes.find(|shape| *shape != first) {
             Some(other) => Err(Error::TriggerShapes { first, other }),
-            None => Ok(Self {
-                sub_models,
-                placements,
-            }),
+            None => Ok(Self(turns)),
         }
+    }
+
+    /// The sub-model whose turn an epoch is, and its places.
+    fn turn(&self, epoch: usize) -> &(SubModel, Option<Placement>) {
+        &self.0[epoch % self.0.len()]
     }
 }
 
@@ -92,7 +86,7 @@ impl TriggerSource {
     pub fn size(&self) -> Option<(usize, usize)> {
         match self {
             Self::SubModel(sub_model) => Some(size_of(sub_model)),
-            Self::Turns(ensemble) => Some(size_of(&ensemble.sub_models[0])),
+            Self::Turns(ensemble) => Some(size_of(&ensemble.turn(0).0)),
             Self::Weighted(staircase) => Some(size_of(&staircase.sub_models()[0])),
             Self::Reversed(reversed) => Some(reversed.trigger().size()),
             Self::Ideal(trigger) => Some(trigger.size()),
@@ -113,9 +107,7 @@ impl TriggerSource {
         }
         match self {
             Self::SubModel(sub_model) => flat(&sub_model.sample(rng, count)?),
-            Self::Turns(Ensemble { sub_models, .. }) => {
-                flat(&sub_models[epoch % sub_models.len()].sample(rng, count)?)
-            }
+            Self::Turns(ensemble) => flat(&ensemble.turn(epoch).0.sample(rng, count)?),
             Self::Weighted(staircase) => flat(&staircase.sample(rng, count)?),
             Self::Reversed(reversed) => Ok(reversed.trigger().pixels().repeat(count)),
             Self::Ideal(trigger) => Ok(trigger.pixels().repeat(count)),
@@ -131,7 +123,7 @@ impl TriggerSource {
     /// Where the triggers of `epoch` go, if not where the retraining's settings say.
     pub fn placement(&self, epoch: usize) -> Option<Placement> {
         match self {
-            Self::Turns(ensemble) => ensemble.placements[epoch % ensemble.placements.len()],
+            Self::Turns(ensemble) => ensemble.turn(epoch).1,
             _ => None,
         }
     }

@@ -55,6 +55,14 @@ pub struct Detection {
     pub engine_version: u32,
 }
 
+impl Detection {
+    /// The class that its samples reach best.
+    pub fn closest(&self) -> Option<&ClassDetection> {
+        let classes = self.classes.iter();
+        classes.max_by(|a, b| a.sample_asr.total_cmp(&b.sample_asr))
+    }
+}
+
 /// Whether a backdoor was found.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {

@@ -91,8 +91,7 @@ pub(crate) fn headline(detection: &Detection) -> String {
 
 /// The class with the highest ASR, with its figures.
 fn closest(detection: &Detection) -> Option<String> {
-    let classes = detection.classes.iter();
-    let class = classes.max_by(|a, b| a.sample_asr.total_cmp(&b.sample_asr))?;
+    let class = detection.closest()?;
     let index = class.anomaly_index.map_or_else(String::new, |_| {
         format!(" and an anomaly index of {}", index_words(class))
     });

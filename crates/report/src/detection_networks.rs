@@ -79,12 +79,11 @@ pub(crate) fn table(detections: &[(String, &Detection)]) -> Table {
     for (name, found) in detections {
         let mut classes: Vec<&ClassDetection> = found.classes.iter().collect();
         classes.sort_by(|a, b| b.sample_asr.total_cmp(&a.sample_asr));
-        let (Some(first), next) = (classes.first(), classes.get(1)) else {
+        let Some((first, others)) = classes.split_first() else {
             continue;
         };
-        let others = classes.iter().skip(1);
-        let index = |class: &&&ClassDetection| class.anomaly_index.unwrap_or(f64::NEG_INFINITY);
-        let highest = others.max_by(|a, b| index(a).total_cmp(&index(b)));
+        let index = |class: &ClassDetection| class.anomaly_index.unwrap_or(f64::NEG_INFINITY);
+        let highest = others.iter().max_by(|a, b| index(a).total_cmp(&index(b)));
         let verdict = match found.verdict {
             Verdict::Backdoor => "backdoor",
             Verdict::NothingFound => "nothing found",
@@ -105,7 +104,9 @@ pub(crate) fn table(detections: &[(String, &Detection)]) -> Table {
             named(first),
             percent(first.sample_asr),
             index_words(first),
-            next.map(|next| percent(next.sample_asr))
+            others
+                .first()
+                .map(|next| percent(next.sample_asr))
                 .unwrap_or_default(),
             highest.map(|class| index_words(class)).unwrap_or_default(),
             verdict.to_owned(),
@@ -212,6 +213,17 @@ mod tests {
         for expected in ["1 (stripes)", "94.3", "6.2", "2.1", "-0.4", "backdoor"] {
             assert!(row.contains(expected), "{row}");
         }
+    }
+
+    #[test]
+    fn the_highest_other_index_is_not_always_that_of_the_next_class() {
+        let mut found = made_up(true);
+        let mut third = found.classes[0].clone();
+        (third.sample_asr, third.anomaly_index) = (0.01, Some(2.75));
+        found.classes.push(third);
+        let row = &table(&[("made-up".to_owned(), &found)]).rows[0];
+        assert!(row.iter().any(|cell| cell == "2.8"), "{row:?}");
+        assert!(row.iter().any(|cell| cell == "2.1"), "{row:?}");
     }
 
     #[test]

@@ -171,9 +171,10 @@ fn in_progress(folder: &Path) -> Result<Vec<String>> {
 
 /// A row for each class, in fractions.
 fn detection_csv(detection: &Detection) -> String {
-    let mut text = "model,class,name,best_row,best_column,best_share,sample_asr_anywhere,sample_asr,in_level_set,entropy_nats,entropy_se,sample_std,\
-        anomaly_index,attacked\n"
-        .to_owned();
+    let mut text =
+        "model,class,name,best_row,best_column,best_share,sample_asr_anywhere,sample_asr,\
+        in_level_set,entropy_nats,entropy_se,sample_std,anomaly_index,attacked\n"
+            .to_owned();
     for class in &detection.classes {
         let index = class.anomaly_index.map(|index| index.to_string());
         let place = class.best_place.map_or_else(

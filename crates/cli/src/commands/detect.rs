@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use mesa_datasets::{Dataset, Place, Placement};
-use mesa_defense::{DefenseImages, DetectionRule, SampleTest, SuccessByPlace, anomaly_indices};
+use mesa_defense::{ClassScore, DefenseImages, DetectionRule, SampleTest, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
 use mesa_record::{
     BestPlace, ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, file_digest, processor,
@@ -33,13 +33,17 @@ const EXIT_BACKDOOR: u8 = 10;
 struct Searched {
     /// Its triggers, modeled where the settings say.
     modeled: Modeled,
-    /// The place in which those work best, and the share of images that they turn there.
-    best: Option<(Place, f64)>,
     /// Its triggers modeled in that place, where the rule asks for them.
     there: Option<Modeled>,
 }
 
 impl Searched {
+    /// The place in which the triggers modeled anywhere work best, and the share of images that they turn
+    /// there.
+    fn best(&self) -> Option<(Place, f64)> {
+        self.modeled.samples.results.by_place.as_ref()?.best()
+    }
+
     /// The class by the triggers that tell most of it. The indices are those of triggers modeled anywhere
     /// and of what patches do in the best places.
     fn figures(
@@ -49,34 +53,32 @@ impl Searched {
         anywhere: Option<f64>,
         in_places: Option<f64>,
     ) -> ClassDetection {
-        let sample_asr = self.modeled.sample_asr();
-        let is_met = rule.is_met(sample_asr, anywhere);
-        let there = self.there.as_ref().map(|there| {
-            let in_level_set = there.samples.results.in_level_set;
-            let is_met = rule.is_met_in_place(there.sample_asr(), in_level_set, in_places);
-            (there, in_places, is_met)
-        });
-        let tells_more = |(there, _, met): &(&Modeled, _, bool)| {
-            !is_met && (*met || there.sample_asr() > sample_asr)
+        let score = |modeled: &Modeled, anomaly_index| ClassScore {
+            sample_asr: modeled.sample_asr(),
+            in_level_set: modeled.samples.results.in_level_set,
+            anomaly_index,
         };
-        let there = there.filter(tells_more);
-        let (shown, anomaly_index, attacked) = there.unwrap_or((&self.modeled, anywhere, is_met));
+        let there = self.there.as_ref();
+        let in_place = there.map(|there| score(there, in_places));
+        let judged = rule.judge(score(&self.modeled, anywhere), in_place);
+        let there = there.filter(|_| judged.in_place);
+        let shown = there.unwrap_or(&self.modeled);
         ClassDetection {
             class,
             name,
-            best_place: self.best.map(|(place, share)| BestPlace {
+            best_place: self.best().map(|(place, share)| BestPlace {
                 row: place.row,
                 column: place.column,
                 share,
             }),
-            sample_asr_anywhere: there.map(|_| sample_asr),
+            sample_asr_anywhere: there.map(|_| self.modeled.sample_asr()),
             sample_asr: shown.sample_asr(),
             in_level_set: shown.samples.results.in_level_set,
             entropy_nats: shown.entropy.results.entropy_nats,
             entropy_se: shown.entropy.results.information_se,
             sample_std: shown.samples.results.sample_std,
-            anomaly_index,
-            attacked,
+            anomaly_index: if judged.in_place { in_places } else { anywhere },
+            attacked: judged.attacked,
         }
     }
 
@@ -89,9 +91,9 @@ impl Searched {
 
     /// What patches do in the class's best place: those modeled there, else those modeled anywhere.
     fn in_place(&self) -> f64 {
-        let (there, best) = (&self.there, self.best);
-        let there = there.as_ref().map(Modeled::sample_asr);
-        there.or(best.map(|(_, share)| share)).unwrap_or_default()
+        let there = self.there.as_ref().map(Modeled::sample_asr);
+        let best = || self.best().map(|(_, share)| share);
+        there.or_else(best).unwrap_or_default()
     }
 
     /// Where the triggers that were modeled anywhere work.
@@ -102,7 +104,7 @@ impl Searched {
             columns: counted.columns,
             stamped: counted.stamped.clone(),
             fooled: counted.fooled.clone(),
-            marked: self.best.map(|(place, _)| place.into()),
+            marked: self.best().map(|(place, _)| place.into()),
         })
     }
 }
@@ -256,22 +258,17 @@ impl<'a> Search<'a> {
     /// work best.
     fn class(&self, class: u32) -> Result<Searched> {
         let modeled = self.model(class, &self.settings, &format!("class-{class}"))?;
-        let by_place = modeled.samples.results.by_place.as_ref();
-        let best = by_place.and_then(SuccessByPlace::best);
-        let (beta, sample_asr) = (self.args.beta, modeled.sample_asr());
-        let asks = |share| self.rule.asks_for_place(beta, sample_asr, share);
-        let there = match best {
-            Some((place, share)) if asks(share) => {
-                interrupt::check()?;
-                Some(self.model_at(class, place)?)
-            }
-            _ => None,
-        };
-        Ok(Searched {
+        let mut searched = Searched {
             modeled,
-            best,
-            there,
-        })
+            there: None,
+        };
+        let (beta, sample_asr) = (self.args.beta, searched.modeled.sample_asr());
+        let asks = |(_, share): &_| self.rule.asks_for_place(beta, sample_asr, *share);
+        if let Some((place, _)) = searched.best().filter(asks) {
+            interrupt::check()?;
+            searched.there = Some(self.model_at(class, place)?);
+        }
+        Ok(searched)
     }
 
     /// Models the triggers of one class in one place.
@@ -390,28 +387,28 @@ impl<'a> Search<'a> {
 
     /// Draws samples of the attacked classes, or of the one that came closest, and where they work.
     fn draw(&self, detection: &Detection, found: &[Searched]) -> Result<()> {
-        let classes = &detection.classes;
-        let closest = classes
-            .iter()
-            .max_by(|a, b| a.sample_asr.total_cmp(&b.sample_asr))
-            .context("a network has classes")?;
         let (drawn, whose) = match detection.verdict {
             Verdict::Backdoor => (detection.attacked_classes.clone(), "the attacked classes"),
-            Verdict::NothingFound => (vec![closest.class], "the class that comes closest"),
+            Verdict::NothingFound => {
+                let closest = detection.closest().map(|class| class.class);
+                (
+                    closest.into_iter().collect(),
+                    "the class that comes closest",
+                )
+            }
         };
-        let drawn = || {
-            let at = |class: &u32| (&classes[*class as usize], &found[*class as usize]);
-            drawn.iter().map(at)
-        };
-        let groups = drawn()
-            .map(|(figures, searched)| {
-                let asr = 100.0 * figures.sample_asr;
-                Ok(SampleGroup {
-                    title: format!("class {}, sample ASR {asr:.1} %", figures.class),
-                    pixels: searched.shown(figures).pictured(self.args.seed)?,
-                })
+        let classes = detection.classes.iter().zip(found);
+        let drawn: Vec<_> = classes
+            .filter(|(figures, _)| drawn.contains(&figures.class))
+            .collect();
+        let groups = drawn.iter().map(|(figures, searched)| {
+            let asr = 100.0 * figures.sample_asr;
+            Ok(SampleGroup {
+                title: format!("class {}, sample ASR {asr:.1} %", figures.class),
+                pixels: searched.shown(figures).pictured(self.args.seed)?,
             })
-            .collect::<Result<Vec<_>>>()?;
+        });
+        let groups = groups.collect::<Result<Vec<_>>>()?;
         let [_, height, width] = self.settings.mesa.trigger_shape;
         let samples = SamplesPicture {
             title: format!("{}: samples of {whose}", detection.model),
@@ -421,12 +418,12 @@ impl<'a> Search<'a> {
         };
         let run = &self.ledger.run;
         write_text(&run.samples(), &samples.to_svg()?)?;
-        let map = |(figures, searched): (&ClassDetection, &Searched)| {
+        let maps = drawn.iter().filter_map(|(figures, searched)| {
             searched.map(format!("class {}, modeled anywhere", figures.class))
-        };
+        });
         let places = PlacesPicture {
             title: format!("Where patches work on {}", detection.model),
-            maps: drawn().filter_map(map).collect(),
+            maps: maps.collect(),
         };
         if !places.maps.is_empty() {
             write_text(&run.places(), &places.to_svg())?;
@@ -443,9 +440,10 @@ impl<'a> Search<'a> {
             quoted(&args.model),
             "--with".to_owned(),
         ];
-        for figures in detection.classes.iter().filter(|class| class.attacked) {
-            let shown = found[figures.class as usize].shown(figures);
-            words.push(quoted(&shown.fit.files.checkpoint));
+        for (figures, searched) in detection.classes.iter().zip(found) {
+            if figures.attacked {
+                words.push(quoted(&searched.shown(figures).fit.files.checkpoint));
+            }
         }
         let mut option = |name: &str, value: Option<String>| {
             words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
