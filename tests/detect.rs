@@ -229,14 +229,20 @@ fn a_place_that_is_named_is_searched_recorded_and_handed_on() {
         said.stderr
     );
     let both = ["defend", &model, "--with", &there, &elsewhere];
-    let said = say(&[&both[..], &data].concat());
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let all = ["--poison-rate", "1", "--epochs", "2"];
+    let by_turns = say(&[&both[..], &data, &all].concat());
+    assert_eq!(by_turns.code, Some(0), "{}", by_turns.stderr);
+    let said = &by_turns.stderr;
     assert!(
-        said.stderr
-            .contains("modeled: fixed:29,29, per-image by turns"),
-        "{}",
-        said.stderr
+        said.contains("modeled: fixed:29,29, per-image by turns"),
+        "{said}"
     );
+    let in_turns = weights(&output);
+    for all_there in ["fixed:29,29", "per-image"] {
+        let said = say(&[&both[..], &data, &all, &["--placement", all_there]].concat());
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        assert_ne!(weights(&output), in_turns, "all stamped {all_there}");
+    }
     let said = say(&[&both[..], &data, &["--weighted"]].concat());
     assert_eq!(said.code, Some(2));
     assert!(said.stderr.contains("several places"), "{}", said.stderr);
@@ -261,6 +267,13 @@ fn a_place_that_is_named_is_searched_recorded_and_handed_on() {
     let outside = ["--placement", "fixed:31,0"];
     let said = say(&[&evaluate[..], &trigger, &outside].concat());
     assert_eq!(said.code, Some(2), "{}", said.stderr);
+}
+
+/// The numbers of a file of tensors, without what it says of them.
+fn weights(path: &str) -> Vec<u8> {
+    let bytes = fs_err::read(path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..].to_vec()
 }
 
 #[test]
