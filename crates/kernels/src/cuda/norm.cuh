@@ -15,7 +15,7 @@
 
 // Pixels that a thread has on their way at once. A gradient's sums read up to three values of each.
 #define MOMENTS_AT_ONCE 4
-#define GRADIENTS_AT_ONCE 2
+#define GRADIENTS_AT_ONCE 3
 
 // What one channel needs: `channels` means, then scales, shifts and inverse deviations.
 #define MEAN 0
@@ -272,22 +272,47 @@ struct Gate {
     }
 };
 
+// Adds up g and g * (y - mean) over every `step`th row from `row` on, before `last`. What is read
+// begins at the thread's channels. `given` is known when this is compiled, so that threads keep only
+// what they need.
+template <bool given>
 __device__ __forceinline__ void add_gradients(
-    const Gate& through, const Lanes& gradient, const Lanes& gate, const Lanes& image, Eight& sum,
-    Eight& product)
+    bool relu, const Normalizing& normalizing, const Lanes* gradients, const Lanes* gates,
+    const Lanes* images, int row, int last, int step, int groups, Eight& sum, Eight& product)
 {
+    Gate through{relu, given, normalizing};
+    for (; row < last; row += GRADIENTS_AT_ONCE * step) {
+        Lanes gradient[GRADIENTS_AT_ONCE];
+        Lanes gate[GRADIENTS_AT_ONCE];
+        Lanes image[GRADIENTS_AT_ONCE];
 #pragma unroll
-    for (int lane = 0; lane < LANES; ++lane) {
-        float y = to_float(image.lane[lane]);
-        float g = through.pass(to_float(gradient.lane[lane]), gate, y, lane);
-        sum.lane[lane] += g;
-        product.lane[lane] += g * (y - through.normalizing.mean.lane[lane]);
+        for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
+            if (row + i * step < last) {
+                int at = (row + i * step) * groups;
+                gradient[i] = gradients[at];
+                image[i] = images[at];
+                gate[i] = given ? gates[at] : image[i];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
+            if (row + i * step >= last) {
+                return;
+            }
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                float y = to_float(image[i].lane[lane]);
+                float g = through.pass(to_float(gradient[i].lane[lane]), gate[i], y, lane);
+                sum.lane[lane] += g;
+                product.lane[lane] += g * (y - normalizing.mean.lane[lane]);
+            }
+        }
     }
 }
 
 // Sums of g and of g * (y - mean) over the rows of part blockIdx.y, where g is what passes of the
-// gradient (`Gate`; `gate` may be null).
-extern "C" __global__ void __launch_bounds__(SUM_THREADS) gradient_parts(
+// gradient (`Gate`; `gate` may be null). Two blocks at once on a multiprocessor, as there are parts.
+extern "C" __global__ void __launch_bounds__(SUM_THREADS, 2) gradient_parts(
     const value* gradient, int relu, const value* gate, const value* y, const float* coefficients,
     int rows, int channels, int rows_in_part, float* parts)
 {
@@ -299,29 +324,18 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) gradient_parts(
         const Lanes* gradients = reinterpret_cast<const Lanes*>(gradient) + group;
         const Lanes* gates = reinterpret_cast<const Lanes*>(gate ? gate : y) + group;
         const Lanes* images = reinterpret_cast<const Lanes*>(y) + group;
-        Gate through{relu != 0, gate != nullptr, Normalizing(coefficients, group * LANES, channels)};
+        Normalizing normalizing(coefficients, group * LANES, channels);
         int step = blockDim.y;
         int last = min(rows, (int)(blockIdx.y + 1) * rows_in_part);
         int row = blockIdx.y * rows_in_part + threadIdx.y;
-        for (; row + (GRADIENTS_AT_ONCE - 1) * step < last; row += GRADIENTS_AT_ONCE * step) {
-            Lanes g[GRADIENTS_AT_ONCE];
-            Lanes open[GRADIENTS_AT_ONCE];
-            Lanes x[GRADIENTS_AT_ONCE];
-#pragma unroll
-            for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
-                int at = (row + i * step) * groups;
-                g[i] = gradients[at];
-                open[i] = gates[at];
-                x[i] = images[at];
-            }
-#pragma unroll
-            for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
-                add_gradients(through, g[i], open[i], x[i], sum, product);
-            }
-        }
-        for (; row < last; row += step) {
-            int at = row * groups;
-            add_gradients(through, gradients[at], gates[at], images[at], sum, product);
+        if (gate) {
+            add_gradients<true>(
+                relu != 0, normalizing, gradients, gates, images, row, last, step, groups, sum,
+                product);
+        } else {
+            add_gradients<false>(
+                relu != 0, normalizing, gradients, gates, images, row, last, step, groups, sum,
+                product);
         }
     }
     store_part(sum, product, channels, parts);

@@ -17,49 +17,59 @@ struct alignas(AT_ONCE * sizeof(value)) Copies {
 };
 
 __device__ __forceinline__ void descend_one(
-    float* weight, float* velocity, float gradient, value convolution_gradient, value* copy,
-    const float* settings)
+    float* weight, float* velocity, float gradient, const float* settings)
 {
-    float g = gradient + to_float(convolution_gradient);
     float w = *weight;
-    float v = settings[MOMENTUM] * *velocity + (g + settings[DECAY] * w);
+    float v = settings[MOMENTUM] * *velocity + (gradient + settings[DECAY] * w);
     w -= settings[RATE] * v;
     *velocity = v;
     *weight = w;
-    store(copy, w);
 }
 
-// One thread for each AT_ONCE parameters. Their gradient lies in `gradient` or, for convolutions,
-// in `convolution_gradient`; the other one holds zero there. `copies` takes the new values as
-// convolutions read them.
+// One thread for each AT_ONCE parameters. The first `filters`, a multiple of AT_ONCE, are those of
+// convolutions: their gradient lies in `convolution_gradient`, and `copies` takes the new values as
+// convolutions read them. The gradient of the others lies in `gradient`.
 extern "C" __global__ void descend(
     float* weights, float* velocity, const float* gradient, const value* convolution_gradient,
-    value* copies, int count, const float* settings)
+    value* copies, int filters, int count, const float* settings)
 {
     int at = thread_index();
     int first = at * AT_ONCE;
     if (first + AT_ONCE > count) {
         for (int i = first; i < count; ++i) {
-            descend_one(
-                &weights[i], &velocity[i], gradient[i], convolution_gradient[i], &copies[i], settings);
+            descend_one(&weights[i], &velocity[i], gradient[i], settings);
         }
         return;
     }
     Floats w = reinterpret_cast<Floats*>(weights)[at];
     Floats v = reinterpret_cast<Floats*>(velocity)[at];
-    Floats g = reinterpret_cast<const Floats*>(gradient)[at];
-    Copies c = reinterpret_cast<const Copies*>(convolution_gradient)[at];
-    Copies copy;
+    Floats g;
+    if (first < filters) {
+        Copies own = reinterpret_cast<const Copies*>(convolution_gradient)[at];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            g.lane[i] = to_float(own.lane[i]);
+        }
+    } else {
+        g = reinterpret_cast<const Floats*>(gradient)[at];
+    }
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
-        descend_one(&w.lane[i], &v.lane[i], g.lane[i], c.lane[i], &copy.lane[i], settings);
+        descend_one(&w.lane[i], &v.lane[i], g.lane[i], settings);
     }
     reinterpret_cast<Floats*>(weights)[at] = w;
     reinterpret_cast<Floats*>(velocity)[at] = v;
-    reinterpret_cast<Copies*>(copies)[at] = copy;
+    if (first < filters) {
+        Copies copy;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            store(&copy.lane[i], w.lane[i]);
+        }
+        reinterpret_cast<Copies*>(copies)[at] = copy;
+    }
 }
 
-// One thread for each parameter: its copy as convolutions read it.
+// One thread for each parameter of a convolution: its copy as convolutions read it.
 extern "C" __global__ void copy_weights(const float* weights, value* copies, int count)
 {
     int at = thread_index();

@@ -1,9 +1,9 @@
 //! Stochastic gradient descent over one flat buffer of parameters.
 
 use super::algorithm::Precision;
-use super::buffer::{DeviceBuffer, Values};
+use super::buffer::{DeviceBuffer, Place, Values};
 use super::device::CudaDevice;
-use super::failure::Result;
+use super::failure::{CudaError, Result};
 use super::function::{Argument, Kernel};
 use super::launch::{Grid, int};
 
@@ -69,13 +69,14 @@ impl DeviceDescent {
 }
 
 impl CudaDevice {
-    /// Moves all weights by one step, in one launch. `gradient` and `convolution_gradient` are
-    /// added up: where one has a gradient, the other holds zero. `copies` takes the new weights as
-    /// convolutions read them.
+    /// Moves all weights by one step, in one launch. The first ones are those of convolutions, as many
+    /// as `convolution_gradient` and `copies` have; `copies` takes their new values as convolutions read
+    /// them. The gradient of the others is read from `gradient`, where they have it.
     ///
     /// # Errors
     ///
-    /// [`super::CudaError::Argument`] for buffers of another shape.
+    /// [`super::CudaError::Argument`] for buffers of another shape, or as many weights of convolutions
+    /// as are no multiple of four.
     #[allow(unsafe_code)]
     pub fn descend(
         &self,
@@ -86,7 +87,15 @@ impl CudaDevice {
         convolution_gradient: &Values,
         copies: &mut Values,
     ) -> Result<()> {
-        let (count, precision) = (weights.len(), copies.precision());
+        let (count, filters) = (weights.len(), copies.len());
+        let precision = copies.precision();
+        if filters > count || !filters.is_multiple_of(AT_ONCE) {
+            return Err(CudaError::argument(
+                "weights of convolutions",
+                filters,
+                format!("a multiple of {AT_ONCE}, at most {count}"),
+            ));
+        }
         let arguments = [
             Argument::Pointer(weights.whole(self, "weights", count)?),
             Argument::Pointer(velocity.whole(self, "velocities", count)?),
@@ -94,10 +103,11 @@ impl CudaDevice {
             Argument::Pointer(convolution_gradient.whole(
                 self,
                 "gradients of convolutions",
-                count,
+                filters,
                 precision,
             )?),
-            Argument::Pointer(copies.whole(self, "copies of weights", count, precision)?),
+            Argument::Pointer(copies.whole(self, "copies of weights", filters, precision)?),
+            Argument::Int(int(filters)?),
             Argument::Int(int(count)?),
             Argument::Pointer(descent.buffer.whole(self, "settings", NUMBERS)?),
         ];
@@ -106,17 +116,21 @@ impl CudaDevice {
         unsafe { self.launch(precision, Kernel::Descend, grid, &arguments) }
     }
 
-    /// Rounds all weights to the type that convolutions read.
+    /// Rounds the first weights, as many as `copies` has, to the type that convolutions read.
     ///
     /// # Errors
     ///
     /// As for [`CudaDevice::descend`].
     #[allow(unsafe_code)]
     pub fn copy_weights(&self, weights: &DeviceBuffer<f32>, copies: &mut Values) -> Result<()> {
-        let count = weights.len();
+        let count = copies.len();
         let precision: Precision = copies.precision();
+        let first = Place {
+            offset: 0,
+            len: count,
+        };
         let arguments = [
-            Argument::Pointer(weights.whole(self, "weights", count)?),
+            Argument::Pointer(weights.at(self, first, count)?),
             Argument::Pointer(copies.whole(self, "copies of weights", count, precision)?),
             Argument::Int(int(count)?),
         ];

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub(crate) struct Weights {
     /// All learned tensors.
     pub(crate) values: DeviceBuffer<f32>,
-    /// The same as convolutions read them.
+    /// Those of convolutions, which come first, as these read them.
     pub(crate) copies: Values,
     /// All running statistics.
     pub(crate) running: DeviceBuffer<f32>,
@@ -27,7 +27,7 @@ pub(crate) struct Weights {
 pub(crate) struct Gradients {
     /// Zero where convolutions are.
     pub(crate) values: DeviceBuffer<f32>,
-    /// Those of convolutions, in their type; zero elsewhere.
+    /// Those of convolutions, which come first, in their type.
     pub(crate) convolutions: Values,
 }
 
@@ -412,12 +412,13 @@ impl Weights {
     /// Numbers of a plan on the device.
     pub(crate) fn new(
         device: &CudaDevice,
+        plan: &Plan,
         parameters: &[f32],
         running: &[f32],
         precision: Precision,
     ) -> Result<Self> {
         let values = DeviceBuffer::from_slice(device, parameters)?;
-        let mut copies = Values::zeros(device, parameters.len(), precision)?;
+        let mut copies = Values::zeros(device, plan.filter_values, precision)?;
         device.copy_weights(&values, &mut copies)?;
         Ok(Self {
             values,
@@ -428,11 +429,11 @@ impl Weights {
 }
 
 impl Gradients {
-    /// Zeros for `len` parameters. What no kernel writes stays zero.
-    pub(crate) fn new(device: &CudaDevice, len: usize, precision: Precision) -> Result<Self> {
+    /// Zeros for a plan's parameters. What no kernel writes stays zero.
+    pub(crate) fn new(device: &CudaDevice, plan: &Plan, precision: Precision) -> Result<Self> {
         Ok(Self {
-            values: DeviceBuffer::zeros(device, len)?,
-            convolutions: Values::zeros(device, len, precision)?,
+            values: DeviceBuffer::zeros(device, plan.parameters.len)?,
+            convolutions: Values::zeros(device, plan.filter_values, precision)?,
         })
     }
 }

@@ -80,7 +80,7 @@ impl CudaFrozen {
             settings,
             // Frozen networks see no crops; what one would show outside is the mean color.
             colors: Colors::new(device, mean, mean, std)?,
-            weights: Weights::new(device, &parameters, &running, settings.precision)?,
+            weights: Weights::new(device, &plan, &parameters, &running, settings.precision)?,
             engines: HashMap::new(),
             gradients: HashMap::new(),
             totals: Totals::new(device)?,

@@ -99,8 +99,10 @@ pub(crate) struct Backward {
 pub(crate) struct Plan {
     /// Height, width and padded channels of every node.
     pub(crate) nodes: Vec<(usize, usize, usize)>,
-    /// Learned tensors, in the order of [`Graph::parameters`].
+    /// Learned tensors: those of convolutions come first.
     pub(crate) parameters: Directory,
+    /// How many values of theirs those are.
+    pub(crate) filter_values: usize,
     /// Running statistics: two for each unit that has batch norm.
     pub(crate) running: Directory,
     /// Places of each unit's tensors.
@@ -131,10 +133,16 @@ impl Plan {
         });
         let nodes = nodes.collect();
         let (mut parameters, mut running) = (Directory::default(), Directory::default());
-        let mut units = Vec::with_capacity(graph.units.len());
-        for unit in &graph.units {
-            let name = format!("{}.weight", unit.conv);
-            let filter = parameters.push(name, Kind::Filter(unit.shape));
+        let filters: Vec<Place> = graph
+            .units
+            .iter()
+            .map(|unit| {
+                let name = format!("{}.weight", unit.conv);
+                parameters.push(name, Kind::Filter(unit.shape))
+            })
+            .collect();
+        let filter_values = parameters.len;
+        let units = graph.units.iter().zip(filters).map(|(unit, filter)| {
             let norm = unit.norm.as_ref().map(|norm| {
                 let push = |directory: &mut Directory, name: &str| {
                     let kind = Kind::Channels(unit.shape.out_channels);
@@ -147,8 +155,9 @@ impl Plan {
                     variance: push(&mut running, "running_var"),
                 }
             });
-            units.push(UnitPlaces { filter, norm });
-        }
+            UnitPlaces { filter, norm }
+        });
+        let units = units.collect();
         let (classes, features) = (graph.num_classes, graph.features());
         let [weight, bias] = graph.head_names();
         parameters.push(weight, Kind::Linear(classes, features));
@@ -156,6 +165,7 @@ impl Plan {
         Self {
             nodes,
             parameters,
+            filter_values,
             running,
             units,
         }
@@ -267,6 +277,11 @@ mod tests {
             assert!(directory.len >= end);
         }
         assert_eq!(plan.parameters.entries.len(), 3 * 20 + 2);
+        for entry in &plan.parameters.entries {
+            let is_filter = matches!(entry.kind, Kind::Filter(_));
+            let comes_first = entry.place.offset < plan.filter_values;
+            assert_eq!(is_filter, comes_first, "{}", entry.name);
+        }
         assert_eq!(plan.unit(0).filter.len, 8 * 9 * 8);
         assert_eq!(plan.linear()[0].len, 10 * 40);
         assert_eq!(plan.linear()[1].len, 10);

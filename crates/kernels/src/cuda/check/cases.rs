@@ -234,22 +234,18 @@ pub(super) fn descent(
     precision: Precision,
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
-    // No whole number of threads.
-    let count = 1003;
+    // No whole number of threads; the first are weights of convolutions.
+    let (count, filters) = (1003, 500);
     let start = noise(10, count);
-    let mut plain = noise(11, count);
-    let mut of_filters = noise(12, count);
-    // As in training: where one has a gradient, the other holds zero.
-    plain[..count / 2].fill(0.0);
-    of_filters[count / 2..].fill(0.0);
+    let plain = noise(11, count);
     let mut weights = DeviceBuffer::from_slice(device, &start)?;
     let mut velocity = DeviceBuffer::zeros(device, count)?;
-    let plain = DeviceBuffer::from_slice(device, &plain)?;
-    let filters = Values::from_slice(device, &of_filters, precision)?;
-    let mut copies = Values::zeros(device, count, precision)?;
+    let of_others = DeviceBuffer::from_slice(device, &plain)?;
+    let of_filters = Values::from_slice(device, &noise(12, filters), precision)?;
+    let mut copies = Values::zeros(device, filters, precision)?;
     device.copy_weights(&weights, &mut copies)?;
     let bar = tolerance(precision);
-    let (result, expected) = (copies.read()?, wide(&start));
+    let (result, expected) = (copies.read()?, wide(&start[..filters]));
     found.push(Comparison::new(
         "copies of weights",
         precision,
@@ -266,16 +262,19 @@ pub(super) fn descent(
     let mut on_device = DeviceDescent::new(device)?;
     on_device.set(descent)?;
     let [rate, momentum, decay] = [descent.rate, descent.momentum, descent.decay].map(f64::from);
-    let gradient: Vec<f64> = plain
-        .read()?
-        .iter()
-        .zip(filters.read()?)
-        .map(|(a, b)| f64::from(*a) + f64::from(b))
-        .collect();
+    let mut gradient = wide(&of_filters.read()?);
+    gradient.extend(wide(&plain[filters..]));
     let (mut w, mut v) = (wide(&start), vec![0.0; count]);
     for _ in 0..2 {
         let (velocity, copies) = (&mut velocity, &mut copies);
-        device.descend(&on_device, &mut weights, velocity, &plain, &filters, copies)?;
+        device.descend(
+            &on_device,
+            &mut weights,
+            velocity,
+            &of_others,
+            &of_filters,
+            copies,
+        )?;
         for at in 0..count {
             v[at] = momentum * v[at] + gradient[at] + decay * w[at];
             w[at] -= rate * v[at];
@@ -287,9 +286,10 @@ pub(super) fn descent(
         "velocities",
         "copies after two steps",
     ];
+    let copied = w[..filters].to_vec();
     let kinds = [Precision::F32, Precision::F32, precision];
     for (((name, result), expected), kind) in
-        names.iter().zip(&results).zip([&w, &v, &w]).zip(kinds)
+        names.iter().zip(&results).zip([&w, &v, &copied]).zip(kinds)
     {
         let bar = tolerance(kind);
         found.push(Comparison::new(*name, precision, result, expected, bar));

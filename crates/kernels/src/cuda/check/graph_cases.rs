@@ -11,6 +11,9 @@ use crate::cuda::optimizer::{Descent, DeviceDescent};
 
 const COUNT: usize = 1000;
 
+/// Of which those of a convolution, which nothing moves here.
+const FILTERS: usize = 4;
+
 /// Which work.
 #[derive(Copy, Clone, Debug, PartialEq)]
 enum Work {
@@ -52,12 +55,13 @@ pub(super) fn recordings(
 ) -> Result<()> {
     // An opening of its own: what it refuses to record is no news of the other one.
     let device = &CudaDevice::open(device.ordinal())?;
-    let (start, slopes) = (noise(80, COUNT), noise(81, COUNT));
+    let (start, mut slopes) = (noise(80, COUNT), noise(81, COUNT));
+    slopes[..FILTERS].fill(0.0);
     let mut weights = Weights {
         values: DeviceBuffer::from_slice(device, &start)?,
         velocity: DeviceBuffer::zeros(device, COUNT)?,
-        copies: Values::zeros(device, COUNT, precision)?,
-        none: Values::zeros(device, COUNT, precision)?,
+        copies: Values::zeros(device, FILTERS, precision)?,
+        none: Values::zeros(device, FILTERS, precision)?,
         descent: DeviceDescent::new(device)?,
     };
     let lasting = DeviceBuffer::from_slice(device, &slopes)?;
