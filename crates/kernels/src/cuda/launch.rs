@@ -24,7 +24,7 @@ const TILE_ROWS: u32 = 8;
 const MOST_BLOCKS_DOWN: u32 = 65_535;
 
 /// The most parts that sums over rows are taken in, two for each of an H100's 132 multiprocessors,
-/// and the fewest rows that a thread of one sums: the pixels that it has on their way at once.
+/// and the fewest rows that a thread of one sums: as many pixels as moments have on their way at once.
 const MOST_PARTS: usize = 264;
 const FEWEST_ROWS: usize = 4;
 

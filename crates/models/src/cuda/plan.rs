@@ -277,10 +277,13 @@ mod tests {
             assert!(directory.len >= end);
         }
         assert_eq!(plan.parameters.entries.len(), 3 * 20 + 2);
-        for entry in &plan.parameters.entries {
-            let is_filter = matches!(entry.kind, Kind::Filter(_));
-            let comes_first = entry.place.offset < plan.filter_values;
-            assert_eq!(is_filter, comes_first, "{}", entry.name);
+        for kind in Architecture::all() {
+            let plan = Plan::new(&ResNetConfig::new(kind, 4, 10).graph());
+            for entry in &plan.parameters.entries {
+                let is_filter = matches!(entry.kind, Kind::Filter(_));
+                let comes_first = entry.place.offset < plan.filter_values;
+                assert_eq!(is_filter, comes_first, "{kind:?}: {}", entry.name);
+            }
         }
         assert_eq!(plan.unit(0).filter.len, 8 * 9 * 8);
         assert_eq!(plan.linear()[0].len, 10 * 40);
