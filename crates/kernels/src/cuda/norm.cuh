@@ -273,14 +273,12 @@ struct Gate {
 };
 
 // Adds up g and g * (y - mean) over every `step`th row from `row` on, before `last`. What is read
-// begins at the thread's channels. `given` is known when this is compiled, so that threads keep only
-// what they need.
-template <bool given>
+// begins at the thread's channels. Inlined for each kind of gate, so that threads keep only what
+// they need.
 __device__ __forceinline__ void add_gradients(
-    bool relu, const Normalizing& normalizing, const Lanes* gradients, const Lanes* gates,
-    const Lanes* images, int row, int last, int step, int groups, Eight& sum, Eight& product)
+    const Gate& through, const Lanes* gradients, const Lanes* gates, const Lanes* images, int row,
+    int last, int step, int groups, Eight& sum, Eight& product)
 {
-    Gate through{relu, given, normalizing};
     for (; row < last; row += GRADIENTS_AT_ONCE * step) {
         Lanes gradient[GRADIENTS_AT_ONCE];
         Lanes gate[GRADIENTS_AT_ONCE];
@@ -291,7 +289,7 @@ __device__ __forceinline__ void add_gradients(
                 int at = (row + i * step) * groups;
                 gradient[i] = gradients[at];
                 image[i] = images[at];
-                gate[i] = given ? gates[at] : image[i];
+                gate[i] = through.given ? gates[at] : image[i];
             }
         }
 #pragma unroll
@@ -304,7 +302,7 @@ __device__ __forceinline__ void add_gradients(
                 float y = to_float(image[i].lane[lane]);
                 float g = through.pass(to_float(gradient[i].lane[lane]), gate[i], y, lane);
                 sum.lane[lane] += g;
-                product.lane[lane] += g * (y - normalizing.mean.lane[lane]);
+                product.lane[lane] += g * (y - through.normalizing.mean.lane[lane]);
             }
         }
     }
@@ -329,13 +327,13 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS, 2) gradient_parts(
         int last = min(rows, (int)(blockIdx.y + 1) * rows_in_part);
         int row = blockIdx.y * rows_in_part + threadIdx.y;
         if (gate) {
-            add_gradients<true>(
-                relu != 0, normalizing, gradients, gates, images, row, last, step, groups, sum,
-                product);
+            Gate through{relu != 0, true, normalizing};
+            add_gradients(
+                through, gradients, gates, images, row, last, step, groups, sum, product);
         } else {
-            add_gradients<false>(
-                relu != 0, normalizing, gradients, gates, images, row, last, step, groups, sum,
-                product);
+            Gate through{relu != 0, false, normalizing};
+            add_gradients(
+                through, gradients, gates, images, row, last, step, groups, sum, product);
         }
     }
     store_part(sum, product, channels, parts);

@@ -25,7 +25,7 @@ pub(crate) struct Weights {
 /// Gradients of all learned tensors.
 #[derive(Debug)]
 pub(crate) struct Gradients {
-    /// Zero where convolutions are.
+    /// Unused where convolutions are.
     pub(crate) values: DeviceBuffer<f32>,
     /// Those of convolutions, which come first, in their type.
     pub(crate) convolutions: Values,
@@ -429,7 +429,7 @@ impl Weights {
 }
 
 impl Gradients {
-    /// Zeros for a plan's parameters. What no kernel writes stays zero.
+    /// Zeros for a plan's parameters.
     pub(crate) fn new(device: &CudaDevice, plan: &Plan, precision: Precision) -> Result<Self> {
         Ok(Self {
             values: DeviceBuffer::zeros(device, plan.parameters.len)?,

@@ -206,9 +206,7 @@ impl CudaNetwork {
     pub fn gradient_state(&self) -> Result<NamedTensors> {
         let mut values = self.gradients.values.read()?;
         let convolutions = self.gradients.convolutions.read()?;
-        for (value, convolution) in values.iter_mut().zip(convolutions) {
-            *value += convolution;
-        }
+        values[..convolutions.len()].copy_from_slice(&convolutions);
         unpack(&self.engine.plan().parameters, &values)
     }
 
