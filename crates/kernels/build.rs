@@ -1,4 +1,5 @@
-//! With the feature `cuda`: compiles `src/cuda/*.cu` to PTX, once for each type of values.
+//! With the feature `cuda`: compiles `src/cuda/kernels.cu` to PTX, once for each type of values, and
+//! `src/cuda/hopper.cu` for the one generation of cards that it is for.
 //!
 //! nvcc is `NVCC`, else `bin/nvcc` of `CUDA_HOME` or `CUDA_PATH`, else the one on the search path.
 //! `CUDA_COMPUTE_CAP` (such as `90`) names the oldest card the kernels have to run on; the driver
@@ -10,6 +11,9 @@ use std::process::Command;
 
 /// The kernels' file, which includes the others.
 const SOURCE: &str = "src/cuda/kernels.cu";
+
+/// Own convolutions for Hopper cards, in code that runs on these alone.
+const HOPPER: &str = "src/cuda/hopper.cu";
 
 /// Compiled for each of these types, to `kernels_NAME.ptx`.
 const VALUES: [(&str, &str); 2] = [("f32", "float"), ("bf16", "__nv_bfloat16")];
@@ -30,8 +34,13 @@ fn main() {
     println!("cargo:rustc-env=MESA_CUDA_VERSION={}", version(&nvcc));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     for (name, kind) in VALUES {
-        compile(&nvcc, kind, &out.join(format!("kernels_{name}.ptx")));
+        let target = out.join(format!("kernels_{name}.ptx"));
+        let kind = format!("-DMESA_VALUE={kind}");
+        let arch = format!("-arch=compute_{}", generation());
+        compile(&nvcc, SOURCE, &["-ptx", &arch, &kind], &target);
     }
+    let target = out.join("hopper.cubin");
+    compile(&nvcc, HOPPER, &["-cubin", "-arch=sm_90a"], &target);
 }
 
 fn nvcc() -> PathBuf {
@@ -67,6 +76,11 @@ fn version(nvcc: &Path) -> u32 {
     let Some((major, minor)) = numbers() else {
         panic!("{} --version says no release: {text}", nvcc.display());
     };
+    assert!(
+        major >= 12,
+        "{} is of CUDA {major}.{minor}: the feature `cuda` needs 12.0 or later",
+        nvcc.display()
+    );
     1000 * major + 10 * minor
 }
 
@@ -83,18 +97,17 @@ fn generation() -> String {
     digits
 }
 
-fn compile(nvcc: &Path, kind: &str, target: &Path) {
+fn compile(nvcc: &Path, source: &str, options: &[&str], target: &Path) {
     let status = Command::new(nvcc)
-        .args(["-ptx", "-std=c++17", "-O3", "-Werror=all-warnings"])
-        .arg(format!("-arch=compute_{}", generation()))
-        .arg(format!("-DMESA_VALUE={kind}"))
+        .args(["-std=c++17", "-O3", "-Werror=all-warnings"])
+        .args(options)
         .arg("-o")
         .arg(target)
-        .arg(SOURCE)
+        .arg(source)
         .status();
     match status {
         Ok(status) if status.success() => {}
-        Ok(status) => panic!("{} failed on {SOURCE}: {status}", nvcc.display()),
+        Ok(status) => panic!("{} failed on {source}: {status}", nvcc.display()),
         Err(error) => panic!("{} cannot be started: {error}", nvcc.display()),
     }
 }

@@ -31,6 +31,67 @@ pub(crate) enum Direction {
     BackwardFilter,
 }
 
+/// What own kernels convolve on a Hopper card, in bf16 with a 3×3 kernel of stride 1: cuDNN takes up
+/// to three times as long for it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OwnShape {
+    /// A first layer: 8 channels, three of them the image's, to 64 on 32×32 images; its input's
+    /// gradient is left to cuDNN.
+    First,
+    /// 64 channels to 64 on 32×32 images.
+    Narrow,
+    /// 128 channels to 128 on 16×16 images.
+    Wide,
+}
+
+impl OwnShape {
+    /// That of a convolution, if there are kernels for it.
+    pub(crate) fn of(
+        shape: &ConvShape,
+        size: (usize, usize),
+        precision: Precision,
+    ) -> Option<Self> {
+        let plain = precision == Precision::Bf16 && (shape.kernel, shape.stride) == (3, 1);
+        let shapes = [Self::First, Self::Narrow, Self::Wide];
+        shapes.into_iter().find(|own| {
+            plain
+                && shape.in_channels == own.inputs()
+                && shape.out_channels == own.outputs()
+                && size == (own.side(), own.side())
+        })
+    }
+
+    /// Whether there is a kernel for one of the three products.
+    pub(crate) fn has(self, direction: Direction) -> bool {
+        self != Self::First || direction != Direction::BackwardData
+    }
+
+    /// Channels of the input.
+    pub(crate) fn inputs(self) -> usize {
+        match self {
+            Self::First => 8,
+            Self::Narrow => 64,
+            Self::Wide => 128,
+        }
+    }
+
+    /// Channels of the output.
+    pub(crate) fn outputs(self) -> usize {
+        match self {
+            Self::First | Self::Narrow => 64,
+            Self::Wide => 128,
+        }
+    }
+
+    /// Rows and columns of an image.
+    pub(crate) fn side(self) -> usize {
+        match self {
+            Self::First | Self::Narrow => 32,
+            Self::Wide => 16,
+        }
+    }
+}
+
 /// What a choice depends on.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ConvKey {
@@ -185,6 +246,46 @@ mod tests {
         let count = keys.len();
         assert_eq!(keys.into_iter().collect::<HashSet<_>>().len(), count);
         assert_eq!(key(), key());
+    }
+
+    #[test]
+    fn own_kernels_are_for_three_shapes_in_bf16() {
+        let shape = |in_channels, out_channels| ConvShape {
+            in_channels,
+            out_channels,
+            kernel: 3,
+            stride: 1,
+        };
+        let of = |shape, side| OwnShape::of(&shape, (side, side), Precision::Bf16);
+        assert_eq!(of(shape(8, 64), 32), Some(OwnShape::First));
+        assert_eq!(of(shape(64, 64), 32), Some(OwnShape::Narrow));
+        assert_eq!(of(shape(128, 128), 16), Some(OwnShape::Wide));
+        for (others, side) in [
+            (shape(64, 64), 16),
+            (shape(128, 128), 32),
+            (shape(64, 128), 32),
+            (shape(16, 64), 32),
+            (shape(8, 128), 32),
+            (SHAPE, 32),
+            (
+                ConvShape {
+                    kernel: 1,
+                    ..shape(64, 64)
+                },
+                32,
+            ),
+        ] {
+            assert_eq!(of(others, side), None, "{others:?}");
+        }
+        let uneven = OwnShape::of(&shape(64, 64), (32, 16), Precision::Bf16);
+        assert_eq!(uneven, None);
+        for precision in [Precision::F32, Precision::Tf32] {
+            assert_eq!(OwnShape::of(&shape(64, 64), (32, 32), precision), None);
+        }
+        for own in [OwnShape::First, OwnShape::Narrow, OwnShape::Wide] {
+            assert!(own.has(Direction::Forward) && own.has(Direction::BackwardFilter));
+            assert_eq!(own.has(Direction::BackwardData), own != OwnShape::First);
+        }
     }
 
     #[test]

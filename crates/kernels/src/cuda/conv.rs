@@ -1,13 +1,15 @@
-//! 2-D convolution through cuDNN: forward, input gradient, weight gradient.
+//! 2-D convolution through cuDNN or own kernels: forward, input gradient, weight gradient.
 
-use super::algorithm::{ConvKey, Direction, Precision};
-use super::buffer::{Place, Values};
+use super::algorithm::{ConvKey, Direction, OwnShape, Precision};
+use super::buffer::{DeviceBuffer, Place, Values};
 use super::device::CudaDevice;
 use super::dnn::Addresses;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 use super::function::{Argument, Kernel};
-use super::launch::{Grid, int};
+use super::hopper::{Hopper, Sums};
+use super::launch::{Grid, index, int};
+use super::norm::CudaNorm;
 use crate::ConvShape;
 
 /// A convolution of a batch of feature maps; see the crate's [`crate::Conv`] for what it computes.
@@ -23,6 +25,8 @@ pub struct Convolution {
     batch: usize,
     precision: Precision,
     deterministic: bool,
+    /// What own kernels know it as, on a card that has them.
+    own: Option<OwnShape>,
     /// What a 1×1 convolution of stride 2 sees of its input: every second row and column, or the
     /// gradients of these. cuDNN is slow at stride 2, and convolves them with stride 1.
     thinned: Option<Values>,
@@ -72,6 +76,9 @@ impl Convolution {
             batch,
             precision,
             deterministic,
+            own: device
+                .hopper()
+                .and_then(|_| OwnShape::of(&shape, size, precision)),
             thinned: None,
         };
         if (shape.kernel, shape.stride) == (1, 2) {
@@ -106,12 +113,20 @@ impl Convolution {
     /// [`CudaError::NoAlgorithm`], [`CudaError::OutOfMemory`], [`CudaError::Dnn`].
     pub fn prepare(&self, input_gradient: bool, weight_gradient: bool) -> Result<()> {
         let mut dnn = self.device.dnn()?;
-        dnn.prepare(&self.key(Direction::Forward))?;
-        if input_gradient {
-            dnn.prepare(&self.key(Direction::BackwardData))?;
-        }
-        if weight_gradient {
-            dnn.prepare(&self.key(Direction::BackwardFilter))?;
+        let wanted = [
+            (Direction::Forward, true),
+            (Direction::BackwardData, input_gradient),
+            (Direction::BackwardFilter, weight_gradient),
+        ];
+        for (direction, wanted) in wanted {
+            match self.own(direction) {
+                _ if !wanted => {}
+                None => dnn.prepare(&self.key(direction))?,
+                Some(own) if direction == Direction::BackwardFilter => {
+                    dnn.make_room(Hopper::room(own, index(self.batch)?))?;
+                }
+                Some(_) => {}
+            }
         }
         Ok(())
     }
@@ -133,6 +148,33 @@ impl Convolution {
             output: self.output(output)?,
         };
         self.run(Direction::Forward, addresses, false)
+    }
+
+    /// The same before batch norm: the sums that it takes its moments from are left to it where the
+    /// convolution takes them on its way. Nothing may be added to the output in between.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Convolution::forward`].
+    pub fn forward_to_norm(
+        &self,
+        input: &Values,
+        (weights, place): (&Values, Place),
+        output: &mut Values,
+        norm: &mut CudaNorm,
+        running_mean: (&DeviceBuffer<f32>, Place),
+    ) -> Result<()> {
+        if self.own(Direction::Forward).is_none() {
+            return self.forward(input, (weights, place), output);
+        }
+        let addresses = Addresses {
+            input: self.input(input)?,
+            filter: self.weights(weights, place)?,
+            output: self.output(output)?,
+        };
+        let rows = self.output_len() / self.shape.out_channels;
+        let sums = norm.expect_sums(rows, self.batch, running_mean)?;
+        self.run_own(Direction::Forward, addresses, false, Some(sums))
     }
 
     /// The gradient of the input, written or, with `accumulate`, added to what is there.
@@ -195,6 +237,9 @@ impl Convolution {
     }
 
     fn run(&self, direction: Direction, at: Addresses, accumulate: bool) -> Result<()> {
+        if self.own(direction).is_some() {
+            return self.run_own(direction, at, accumulate, None);
+        }
         let Some(thinned) = &self.thinned else {
             return self.convolve(direction, at, accumulate);
         };
@@ -236,6 +281,56 @@ impl Convolution {
         // SAFETY: the arguments of the two kernels; lengths were checked, by the callers of `run`
         // and by `new`.
         unsafe { self.device.launch(self.precision, kernel, grid, &arguments) }
+    }
+
+    /// What own kernels know one of the products as, if they compute it.
+    fn own(&self, direction: Direction) -> Option<OwnShape> {
+        self.own.filter(|own| own.has(direction))
+    }
+
+    /// Convolves with own kernels.
+    #[allow(unsafe_code)]
+    fn run_own(
+        &self,
+        direction: Direction,
+        at: Addresses,
+        accumulate: bool,
+        sums: Option<Sums>,
+    ) -> Result<()> {
+        let (Some(hopper), Some(own)) = (self.device.hopper(), self.own(direction)) else {
+            return Err(CudaError::argument(
+                "a convolution of own kernels",
+                "none on this card",
+                "one on a Hopper card",
+            ));
+        };
+        let mut dnn = self.device.dnn()?;
+        let (batch, stream) = (index(self.batch)?, self.device.stream());
+        let addresses = (at.input, at.filter, at.output);
+        // SAFETY: lengths were checked above, and a buffer that is dropped is freed in the stream's
+        // order. Whoever calls has borrowed what is written mutably. Allocations, and the places of
+        // weights in them, are whole multiples of 16 bytes.
+        let started = unsafe {
+            match direction {
+                Direction::Forward => hopper.forward(stream, own, batch, addresses, sums),
+                Direction::BackwardData => {
+                    hopper.input_gradient(stream, own, batch, addresses, accumulate)
+                }
+                Direction::BackwardFilter => {
+                    let bytes = Hopper::room(own, batch);
+                    if dnn.room().1 < bytes {
+                        self.device.check_not_recording("preparing a convolution")?;
+                        dnn.make_room(bytes)?;
+                    }
+                    if let Some(workspace) = dnn.workspace() {
+                        self.device.keep(workspace);
+                    }
+                    let room = dnn.room().0;
+                    hopper.weight_gradient(stream, own, batch, addresses, room)
+                }
+            }
+        };
+        self.device.driver(started, "starting a convolution")
     }
 
     #[allow(unsafe_code)]

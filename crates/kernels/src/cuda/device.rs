@@ -12,6 +12,7 @@ use super::dnn::Dnn;
 use super::failure::{CudaError, Result, TOOLKIT, check_driver};
 use super::function::{Argument, Functions, Kernel};
 use super::graph::{Kept, RECORDING};
+use super::hopper::Hopper;
 use super::launch::Grid;
 use super::library;
 use super::turns::{Turn, Turns};
@@ -27,6 +28,7 @@ struct Inner {
     // Dropped in this order: what cuDNN holds lives in the context.
     dnn: Mutex<Dnn>,
     functions: Functions,
+    hopper: Option<Hopper>,
     stream: Arc<CudaStream>,
     turns: Turns,
     recording: Recorder,
@@ -96,12 +98,18 @@ impl CudaDevice {
             "compiling the kernels for the card",
             ordinal,
         )?;
+        let hopper = map_driver(
+            Hopper::load(&context),
+            "loading the card's own convolutions",
+            ordinal,
+        )?;
         let dnn = Dnn::new(&stream)?;
         let name = map_driver(context.name(), "reading the GPU's name", ordinal)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 dnn: Mutex::new(dnn),
                 functions,
+                hopper,
                 stream,
                 turns: Turns::default(),
                 recording: Recorder {
@@ -226,6 +234,11 @@ impl CudaDevice {
 
     pub(crate) fn stream(&self) -> &Arc<CudaStream> {
         &self.inner.stream
+    }
+
+    /// Own convolutions, if the card runs them.
+    pub(crate) fn hopper(&self) -> Option<&Hopper> {
+        self.inner.hopper.as_ref()
     }
 
     /// cuDNN, for one caller at a time, with the device's context current.

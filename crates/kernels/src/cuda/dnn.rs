@@ -87,21 +87,35 @@ impl Dnn {
             return Ok(());
         }
         let plan = Plan::new(&self.handle, key)?;
+        self.make_room(plan.workspace)?;
+        self.plans.insert(*key, plan);
+        Ok(())
+    }
+
+    /// Makes the workspace at least so many bytes large.
+    pub(crate) fn make_room(&mut self, bytes: usize) -> Result<()> {
         let room = self
             .workspace
             .as_ref()
             .map_or(0, |workspace| workspace.num_bytes());
-        if plan.workspace > room {
+        if bytes > room {
             // Freed first, in the stream's order: what runs still may use it until then. What is
             // recorded keeps the one it knows.
             self.workspace = None;
-            let allocated = self.stream.alloc_zeros(plan.workspace);
-            let doing = "allocating cuDNN's workspace";
+            let allocated = self.stream.alloc_zeros(bytes);
+            let doing = "allocating the workspace of convolutions";
             let ordinal = self.stream.context().ordinal();
             self.workspace = Some(Arc::new(map_driver(allocated, doing, ordinal)?));
         }
-        self.plans.insert(*key, plan);
         Ok(())
+    }
+
+    /// The workspace's address and bytes.
+    pub(crate) fn room(&self) -> (u64, usize) {
+        let workspace = self.workspace.as_ref();
+        workspace.map_or((0, 0), |workspace| {
+            (workspace.device_ptr(&self.stream).0, workspace.num_bytes())
+        })
     }
 
     /// Whether this convolution was prepared.
@@ -129,10 +143,7 @@ impl Dnn {
     ) -> Result<()> {
         self.prepare(key)?;
         let plan = &self.plans[key];
-        let workspace = self
-            .workspace
-            .as_ref()
-            .map_or(0, |workspace| workspace.device_ptr(&self.stream).0);
+        let workspace = self.room().0;
         let (one, zero) = (1.0_f32, 0.0_f32);
         let alpha: *const c_void = (&raw const one).cast();
         let beta: *const c_void = if accumulate {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaStream, DriverError, LaunchArgs, LaunchConfig, PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -92,6 +92,17 @@ pub(crate) enum Argument {
     Float(f32),
 }
 
+impl Argument {
+    /// The next argument of a launch.
+    pub(crate) fn push<'a>(&'a self, launch: &mut LaunchArgs<'a>) {
+        match self {
+            Self::Pointer(address) => launch.arg(address),
+            Self::Int(number) => launch.arg(number),
+            Self::Float(number) => launch.arg(number),
+        };
+    }
+}
+
 /// All kernels, for both types of values.
 #[derive(Debug)]
 pub(crate) struct Functions {
@@ -137,11 +148,7 @@ impl Functions {
         };
         let mut launch = stream.launch_builder(&functions[kernel as usize]);
         for argument in arguments {
-            match argument {
-                Argument::Pointer(address) => launch.arg(address),
-                Argument::Int(number) => launch.arg(number),
-                Argument::Float(number) => launch.arg(number),
-            };
+            argument.push(&mut launch);
         }
         let config = LaunchConfig {
             grid_dim: (grid.blocks.0, grid.blocks.1, 1),

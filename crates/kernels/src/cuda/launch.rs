@@ -4,7 +4,7 @@ use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 
 /// Threads of a block that goes over a list.
-pub(crate) const BLOCK: u32 = 256;
+pub(crate) const BLOCK: u32 = 128;
 
 /// Threads of a block that sums over rows, at most; as in `norm.cuh`.
 pub(crate) const SUM_THREADS: usize = 256;

@@ -1,4 +1,5 @@
-//! The same work on an NVIDIA GPU: convolutions by cuDNN, everything else by own kernels.
+//! The same work on an NVIDIA GPU: convolutions by cuDNN, on a Hopper card some of them, and everything
+//! else, by own kernels.
 //!
 //! Feature maps lie channels-last without a border, channels padded to a multiple of
 //! [`CHANNEL_MULTIPLE`], in bf16 or f32 ([`Precision`]); statistics, sums, losses and master
@@ -10,10 +11,10 @@
 //! algorithm  bf16  failure  filter  launch  library  packing  turns    logic of the host, tested without a GPU
 //! device  buffer  function  graph                               the device, its memory, its kernels, recordings
 //! mark                                                          times and versions, for measurements
-//! descriptor  dnn  conv  images  norm  head  optimizer          what is computed
+//! descriptor  dnn  hopper  conv  images  norm  head  optimizer  what is computed
 //! matrix  perceptron                                            what MESA's perceptrons are made of
 //! check                                                         all of it against plain computations in f64
-//! kernels.cu  *.cuh                                             the kernels, compiled by build.rs
+//! kernels.cu  *.cuh  hopper.cu                                  the kernels, compiled by build.rs
 //! ```
 
 mod algorithm;
@@ -43,6 +44,8 @@ mod function;
 mod graph;
 #[cfg(feature = "cuda")]
 mod head;
+#[cfg(feature = "cuda")]
+mod hopper;
 #[cfg(feature = "cuda")]
 mod images;
 #[cfg(feature = "cuda")]

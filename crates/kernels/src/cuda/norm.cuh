@@ -144,18 +144,18 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) moment_parts(
 }
 
 // One warp for each channel; a block is one warp. Statistics of the batch, and the running ones,
-// which take the unbiased variance.
+// which take the unbiased variance. Sums were taken around the first row, or around the running mean.
 extern "C" __global__ void moments(
-    const value* y, const float* parts, int part_count, int rows, int channels, const float* gamma,
+    const value* y, int around_mean, const float* parts, int part_count, int rows, int channels, const float* gamma,
     const float* beta, float momentum, float* running_mean, float* running_variance,
     float* coefficients)
 {
     int channel = blockIdx.x;
     // Read before the sums are there: one way to memory instead of two.
-    float shift = to_float(y[channel]);
     float scale = gamma[channel];
     float offset = beta[channel];
     float old_mean = running_mean[channel];
+    float shift = around_mean ? old_mean : to_float(y[channel]);
     float old_variance = running_variance[channel];
     double sum;
     double square;
@@ -220,10 +220,12 @@ struct Normalizing {
 };
 
 // One thread for each 8 channels of a pixel: output = relu(normalized y + residual). `residual`
-// may be null; with `residual_coefficients` it is normalized first.
+// may be null; with `residual_coefficients` it is normalized first. `positive` (may be null) notes
+// where the output is, a bit for each channel: gradients read that instead of the output.
 extern "C" __global__ void normalize(
     const value* y, const float* coefficients, const value* residual,
-    const float* residual_coefficients, int relu, int groups, int channels, value* output)
+    const float* residual_coefficients, int relu, int groups, int channels, value* output,
+    unsigned char* positive)
 {
     int at = thread_index();
     if (at >= groups) {
@@ -251,24 +253,28 @@ extern "C" __global__ void normalize(
         }
     }
     Lanes result;
+    int bits = 0;
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
         store(&result.lane[lane], relu ? fmaxf(sum.lane[lane], 0.0f) : sum.lane[lane]);
+        bits |= (to_float(result.lane[lane]) > 0.0f) << lane;
     }
     reinterpret_cast<Lanes*>(output)[at] = result;
+    if (positive) {
+        positive[at] = (unsigned char)bits;
+    }
 }
 
-// Where a unit's gradient passes: with `relu`, where the unit's output is positive. That is `gate`
-// or, if it is not `given`, y normalized: there is no residual then.
+// Where a unit's gradient passes: with `relu`, where the unit's output is positive. That is noted in
+// the bits of `gate` or, if these are not `given`, seen from y normalized: there is no residual then.
 struct Gate {
     bool relu, given;
     Normalizing normalizing;
 
-    __device__ __forceinline__ float pass(
-        float gradient, const Lanes& gate, float y, int lane) const
+    __device__ __forceinline__ float pass(float gradient, int gate, float y, int lane) const
     {
-        float output = given ? to_float(gate.lane[lane]) : normalizing.of(y, lane);
-        return !relu || output > 0.0f ? gradient : 0.0f;
+        bool positive = given ? gate >> lane & 1 : normalizing.of(y, lane) > 0.0f;
+        return !relu || positive ? gradient : 0.0f;
     }
 };
 
@@ -276,12 +282,12 @@ struct Gate {
 // begins at the thread's channels. Inlined for each kind of gate, so that threads keep only what
 // they need.
 __device__ __forceinline__ void add_gradients(
-    const Gate& through, const Lanes* gradients, const Lanes* gates, const Lanes* images, int row,
-    int last, int step, int groups, Eight& sum, Eight& product)
+    const Gate& through, const Lanes* gradients, const unsigned char* gates, const Lanes* images,
+    int row, int last, int step, int groups, Eight& sum, Eight& product)
 {
     for (; row < last; row += GRADIENTS_AT_ONCE * step) {
         Lanes gradient[GRADIENTS_AT_ONCE];
-        Lanes gate[GRADIENTS_AT_ONCE];
+        int gate[GRADIENTS_AT_ONCE];
         Lanes image[GRADIENTS_AT_ONCE];
 #pragma unroll
         for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
@@ -289,7 +295,7 @@ __device__ __forceinline__ void add_gradients(
                 int at = (row + i * step) * groups;
                 gradient[i] = gradients[at];
                 image[i] = images[at];
-                gate[i] = through.given ? gates[at] : image[i];
+                gate[i] = through.given ? gates[at] : 0;
             }
         }
 #pragma unroll
@@ -311,8 +317,8 @@ __device__ __forceinline__ void add_gradients(
 // Sums of g and of g * (y - mean) over the rows of part blockIdx.y, where g is what passes of the
 // gradient (`Gate`; `gate` may be null). Two blocks at once on a multiprocessor, as there are parts.
 extern "C" __global__ void __launch_bounds__(SUM_THREADS, 2) gradient_parts(
-    const value* gradient, int relu, const value* gate, const value* y, const float* coefficients,
-    int rows, int channels, int rows_in_part, float* parts)
+    const value* gradient, int relu, const unsigned char* gate, const value* y,
+    const float* coefficients, int rows, int channels, int rows_in_part, float* parts)
 {
     int groups = channels / LANES;
     int group = sum_group();
@@ -320,7 +326,6 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS, 2) gradient_parts(
     Eight product = {};
     if (group < groups) {
         const Lanes* gradients = reinterpret_cast<const Lanes*>(gradient) + group;
-        const Lanes* gates = reinterpret_cast<const Lanes*>(gate ? gate : y) + group;
         const Lanes* images = reinterpret_cast<const Lanes*>(y) + group;
         Normalizing normalizing(coefficients, group * LANES, channels);
         int step = blockDim.y;
@@ -329,11 +334,11 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS, 2) gradient_parts(
         if (gate) {
             Gate through{relu != 0, true, normalizing};
             add_gradients(
-                through, gradients, gates, images, row, last, step, groups, sum, product);
+                through, gradients, gate + group, images, row, last, step, groups, sum, product);
         } else {
             Gate through{relu != 0, false, normalizing};
             add_gradients(
-                through, gradients, gates, images, row, last, step, groups, sum, product);
+                through, gradients, nullptr, images, row, last, step, groups, sum, product);
         }
     }
     store_part(sum, product, channels, parts);
@@ -364,7 +369,7 @@ extern "C" __global__ void gradient_factors(
 // residual (may be null), which is written or, with `accumulate`, added to. What passes of the
 // gradient is as in `gradient_parts`.
 extern "C" __global__ void apply_gradient(
-    value* gradient, int relu, const value* gate, const value* y, const float* coefficients,
+    value* gradient, int relu, const unsigned char* gate, const value* y, const float* coefficients,
     const float* factors, value* residual_gradient, int accumulate, int groups, int channels)
 {
     int at = thread_index();
@@ -374,7 +379,7 @@ extern "C" __global__ void apply_gradient(
     int first = at % (channels / LANES) * LANES;
     Lanes own = reinterpret_cast<Lanes*>(gradient)[at];
     Lanes image = reinterpret_cast<const Lanes*>(y)[at];
-    Lanes open = gate ? reinterpret_cast<const Lanes*>(gate)[at] : own;
+    int open = gate ? gate[at] : 0;
     Lanes other = residual_gradient && accumulate
         ? reinterpret_cast<Lanes*>(residual_gradient)[at] : own;
     Gate through{relu != 0, gate != nullptr, Normalizing(coefficients, first, channels)};

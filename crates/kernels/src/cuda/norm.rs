@@ -7,6 +7,7 @@ use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 use super::function::{Argument, Kernel};
+use super::hopper::Sums;
 use super::launch::{Grid, Parts, int};
 
 /// A channel's mean, scale, shift and inverse deviation.
@@ -26,8 +27,13 @@ pub struct CudaNorm {
     precision: Precision,
     parts: Parts,
     sums: DeviceBuffer<f32>,
+    /// Parts of the sums that a convolution has taken for the next moments, if it has.
+    expected: Option<usize>,
     coefficients: DeviceBuffer<f32>,
     factors: DeviceBuffer<f32>,
+    /// Where the output was positive, a bit for each channel of a pixel: a sixteenth of what it is to
+    /// read the output.
+    positive: DeviceBuffer<u8>,
 }
 
 /// Learned scale and shift in a flat buffer of parameters.
@@ -63,13 +69,12 @@ pub enum Residual<'a> {
 
 /// Where a layer lets a gradient through.
 #[derive(Copy, Clone, Debug)]
-pub enum Gate<'a> {
+pub enum Gate {
     /// Everywhere: it has no ReLU.
     Open,
-    /// Where its output, which is read, is positive.
-    Output(&'a Values),
-    /// The same for a layer without a residual: the output is computed again, from what is read
-    /// anyway.
+    /// Where its output was positive, as [`CudaNorm::normalize`] has noted for a layer with a residual.
+    Noted,
+    /// The same for a layer without one: the output is computed again, from what is read anyway.
     Normalized,
 }
 
@@ -99,9 +104,36 @@ impl CudaNorm {
             channels,
             precision,
             parts,
-            sums: DeviceBuffer::zeros(device, parts.count * 2 * channels)?,
+            // A convolution that takes them has a part for each image, of 256 pixels or more.
+            sums: DeviceBuffer::zeros(device, parts.count.max(rows / 256) * 2 * channels)?,
+            expected: None,
             coefficients: DeviceBuffer::zeros(device, COEFFICIENTS * channels)?,
             factors: DeviceBuffer::zeros(device, FACTORS * channels)?,
+            positive: DeviceBuffer::zeros(device, rows * channels / CHANNEL_MULTIPLE)?,
+        })
+    }
+
+    /// Where a convolution puts the sums of its result, a part for each image, for the moments that are
+    /// taken next; and the running mean, which is what they are taken around.
+    pub(super) fn expect_sums(
+        &mut self,
+        rows: usize,
+        images: usize,
+        (running, mean): (&DeviceBuffer<f32>, Place),
+    ) -> Result<Sums> {
+        let len = images * 2 * self.channels;
+        if rows != self.rows || len > self.sums.len() {
+            let (found, expected) = (rows, self.rows);
+            return Err(CudaError::argument(
+                "rows of a convolution's result",
+                found,
+                expected,
+            ));
+        }
+        self.expected = Some(images);
+        Ok(Sums {
+            shift: running.at(&self.device, mean, self.channels)?,
+            parts: self.sums.whole(&self.device, "sums", self.sums.len())?,
         })
     }
 
@@ -122,24 +154,28 @@ impl CudaNorm {
         let image = self.layer("a convolution's result", y)?;
         let [rows, channels] = [int(self.rows)?, int(self.channels)?];
         let sums = self.sums()?;
-        let arguments = [
-            image,
-            Argument::Int(rows),
-            Argument::Int(channels),
-            Argument::Int(int(self.parts.rows)?),
-            sums,
-        ];
-        let grid = Grid::sums(self.channels, &self.parts)?;
-        // SAFETY: the arguments of `moment_parts`; lengths were checked.
-        unsafe {
-            self.device
-                .launch(self.precision, Kernel::MomentParts, grid, &arguments)
-        }?;
+        let taken = self.expected.take();
+        if taken.is_none() {
+            let arguments = [
+                image,
+                Argument::Int(rows),
+                Argument::Int(channels),
+                Argument::Int(int(self.parts.rows)?),
+                sums,
+            ];
+            let grid = Grid::sums(self.channels, &self.parts)?;
+            // SAFETY: the arguments of `moment_parts`; lengths were checked.
+            unsafe {
+                self.device
+                    .launch(self.precision, Kernel::MomentParts, grid, &arguments)
+            }?;
+        }
         let [gamma, beta] = parameters.addresses(&self.device, self.channels)?;
         let arguments = [
             image,
+            Argument::Int(i32::from(taken.is_some())),
             sums,
-            Argument::Int(int(self.parts.count)?),
+            Argument::Int(int(taken.unwrap_or(self.parts.count))?),
             Argument::Int(rows),
             Argument::Int(channels),
             gamma,
@@ -186,14 +222,15 @@ impl CudaNorm {
         }
     }
 
-    /// `output = relu(normalized y + residual)`, the ReLU if asked for.
+    /// `output = relu(normalized y + residual)`, the ReLU if asked for. With a residual it is noted
+    /// where the output is positive.
     ///
     /// # Errors
     ///
     /// As for [`CudaNorm::take_moments`].
     #[allow(unsafe_code)]
     pub fn normalize(
-        &self,
+        &mut self,
         y: &Values,
         residual: Option<Residual<'_>>,
         relu: bool,
@@ -224,6 +261,11 @@ impl CudaNorm {
             Argument::Int(int(self.groups())?),
             Argument::Int(int(self.channels)?),
             self.layer("a layer's output", output)?,
+            if residual.is_some() {
+                self.noted()?
+            } else {
+                null
+            },
         ];
         let grid = Grid::list(self.groups())?;
         // SAFETY: the arguments of `normalize`; lengths were checked.
@@ -243,7 +285,7 @@ impl CudaNorm {
     pub fn reduce_gradient(
         &mut self,
         gradient: &Values,
-        gate: Gate<'_>,
+        gate: Gate,
         y: &Values,
         (targets, gamma, beta): (&mut DeviceBuffer<f32>, Place, Place),
     ) -> Result<()> {
@@ -295,7 +337,7 @@ impl CudaNorm {
     pub fn apply_gradient(
         &self,
         gradient: &mut Values,
-        gate: Gate<'_>,
+        gate: Gate,
         y: &Values,
         residual: Option<(&mut Values, bool)>,
     ) -> Result<()> {
@@ -344,12 +386,18 @@ impl CudaNorm {
         Ok(Argument::Pointer(address))
     }
 
-    /// Whether there is a ReLU, and the output if it is to be read.
-    fn gate(&self, gate: Gate<'_>) -> Result<[Argument; 2]> {
+    fn noted(&self) -> Result<Argument> {
+        let len = self.groups();
+        let address = self.positive.whole(&self.device, "a gate", len)?;
+        Ok(Argument::Pointer(address))
+    }
+
+    /// Whether there is a ReLU, and where its output was noted if that is to be read.
+    fn gate(&self, gate: Gate) -> Result<[Argument; 2]> {
         let null = Argument::Pointer(0);
         Ok(match gate {
             Gate::Open => [Argument::Int(0), null],
-            Gate::Output(output) => [Argument::Int(1), self.layer("a gate", output)?],
+            Gate::Noted => [Argument::Int(1), self.noted()?],
             Gate::Normalized => [Argument::Int(1), null],
         })
     }
@@ -360,8 +408,7 @@ impl CudaNorm {
     }
 
     fn sums(&self) -> Result<Argument> {
-        let len = self.parts.count * 2 * self.channels;
-        let address = self.sums.whole(&self.device, "sums", len)?;
+        let address = self.sums.whole(&self.device, "sums", self.sums.len())?;
         Ok(Argument::Pointer(address))
     }
 

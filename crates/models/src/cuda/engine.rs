@@ -217,7 +217,16 @@ impl Engine {
             } = &mut after[0];
             let input = ready(&self.image, before, unit.input)?;
             let places = self.plan.unit(index);
-            convolution.forward(input, (copies, places.filter), raw)?;
+            let filter = (copies, places.filter);
+            match (&mut *norm, places.norm, &statistics) {
+                (Some(norm), Some(places), Statistics::Batch(running, _))
+                    if unit.skip.is_none() =>
+                {
+                    let running_mean = (&**running, places.mean);
+                    convolution.forward_to_norm(input, filter, raw, norm, running_mean)?;
+                }
+                _ => convolution.forward(input, filter, raw)?,
+            }
             if let Some(skip) = unit.skip {
                 self.device.add(&before[skip].raw, raw)?;
             }
@@ -278,7 +287,7 @@ impl Engine {
             let gate = match &layer.output {
                 None => Gate::Open,
                 Some(_) if unit.residual.is_none() => Gate::Normalized,
-                Some(output) => Gate::Output(output),
+                Some(_) => Gate::Noted,
             };
             if let (Some(norm), Some(places)) = (&mut layer.norm, places.norm) {
                 if let Some(targets) = &mut targets {

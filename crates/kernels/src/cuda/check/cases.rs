@@ -1,6 +1,6 @@
 //! Convolutions, images and optimizer against the reference.
 
-use super::reference::{Taps, wide};
+use super::reference::{Taps, moments, wide};
 use super::{Comparison, noise, tolerance};
 use crate::ConvShape;
 use crate::cuda::algorithm::Precision;
@@ -9,18 +9,30 @@ use crate::cuda::conv::Convolution;
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::{CudaError, Result};
 use crate::cuda::images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers};
+use crate::cuda::norm::{CudaNorm, NormParameters};
 use crate::cuda::optimizer::{Descent, DeviceDescent};
 use crate::cuda::packing::PlanLimits;
 use crate::{ImagePlan, Stamp};
 
 /// All three products of convolutions as a ResNet has them, and with sizes that divide nothing; the
-/// input's gradient added to what is there and written over it.
+/// input's gradient added to what is there and written over it; the moments of what is convolved.
 pub(super) fn convolutions(
     device: &CudaDevice,
     precision: Precision,
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
-    for (in_channels, out_channels, kernel, stride, size) in [
+    let own = [
+        (8, 64, 3, 1, (32, 32)),
+        (64, 64, 3, 1, (32, 32)),
+        (128, 128, 3, 1, (16, 16)),
+    ];
+    // They take long on the host, and only bf16 has kernels of its own for them.
+    let own = if precision == Precision::Bf16 {
+        &own[..]
+    } else {
+        &[]
+    };
+    let others = [
         (8, 16, 3, 1, (32, 32)),
         (16, 32, 3, 2, (16, 16)),
         (16, 32, 1, 2, (16, 16)),
@@ -28,14 +40,15 @@ pub(super) fn convolutions(
         (16, 8, 1, 2, (6, 5)),
         (8, 24, 1, 2, (5, 6)),
         (64, 64, 3, 1, (7, 5)),
-    ] {
+    ];
+    for (in_channels, out_channels, kernel, stride, size) in [own, &others].concat() {
         let shape = ConvShape {
             in_channels,
             out_channels,
             kernel,
             stride,
         };
-        let batch = 3;
+        let batch = 5;
         let conv = Convolution::new(device, shape, size, batch, precision, true)?;
         conv.prepare(true, true)?;
         let values = |seed, len| Values::from_slice(device, &noise(seed, len), precision);
@@ -66,6 +79,7 @@ pub(super) fn convolutions(
             len: conv.weights_len(),
         };
         conv.forward(&input, (&weights, place), &mut output)?;
+        let moments = before_norm(device, &conv, out_channels, &input, (&weights, place))?;
         conv.input_gradient((&weights, place), &gradient, &mut added, true)?;
         conv.input_gradient((&weights, place), &gradient, &mut written, false)?;
         conv.weight_gradient(&input, &gradient, (&mut of_weights, place))?;
@@ -81,15 +95,56 @@ pub(super) fn convolutions(
             "input gradient, written",
             "weight gradient",
         ];
+        let what =
+            format!("convolution {kernel}x{kernel}/{stride} {in_channels} to {out_channels}");
         for ((name, result), expected) in names.iter().zip(&results).zip(&expected) {
-            let name = format!(
-                "convolution {kernel}x{kernel}/{stride} {in_channels} to {out_channels}: {name}"
-            );
+            let name = format!("{what}: {name}");
             let bar = tolerance(precision);
             found.push(Comparison::new(name, precision, result, expected, bar));
         }
+        let expected = moments_of(&results[0], out_channels);
+        let (name, bar) = (format!("{what}: moments"), tolerance(Precision::F32));
+        found.push(Comparison::new(name, precision, &moments, &expected, bar));
     }
     Ok(())
+}
+
+/// Means and variances of the result of a convolution, as batch norm takes them.
+fn before_norm(
+    device: &CudaDevice,
+    conv: &Convolution,
+    channels: usize,
+    input: &Values,
+    filter: (&Values, Place),
+) -> Result<Vec<f32>> {
+    let precision = input.precision();
+    let mut output = Values::zeros(device, conv.output_len(), precision)?;
+    let mut norm = CudaNorm::new(device, conv.output_len() / channels, channels, precision)?;
+    // What ran until now is forgotten, whatever it was.
+    let mut running = DeviceBuffer::from_slice(device, &noise(6, 2 * channels))?;
+    let [mean, variance] = [0, channels].map(|offset| Place {
+        offset,
+        len: channels,
+    });
+    let running_mean = (&running, mean);
+    conv.forward_to_norm(input, filter, &mut output, &mut norm, running_mean)?;
+    let parameters = DeviceBuffer::from_slice(device, &noise(7, 2 * channels))?;
+    let parameters = NormParameters {
+        weights: &parameters,
+        gamma: mean,
+        beta: variance,
+    };
+    let moved = (&mut running, mean, variance);
+    norm.take_moments(&output, parameters, moved, 1.0)?;
+    running.read()
+}
+
+/// The same from the result itself; the variance unbiased.
+fn moments_of(values: &[f32], channels: usize) -> Vec<f64> {
+    let (mean, variance) = moments(values, channels);
+    let rows = (values.len() / channels) as f64;
+    let unbiased = variance.iter().map(|value| value * rows / (rows - 1.0));
+    mean.iter().copied().chain(unbiased).collect()
 }
 
 /// Crop, flip, stamp, normalization, and the gradient of what was stamped.

@@ -138,11 +138,11 @@ pub(super) fn training(
     let y = &layer.y;
     layer
         .norm
-        .reduce_gradient(&gradient, Gate::Output(&output), y, targets)?;
+        .reduce_gradient(&gradient, Gate::Noted, y, targets)?;
     let residual = Some((&mut of_residual, true));
     layer
         .norm
-        .apply_gradient(&mut gradient, Gate::Output(&output), y, residual)?;
+        .apply_gradient(&mut gradient, Gate::Noted, y, residual)?;
     for (name, result, expected, bar) in [
         (
             "gradients of scale and shift",
@@ -169,7 +169,7 @@ pub(super) fn training(
 }
 
 /// Gradients of a layer without a residual: without a ReLU, and with one whose gate is computed
-/// again, which has to give the bits of a gate that is read.
+/// again, which has to give the bits of a gate that was noted.
 pub(super) fn gates(
     device: &CudaDevice,
     precision: Precision,
@@ -180,9 +180,12 @@ pub(super) fn gates(
     let (norm, y, parameters) = layer.parts();
     norm.take_moments(y, parameters, (&mut running, FIRST, SECOND), 0.1)?;
     let mut output = Values::zeros(device, ROWS * CHANNELS, precision)?;
-    norm.normalize(y, None, true, &mut output)?;
+    // A residual that changes nothing: it is noted where the output is positive.
+    let zeros = Values::zeros(device, ROWS * CHANNELS, precision)?;
+    let residual = Some(Residual::Ready(&zeros));
+    norm.normalize(y, residual, true, &mut output)?;
     let drawn = noise(90, ROWS * CHANNELS);
-    let mut gradients = |gate: Gate<'_>| -> Result<[Vec<f32>; 2]> {
+    let mut gradients = |gate: Gate| -> Result<[Vec<f32>; 2]> {
         let mut gradient = Values::from_slice(device, &drawn, precision)?;
         let mut of_parameters = DeviceBuffer::zeros(device, 2 * CHANNELS)?;
         let (norm, y, _) = layer.parts();
@@ -191,7 +194,7 @@ pub(super) fn gates(
         Ok([of_parameters.read()?, gradient.read()?])
     };
     let open = gradients(Gate::Open)?;
-    let read = gradients(Gate::Output(&output))?;
+    let read = gradients(Gate::Noted)?;
     let computed = gradients(Gate::Normalized)?;
 
     let (mean, variance) = moments(&layer.y.read()?, CHANNELS);
@@ -211,7 +214,7 @@ pub(super) fn gates(
         }
     }
     let (computed, read) = (computed.concat(), wide(&read.concat()));
-    let name = "a gate computed again against one that is read";
+    let name = "a gate computed again against one that was noted";
     found.push(Comparison::new(name, precision, &computed, &read, 0.0));
     Ok(())
 }
@@ -322,7 +325,7 @@ pub(super) fn fixed(
     let to = Some((&mut of_residual, false));
     layer
         .norm
-        .apply_gradient(&mut gradient, Gate::Output(&output), &layer.y, to)?;
+        .apply_gradient(&mut gradient, Gate::Noted, &layer.y, to)?;
     let gated = (0..g.len()).map(|at| {
         if gate[at] > 0.0 {
             f64::from(g[at])

@@ -1,0 +1,928 @@
+// Convolutions of 3x3 and stride 1 on a Hopper card (sm_90a), bf16: 64 channels on 32x32 images and
+// 128 on 16x16, what most of a ResNet-18's time goes into. See cuda/hopper.rs for the host's side.
+//
+// A block convolves one image, which lies in shared memory as a whole: a pixel's channels in rows of
+// 128 bytes, one slice of 64 channels after the other, one pixel of padding behind each row of
+// pixels, which is also the padding before the next one. So all that a tap of the kernel reads, for
+// any run of outputs, is a run of these rows, and an operand of wgmma wherever it begins. Outputs
+// are computed for the padding, too, and left out.
+//
+// The hardware copies (TMA), fills padding with zeros and swizzles the 16-byte pieces of a row by the
+// row's address; wgmma and what is stored here count on that.
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <stdint.h>
+
+typedef __nv_bfloat16 bf16;
+
+// Channels of a slice, its bytes of a pixel, and of eight pixels, after which swizzling repeats.
+#define SLICE 64
+#define ROW 128
+#define REPEAT 1024
+
+// Threads of a group that multiplies together.
+#define GROUP 128
+#define WARP 32
+
+// What one product of wgmma takes: 64 outputs of the left operand, 16 terms of each sum.
+#define LEFT 64
+#define DEPTH 16
+
+// Outputs of the right operand: a strip of an image, 4 rows of 33 pixels or 8 of 17.
+#define STRIP 136
+#define EIGHTHS (STRIP / 8)
+
+#define TAPS 9
+
+// A thread's sums of a weights' gradient, in fours, for each of two blocks.
+#define HALF 12
+
+__device__ __forceinline__ uint32_t shared_address(const void* at)
+{
+    return (uint32_t)__cvta_generic_to_shared(at);
+}
+
+// Barriers in shared memory: they turn when all have arrived and all bytes that were announced are
+// there.
+__device__ __forceinline__ void make_barrier(uint32_t barrier, int arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void announce(uint32_t barrier, int bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Waits for turn number `turn`, from 0 on.
+__device__ __forceinline__ void await_turn(uint32_t barrier, int turn)
+{
+    asm volatile(
+        "{\n"
+        ".reg .pred turned;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 turned, [%0], %1;\n"
+        "@!turned bra again;\n"
+        "}" ::"r"(barrier), "r"(turn & 1)
+        : "memory");
+}
+
+// Barriers are there for the copies, too.
+__device__ __forceinline__ void publish_barriers()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// What this thread has written to shared memory is there for copies and products, too.
+__device__ __forceinline__ void publish_writes() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+// Waits for the other threads of the group. Number 0 is __syncthreads.
+__device__ __forceinline__ void join_group(int group)
+{
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+}
+
+// Passes the turn to a group, which waits for it.
+__device__ __forceinline__ void pass_turn(int group)
+{
+    asm volatile("bar.arrive %0, 256;" ::"r"(5 + group) : "memory");
+}
+
+__device__ __forceinline__ void take_turn(int group)
+{
+    asm volatile("bar.sync %0, 256;" ::"r"(5 + group) : "memory");
+}
+
+// Waits for the other block of a cluster, too.
+__device__ __forceinline__ void join_blocks()
+{
+    asm volatile(
+        "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// A place in the shared memory of a block of the cluster.
+__device__ __forceinline__ uint32_t of_block(uint32_t own, int rank)
+{
+    uint32_t there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(own), "r"(rank));
+    return there;
+}
+
+__device__ __forceinline__ void store_there(uint32_t at, float4 four)
+{
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(four.x),
+                 "f"(four.y), "f"(four.z), "f"(four.w)
+                 : "memory");
+}
+
+// Copies a box of feature maps: of the channels from `channel` on, from a pixel of an image on.
+__device__ __forceinline__ void copy_pixels(
+    uint32_t to, const CUtensorMap* maps, int channel, int column, int row, int image,
+    uint32_t barrier)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+        "l"(maps), "r"(channel), "r"(column), "r"(row), "r"(image), "r"(barrier)
+        : "memory");
+}
+
+// Copies one tap of all weights: of the inputs from `channel` on.
+__device__ __forceinline__ void copy_tap(
+    uint32_t to, const CUtensorMap* weights, int channel, int tap, uint32_t barrier)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+        "l"(weights), "r"(channel), "r"(tap), "r"(0), "r"(barrier)
+        : "memory");
+}
+
+// An operand of wgmma that begins at a row: its address, the distance of eight rows, and that its
+// pieces are swizzled. What is added to it are bytes / 16.
+__device__ __forceinline__ uint64_t operand(uint32_t address)
+{
+    return (uint64_t)(address >> 4) | (uint64_t)1 << 16 | (uint64_t)(REPEAT >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+// One whose pieces lie as they are, eight rows of 16 bytes in a run: `inner` bytes from a piece of a
+// row to the next, `outer` from eight rows to the next; for a transposed one the other way round.
+__device__ __forceinline__ uint64_t plain_operand(uint32_t address, int inner, int outer)
+{
+    return (uint64_t)(address >> 4) | (uint64_t)(inner >> 4) << 16 | (uint64_t)(outer >> 4) << 32;
+}
+
+__device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits for all products but those since the `MORE`th last call of `end_products`.
+template <int MORE> __device__ __forceinline__ void await_products()
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(MORE) : "memory");
+}
+
+#define FOUR(sums) "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+#define SIXTEEN(sums, i) FOUR(sums[i]), FOUR(sums[i + 1]), FOUR(sums[i + 2]), FOUR(sums[i + 3])
+
+// sums = left * right, or added to it: 64 by 136. The left operand is transposed if its rows are the
+// terms.
+template <bool TRANSPOSED>
+__device__ __forceinline__ void multiply(
+    float (&sums)[EIGHTHS][4], uint64_t left, uint64_t right, bool add)
+{
+    asm volatile(
+        "{\n"
+        ".reg .pred add;\n"
+        "setp.ne.b32 add, %70, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n136k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, "
+        "%37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, "
+        "%55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67}, "
+        "%68, %69, add, 1, 1, %71, 0;\n"
+        "}"
+        : SIXTEEN(sums, 0), SIXTEEN(sums, 4), SIXTEEN(sums, 8), SIXTEEN(sums, 12), FOUR(sums[16])
+        : "l"(left), "l"(right), "r"((int)add), "n"((int)TRANSPOSED));
+}
+
+// sums += left * right: 64 by 64, both transposed.
+__device__ __forceinline__ void multiply_transposed(
+    float (&sums)[SLICE / 8][4], uint64_t left, uint64_t right)
+{
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "%32, %33, 1, 1, 1, 1, 1;"
+        : SIXTEEN(sums, 0), SIXTEEN(sums, 4)
+        : "l"(left), "l"(right));
+}
+
+// sums += left * right: 64 by 24, both transposed.
+__device__ __forceinline__ void multiply_transposed(float (&sums)[3][4], uint64_t left, uint64_t right)
+{
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n24k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11}, %12, %13, 1, 1, 1, 1, 1;"
+        : FOUR(sums[0]), FOUR(sums[1]), FOUR(sums[2])
+        : "l"(left), "l"(right));
+}
+
+// Bytes of so many rows, up to where the next tile may begin.
+constexpr int tile(int rows) { return (rows * ROW + REPEAT - 1) / REPEAT * REPEAT; }
+
+// Images of `SIDE` x `SIDE` pixels with `CHANNELS` channels.
+template <int CHANNELS, int SIDE> struct Shape {
+    static constexpr int PITCH = SIDE + 1;
+    static constexpr int OUTPUTS = CHANNELS;
+    static constexpr int SLICES = CHANNELS / SLICE;
+    static constexpr int ROWS = STRIP / PITCH;  // of pixels in a strip
+    static constexpr int STRIPS = SIDE / ROWS;
+    // A group for a strip and 64 outputs of it. Three that take turns multiply all the time; what
+    // they leave of a multiprocessor's registers and memory is for other kernels' blocks.
+    static constexpr int GROUPS = SLICES == 1 ? 3 : 4;
+    static constexpr int AT_ONCE = GROUPS / SLICES;
+    // The first pixel behind the padded image, which the last tap of the last pixel reads.
+    static constexpr int END = (SIDE + 2) * PITCH;
+    static constexpr int PIXELS = tile((STRIPS - 1) * ROWS * PITCH + STRIP + 2 * PITCH + 2);
+    // Taps of the weights that are there at once: all of them, or four in turns.
+    static constexpr int SLOTS = SLICES == 1 ? TAPS : 4;
+    static constexpr int TAP = CHANNELS * ROW;  // bytes of a slice of one
+    // Pixels that a group stores at once.
+    static constexpr int STORED = SLICES == 1 ? 24 : 40;
+    // Places in shared memory.
+    static constexpr int WEIGHTS = SLICES * PIXELS;
+    static constexpr int STORE = WEIGHTS + SLOTS * SLICES * TAP;
+    static constexpr int BARRIERS = STORE + GROUPS * STORED * ROW;
+    static constexpr int BYTES = BARRIERS + 8 * (STRIPS + 2 * SLOTS);
+};
+
+// Whether an output of a strip is padding.
+template <int PITCH> __device__ constexpr bool is_padding(int n)
+{
+    return n % PITCH == PITCH - 1 || n >= STRIP / PITCH * PITCH;
+}
+
+// Whether some of eight are.
+template <int PITCH> __device__ constexpr bool padded(int eighth)
+{
+    for (int n = 8 * eighth; n < 8 * eighth + 8; ++n) {
+        if (is_padding<PITCH>(n)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Adds what is there in f32.
+__device__ __forceinline__ uint4 add_pieces(uint4 piece, uint4 there)
+{
+    __nv_bfloat162* own = reinterpret_cast<__nv_bfloat162*>(&piece);
+    const __nv_bfloat162* other = reinterpret_cast<const __nv_bfloat162*>(&there);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        float2 a = __bfloat1622float2(own[i]);
+        float2 b = __bfloat1622float2(other[i]);
+        own[i] = __floats2bfloat162_rn(a.x + b.x, a.y + b.y);
+    }
+    return piece;
+}
+
+// Sums over what a thread has of a convolution's result, around a shift, and of the squares: for two
+// channels, eight apart.
+struct Moments {
+    bool wanted;
+    float shift[2];
+    float sum[2] = {};
+    float square[2] = {};
+
+    // `slice` is that of the outputs; `shifts` are read if `wanted`.
+    __device__ __forceinline__ Moments(bool wanted, const float* shifts, int slice) : wanted(wanted)
+    {
+        int channel = slice * SLICE + first_of_thread();
+        shift[0] = wanted ? shifts[channel] : 0.0f;
+        shift[1] = wanted ? shifts[channel + 8] : 0.0f;
+    }
+
+    // The first of its channels in the slice, as wgmma hands them out.
+    static __device__ __forceinline__ int first_of_thread()
+    {
+        return threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / 4;
+    }
+
+    __device__ __forceinline__ void add(int half, float value)
+    {
+        sum[half] += value;
+        square[half] += value * value;
+    }
+};
+
+// Rounds the results of a strip and stores them where its first pixel, and this slice of channels,
+// begins; with `accumulate` adds them to what is there. The group has `store` for it, which it may
+// have used before if `again`.
+template <class S>
+__device__ __forceinline__ void store_strip(
+    const float (&sums)[EIGHTHS][4], unsigned char* store, bool again, bf16* target, int accumulate,
+    Moments& moments)
+{
+    int lane = threadIdx.x % WARP;
+    int in_group = threadIdx.x % GROUP;
+    int group = threadIdx.x / GROUP;
+    store += group * S::STORED * ROW;
+    // A thread has two outputs, eight apart, of every fourth pair of pixels. They go through shared
+    // memory, a pixel's outputs in a row of pieces, swizzled as the hardware does.
+    uint32_t put = shared_address(store) + lane % 8 * ROW +
+                   ((in_group / WARP * 2 + lane / 8 % 2) ^ lane % 8) * 16;
+#pragma unroll
+    for (int begin = 0; begin < STRIP; begin += S::STORED) {
+        constexpr int ROUNDS = (S::STORED * 8 + GROUP - 1) / GROUP;
+        // Where this thread's pieces belong; -1: nowhere.
+        int places[ROUNDS];
+        uint4 there[ROUNDS];
+#pragma unroll
+        for (int i = 0; i < ROUNDS; ++i) {
+            int at = (i * GROUP + in_group) / 8;
+            int row = (begin + at) / S::PITCH;
+            int column = (begin + at) % S::PITCH;
+            bool wanted = at < S::STORED && row < S::ROWS && column < S::PITCH - 1;
+            int pixel = row * (S::PITCH - 1) + column;
+            places[i] = wanted ? pixel * S::OUTPUTS + in_group % 8 * 8 : -1;
+            if (accumulate && wanted) {
+                there[i] = *reinterpret_cast<const uint4*>(target + places[i]);
+            }
+        }
+        if (again || begin > 0) {
+            join_group(group);
+        }
+#pragma unroll
+        for (int i = 0; i < S::STORED / 8; ++i) {
+            int eighth = begin / 8 + i;
+            if (eighth >= EIGHTHS) {
+                continue;
+            }
+            uint32_t rounded[2];
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                __nv_bfloat162 pair =
+                    __floats2bfloat162_rn(sums[eighth][2 * half], sums[eighth][2 * half + 1]);
+                rounded[half] = *reinterpret_cast<uint32_t*>(&pair);
+                if (!moments.wanted) {
+                    continue;
+                }
+                float2 values = __bfloat1622float2(pair);
+                values.x -= moments.shift[half];
+                values.y -= moments.shift[half];
+                if (padded<S::PITCH>(eighth)) {
+                    int n = 8 * eighth + lane % 4 * 2;
+                    values.x = is_padding<S::PITCH>(n) ? 0.0f : values.x;
+                    values.y = is_padding<S::PITCH>(n + 1) ? 0.0f : values.y;
+                }
+                moments.add(half, values.x);
+                moments.add(half, values.y);
+            }
+            asm volatile(
+                "stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(
+                    put + i * 8 * ROW),
+                "r"(rounded[0]), "r"(rounded[1])
+                : "memory");
+        }
+        join_group(group);
+#pragma unroll
+        for (int i = 0; i < ROUNDS; ++i) {
+            if (places[i] < 0) {
+                continue;
+            }
+            int at = (i * GROUP + in_group) / 8;
+            uint4 piece = *reinterpret_cast<const uint4*>(
+                store + at * ROW + (in_group % 8 ^ at % 8) * 16);
+            if (accumulate) {
+                piece = add_pieces(piece, there[i]);
+            }
+            *reinterpret_cast<uint4*>(target + places[i]) = piece;
+        }
+    }
+}
+
+// Adds up the moments of all threads, in `memory` that nobody needs any more, and stores them as
+// those of this block's image.
+template <class S>
+__device__ __forceinline__ void store_moments(Moments& moments, unsigned char* memory, float* parts)
+{
+    int group = threadIdx.x / GROUP;
+    float* totals = reinterpret_cast<float*>(memory);
+    __syncthreads();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int distance = 1; distance < 4; distance *= 2) {
+            moments.sum[half] += __shfl_xor_sync(0xffffffffu, moments.sum[half], distance);
+            moments.square[half] += __shfl_xor_sync(0xffffffffu, moments.square[half], distance);
+        }
+        if (threadIdx.x % 4 == 0) {
+            int channel = group % S::SLICES * SLICE + Moments::first_of_thread() + 8 * half;
+            int at = group / S::SLICES * 2 * S::OUTPUTS + channel;
+            totals[at] = moments.sum[half];
+            totals[at + S::OUTPUTS] = moments.square[half];
+        }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 2 * S::OUTPUTS; i += blockDim.x) {
+        float total = totals[i];
+        for (int other = 1; other < S::AT_ONCE; ++other) {
+            total += totals[other * 2 * S::OUTPUTS + i];
+        }
+        parts[i * gridDim.x + blockIdx.x] = total;
+    }
+}
+
+// The result of a convolution with `weights`, (output, tap, input), of one image by each block; with
+// BACK the input's gradient from the output's: the other way round, taps in reverse. It is written
+// or, with `accumulate`, added to what is there. With `parts`, (2, channels, images), the sums over
+// each image of the results less `shift`, and of their squares, are taken on the way.
+template <int CHANNELS, int SIDE, bool BACK>
+__device__ __forceinline__ void convolve(
+    const CUtensorMap* maps, const CUtensorMap* weights, bf16* output, int accumulate,
+    const float* shift, float* parts)
+{
+    typedef Shape<CHANNELS, SIDE> S;
+    extern __shared__ __align__(REPEAT) unsigned char memory[];
+    uint32_t pixels = shared_address(memory);
+    uint32_t strips_there = pixels + S::BARRIERS;
+    uint32_t taps_there = strips_there + 8 * S::STRIPS;
+    uint32_t slots_free = taps_there + 8 * S::SLOTS;
+    int thread = threadIdx.x;
+    int group = thread / GROUP;
+    int in_group = thread % GROUP;
+    int image = blockIdx.x;
+
+    if (thread == 0) {
+        for (int i = 0; i < S::STRIPS; ++i) {
+            make_barrier(strips_there + 8 * i, 1);
+        }
+        for (int i = 0; i < S::SLOTS; ++i) {
+            make_barrier(taps_there + 8 * i, 1);
+            make_barrier(slots_free + 8 * i, S::GROUPS);
+        }
+        publish_barriers();
+    } else if (thread >= WARP && thread < WARP + 8 * S::SLICES) {
+        int i = thread - WARP;
+        unsigned char* end = memory + i / 8 * S::PIXELS + S::END * ROW;
+        reinterpret_cast<uint4*>(end)[i % 8] = make_uint4(0, 0, 0, 0);
+        publish_writes();
+    }
+    __syncthreads();
+
+    // The pixels that a strip needs beyond those of the one before: two rows of pixels at a time.
+    auto copy_strip = [&](int strip) {
+        int first = strip ? S::ROWS / 2 * strip + 1 : 0;
+        int last = S::ROWS / 2 * (strip + 1);
+        uint32_t barrier = strips_there + 8 * strip;
+        announce(barrier, (last - first + 1) * S::SLICES * 2 * S::PITCH * ROW);
+        for (int pair = first; pair <= last; ++pair) {
+            for (int slice = 0; slice < S::SLICES; ++slice) {
+                uint32_t to = pixels + slice * S::PIXELS + pair * 2 * S::PITCH * ROW;
+                copy_pixels(to, maps, slice * SLICE, -1, 2 * pair - 1, image, barrier);
+            }
+        }
+    };
+    auto copy_weights = [&](int tap) {
+        int slot = tap % S::SLOTS;
+        uint32_t barrier = taps_there + 8 * slot;
+        announce(barrier, S::SLICES * S::TAP);
+        for (int slice = 0; slice < S::SLICES; ++slice) {
+            uint32_t to = pixels + S::WEIGHTS + (slot * S::SLICES + slice) * S::TAP;
+            copy_tap(to, weights, slice * SLICE, BACK ? TAPS - 1 - tap : tap, barrier);
+        }
+    };
+    // One thread, of the group that begins last, asks for all copies.
+    bool copies = thread == (S::GROUPS - 1) * GROUP;
+    if (copies) {
+        copy_strip(0);
+        for (int tap = 0; tap < S::SLOTS; ++tap) {
+            copy_weights(tap);
+        }
+        for (int strip = 1; strip < S::STRIPS; ++strip) {
+            copy_strip(strip);
+        }
+    }
+    __syncwarp();
+
+    int slice = group % S::SLICES;  // of the outputs
+    Moments moments(parts != nullptr, shift, slice);
+#pragma unroll 1
+    for (int strip = group / S::SLICES; strip < S::STRIPS; strip += S::AT_ONCE) {
+        uint32_t start = pixels + strip * S::ROWS * S::PITCH * ROW;
+        // Groups that multiply in turns do not store at the same time.
+        constexpr bool TURNS = S::STRIPS > S::AT_ONCE;
+        if (TURNS && strip > 0) {
+            take_turn(group);
+        }
+        if (strip > 0) {
+            await_turn(strips_there + 8 * (strip - 1), 0);
+        }
+        await_turn(strips_there + 8 * strip, 0);
+        float sums[EIGHTHS][4];
+#pragma unroll 1
+        for (int tap = 0; tap < TAPS; ++tap) {
+            int slot = tap % S::SLOTS;
+            await_turn(taps_there + 8 * slot, tap / S::SLOTS);
+            uint32_t filter = pixels + S::WEIGHTS + slot * S::SLICES * S::TAP;
+            uint64_t left = operand(filter + slice * (BACK ? S::TAP : LEFT * ROW));
+            uint64_t right = operand(start + (tap / 3 * S::PITCH + tap % 3) * ROW);
+            begin_products();
+#pragma unroll
+            for (int k = 0; k < CHANNELS / DEPTH; ++k) {
+                // A row of the weights is an output, with terms of this slice of inputs; for the
+                // gradient it is the terms of one output.
+                int in_row = k % (SLICE / DEPTH) * DEPTH * 2;
+                int left_at = BACK ? k * DEPTH * ROW : k / (SLICE / DEPTH) * S::TAP + in_row;
+                int right_at = k / (SLICE / DEPTH) * S::PIXELS + in_row;
+                multiply<BACK>(sums, left + (left_at >> 4), right + (right_at >> 4), tap + k > 0);
+            }
+            end_products();
+            if (S::SLOTS < TAPS) {
+                await_products<1>();
+                int done = tap - 1;
+                if (done >= 0 && done + S::SLOTS < TAPS) {
+                    uint32_t free = slots_free + 8 * (done % S::SLOTS);
+                    if (in_group == 0) {
+                        arrive(free);
+                    }
+                    if (copies) {
+                        await_turn(free, done / S::SLOTS);
+                        copy_weights(done + S::SLOTS);
+                    }
+                    __syncwarp();
+                }
+            }
+        }
+        if (TURNS && strip + 1 < S::STRIPS) {
+            pass_turn((group + 1) % S::GROUPS);
+        }
+        await_products<0>();
+
+        bf16* target = output + (image * SIDE + strip * S::ROWS) * SIDE * CHANNELS + slice * SLICE;
+        bool again = strip >= S::AT_ONCE;
+        store_strip<S>(sums, memory + S::STORE, again, target, accumulate, moments);
+    }
+    if (parts) {
+        store_moments<S>(moments, memory + S::WEIGHTS, parts);
+    }
+}
+
+// The same of the first layer: 8 channels, three of them the image's, so all taps of two lie in one
+// product. Pixels and weights lie in pieces of 16 bytes, without swizzling, eight of them to an
+// operand's row; taps are terms of a sum, a distance of their own apart.
+struct First {
+    static constexpr int SIDE = 32;
+    static constexpr int PITCH = SIDE + 1;
+    static constexpr int OUTPUTS = 64;
+    static constexpr int SLICES = 1;
+    static constexpr int ROWS = STRIP / PITCH;
+    static constexpr int STRIPS = SIDE / ROWS;
+    static constexpr int AT_ONCE = 3;
+    static constexpr int STORED = 48;
+    static constexpr int END = (SIDE + 2) * PITCH;
+    // Beyond the image, the last strip's padding reads on.
+    static constexpr int PIXELS = (STRIPS - 1) * ROWS * PITCH + STRIP + 2 * PITCH + 4;
+    static constexpr int WEIGHTS = (PIXELS * 16 + 127) / 128 * 128;
+    static constexpr int TAP = OUTPUTS * 16;
+    static constexpr int STORE = (WEIGHTS + (TAPS + 1) * TAP + REPEAT - 1) / REPEAT * REPEAT;
+    static constexpr int BARRIER = STORE + AT_ONCE * STORED * ROW;
+    static constexpr int BYTES = BARRIER + 8;
+};
+
+__device__ __forceinline__ void convolve_images(
+    const CUtensorMap* images, const bf16* weights, bf16* output, const float* shift, float* parts)
+{
+    typedef First S;
+    extern __shared__ __align__(REPEAT) unsigned char memory[];
+    uint32_t pixels = shared_address(memory);
+    uint32_t filter = pixels + S::WEIGHTS;
+    uint32_t there = pixels + S::BARRIER;
+    int thread = threadIdx.x;
+    int group = thread / GROUP;
+    if (thread == 0) {
+        make_barrier(there, 1);
+        publish_barriers();
+    }
+    // Pieces of zeros: behind the image, and for the tenth tap. The weights, (output, tap, input).
+    uint4 zeros = make_uint4(0, 0, 0, 0);
+    uint4* pieces = reinterpret_cast<uint4*>(memory);
+    for (int i = S::END + thread; i < S::PIXELS; i += blockDim.x) {
+        pieces[i] = zeros;
+    }
+    pieces = reinterpret_cast<uint4*>(memory + S::WEIGHTS);
+    for (int i = thread; i < (TAPS + 1) * S::OUTPUTS; i += blockDim.x) {
+        int tap = i / S::OUTPUTS;
+        int from = i % S::OUTPUTS * TAPS + tap;
+        pieces[i] = tap < TAPS ? reinterpret_cast<const uint4*>(weights)[from] : zeros;
+    }
+    publish_writes();
+    __syncthreads();
+    if (thread == 0) {
+        announce(there, S::END * 16);
+        copy_pixels(pixels, images, 0, -1, -1, blockIdx.x, there);
+    }
+    __syncwarp();
+    Moments moments(parts != nullptr, shift, 0);
+    await_turn(there, 0);
+#pragma unroll 1
+    for (int strip = group; strip < S::STRIPS; strip += S::AT_ONCE) {
+        float sums[EIGHTHS][4];
+        uint32_t start = pixels + strip * S::ROWS * S::PITCH * 16;
+        begin_products();
+#pragma unroll
+        for (int tap = 0; tap < TAPS; tap += 2) {
+            // The tenth tap has no weights: any pixels will do.
+            int next = tap + 1 < TAPS ? tap + 1 : tap;
+            int from = tap / 3 * S::PITCH + tap % 3;
+            int step = next / 3 * S::PITCH + next % 3 - from;
+            uint64_t left = plain_operand(filter + tap * S::TAP, S::TAP, 128);
+            uint64_t right = plain_operand(start + from * 16, step * 16, 128);
+            multiply<false>(sums, left, right, tap > 0);
+        }
+        end_products();
+        await_products<0>();
+        bf16* target = output + (blockIdx.x * S::SIDE + strip * S::ROWS) * S::SIDE * S::OUTPUTS;
+        bool again = strip >= S::AT_ONCE;
+        store_strip<S>(sums, memory + S::STORE, again, target, 0, moments);
+    }
+    if (parts) {
+        store_moments<S>(moments, memory, parts);
+    }
+}
+
+// How the weights' gradient is taken apart: a block sums over four bands, of one image or of four,
+// for 64 outputs and 64 inputs; a group takes three of the taps. Two blocks add up their sums before
+// these go to memory.
+template <int SIDE> struct Band {
+    static constexpr int PITCH = SIDE + 1;
+    static constexpr int BANDS = 4;
+    static constexpr int ROWS = SIDE == 32 ? 8 : 16;  // of pixels
+    static constexpr int TERMS = 272;                 // with padding
+    static constexpr int COPIED = ROWS + 3;           // of pixels of the input
+    static constexpr int INPUT = tile(COPIED * PITCH);
+    static constexpr int STAGE = INPUT + tile(TERMS);
+    static constexpr int BARRIERS = 2 * STAGE;
+    static constexpr int BYTES = BARRIERS + 8 * 4;
+    static_assert(HALF * 3 * GROUP * 16 <= BARRIERS, "half of a block's sums fit where the bands were");
+};
+
+// Sums for each two blocks, (input slice and output slice, pairs of blocks, 24, 384) times four:
+// whatever a thread has, in its order. Blocks that have no image sum up zeros.
+template <int CHANNELS, int SIDE>
+__device__ __forceinline__ void weigh(
+    const CUtensorMap* maps, const CUtensorMap* gradients, float* partial)
+{
+    typedef Band<SIDE> S;
+    extern __shared__ __align__(REPEAT) unsigned char memory[];
+    uint32_t stages = shared_address(memory);
+    uint32_t there = stages + S::BARRIERS;
+    uint32_t free = there + 16;
+    int thread = threadIdx.x;
+    int group = thread / GROUP;
+    int inputs = blockIdx.y % (CHANNELS / SLICE) * SLICE;
+    int outputs = blockIdx.y / (CHANNELS / SLICE) * SLICE;
+    if (thread == 0) {
+        for (int i = 0; i < 2; ++i) {
+            make_barrier(there + 8 * i, 1);
+            make_barrier(free + 8 * i, 3);
+        }
+        publish_barriers();
+    }
+    // Terms behind the last pixel of a band.
+    constexpr int BEHIND = (S::TERMS - S::ROWS * S::PITCH) * ROW / 16;
+    for (int i = thread; i < 2 * BEHIND; i += 3 * GROUP) {
+        unsigned char* end = memory + (i < BEHIND ? 1 : 2) * S::STAGE - BEHIND * 16;
+        reinterpret_cast<uint4*>(end)[i < BEHIND ? i : i - BEHIND] = make_uint4(0, 0, 0, 0);
+        publish_writes();
+    }
+    __syncthreads();
+    if (thread == 3 * GROUP) {
+        for (int band = 0; band < S::BANDS; ++band) {
+            int image = SIDE == 32 ? blockIdx.x : blockIdx.x * S::BANDS + band;
+            int top = SIDE == 32 ? band * S::ROWS : 0;
+            uint32_t stage = stages + band % 2 * S::STAGE;
+            uint32_t barrier = there + 8 * (band % 2);
+            if (band >= 2) {
+                await_turn(free + 8 * (band % 2), band / 2 - 1);
+            }
+            announce(barrier, (S::COPIED + S::ROWS) * S::PITCH * ROW);
+            copy_pixels(stage, maps, inputs, -1, top - 1, image, barrier);
+            copy_pixels(stage + S::INPUT, gradients, outputs, 0, top, image, barrier);
+        }
+    }
+    float sums[3][SLICE / 8][4] = {};
+#pragma unroll 1
+    for (int band = 0; group < 3 && band < S::BANDS; ++band) {
+        uint32_t stage = stages + band % 2 * S::STAGE;
+        await_turn(there + 8 * (band % 2), band / 2);
+        uint64_t left = operand(stage + S::INPUT);
+        uint64_t right = operand(stage + group * S::PITCH * ROW);
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < S::TERMS; k += DEPTH) {
+#pragma unroll
+            for (int tap = 0; tap < 3; ++tap) {
+                multiply_transposed(sums[tap], left + (k * ROW >> 4), right + ((k + tap) * ROW >> 4));
+            }
+        }
+        end_products();
+        await_products<0>();
+        if (thread % GROUP == 0) {
+            arrive(free + 8 * (band % 2));
+        }
+    }
+    // Each of the two blocks takes half of the sums of both.
+    join_blocks();
+    int rank = blockIdx.x % 2;
+    if (group < 3) {
+        uint32_t to = of_block(stages, 1 - rank) + thread * 16;
+#pragma unroll
+        for (int i = 0; i < HALF; ++i) {
+            const float* low = sums[i / 8][i % 8];
+            const float* high = sums[(HALF + i) / 8][(HALF + i) % 8];
+            store_there(
+                to + i * 3 * GROUP * 16,
+                make_float4(
+                    rank ? low[0] : high[0], rank ? low[1] : high[1], rank ? low[2] : high[2],
+                    rank ? low[3] : high[3]));
+        }
+    }
+    join_blocks();
+    if (group == 3) {
+        return;
+    }
+    const float4* got = reinterpret_cast<const float4*>(memory) + thread;
+    int pair = blockIdx.y * (gridDim.x / 2) + blockIdx.x / 2;
+    float4* own = reinterpret_cast<float4*>(partial) + (pair * 2 + rank) * HALF * 3 * GROUP + thread;
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) {
+        const float* low = sums[i / 8][i % 8];
+        const float* high = sums[(HALF + i) / 8][(HALF + i) % 8];
+        float4 other = got[i * 3 * GROUP];
+        own[i * 3 * GROUP] = make_float4(
+            (rank ? high[0] : low[0]) + other.x, (rank ? high[1] : low[1]) + other.y,
+            (rank ? high[2] : low[2]) + other.z, (rank ? high[3] : low[3]) + other.w);
+    }
+}
+
+// The first layer's: a block for each image, (images, 3, 384) times four sums. A group takes the taps
+// of one row of the kernel, whose inputs lie one after the other.
+struct FirstBand {
+    static constexpr int ROWS = 8;
+    static constexpr int BANDS = First::SIDE / ROWS;
+    static constexpr int PIXELS = tile(First::SIDE * First::PITCH);
+    static constexpr int BARRIERS = PIXELS + (First::END + 8) * 16;
+    static constexpr int BYTES = BARRIERS + 8 * BANDS;
+};
+
+__device__ __forceinline__ void weigh_images(
+    const CUtensorMap* images, const CUtensorMap* gradients, float* partial)
+{
+    typedef FirstBand S;
+    extern __shared__ __align__(REPEAT) unsigned char memory[];
+    uint32_t gradient = shared_address(memory);
+    uint32_t pixels = gradient + S::PIXELS;
+    uint32_t there = gradient + S::BARRIERS;
+    int thread = threadIdx.x;
+    int group = thread / GROUP;
+    if (thread == 0) {
+        for (int i = 0; i < S::BANDS; ++i) {
+            make_barrier(there + 8 * i, 1);
+        }
+        publish_barriers();
+    }
+    if (thread < 8) {
+        reinterpret_cast<uint4*>(memory + S::PIXELS)[First::END + thread] = make_uint4(0, 0, 0, 0);
+        publish_writes();
+    }
+    __syncthreads();
+    if (thread == 0) {
+        constexpr int BAND = S::ROWS * First::PITCH * ROW;
+        for (int band = 0; band < S::BANDS; ++band) {
+            uint32_t barrier = there + 8 * band;
+            announce(barrier, BAND + (band == 0 ? First::END * 16 : 0));
+            if (band == 0) {
+                copy_pixels(pixels, images, 0, -1, -1, blockIdx.x, barrier);
+            }
+            copy_pixels(gradient + band * BAND, gradients, 0, 0, band * S::ROWS, blockIdx.x, barrier);
+        }
+    }
+    __syncwarp();
+    float sums[3][4] = {};
+    // Terms of a band end where a product does not: the last of a product wait for the next band.
+    constexpr int TERMS = First::SIDE * First::PITCH;
+    static_assert(TERMS % DEPTH == 0, "whole products");
+#pragma unroll 1
+    for (int band = 0; band < S::BANDS; ++band) {
+        await_turn(there + 8 * band, 0);
+        int from = band * S::ROWS * First::PITCH / DEPTH;
+        int to = (band + 1) * S::ROWS * First::PITCH / DEPTH;
+        uint64_t left = operand(gradient);
+        uint64_t right = plain_operand(pixels + group * First::PITCH * 16, 128, 16);
+#pragma unroll 1
+        for (int k = from; k < to; ++k) {
+            begin_products();
+            multiply_transposed(
+                sums, left + (k * DEPTH * ROW >> 4), right + (k * DEPTH * 16 >> 4));
+        }
+        end_products();
+        await_products<0>();
+    }
+    float4* own = reinterpret_cast<float4*>(partial) + blockIdx.x * 3 * 3 * GROUP + thread;
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+        own[i * 3 * GROUP] = make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+    }
+}
+
+// Four threads for each four of the sums of `weigh`: added up over `blocks` pairs of blocks and stored
+// as gradients, (output, tap, input). A block is (64, 4).
+template <int INPUTS>
+__device__ __forceinline__ void add_weights(const float* partial, int blocks, bf16* target)
+{
+    __shared__ float4 quarters[4][64];
+    constexpr int SLICES = INPUTS < SLICE ? 1 : INPUTS / SLICE;
+    constexpr int EIGHTS = INPUTS / SLICES / 8;
+    constexpr int FOURS = 3 * EIGHTS * 3 * GROUP;
+    int at = blockIdx.x * 64 + threadIdx.x;
+    const float4* from = reinterpret_cast<const float4*>(partial) + blockIdx.y * blocks * FOURS + at;
+    float4 sum = {};
+#pragma unroll 8
+    for (int block = threadIdx.y; block < blocks; block += 4) {
+        float4 next = from[block * FOURS];
+        sum.x += next.x;
+        sum.y += next.y;
+        sum.z += next.z;
+        sum.w += next.w;
+    }
+    quarters[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0) {
+        return;
+    }
+    for (int i = 1; i < 4; ++i) {
+        float4 next = quarters[i][threadIdx.x];
+        sum.x += next.x;
+        sum.y += next.y;
+        sum.z += next.z;
+        sum.w += next.w;
+    }
+    // Where wgmma has put them.
+    int thread = at % (3 * GROUP);
+    int i = at / (3 * GROUP);
+    int tap = thread / GROUP * 3 + i / EIGHTS;
+    int output = blockIdx.y / SLICES * SLICE + thread % GROUP / WARP * 16 + thread % WARP / 4;
+    int input = blockIdx.y % SLICES * SLICE + i % EIGHTS * 8 + thread % 4 * 2;
+    bf16* to = target + (output * TAPS + tap) * INPUTS + input;
+    *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(sum.x, sum.y);
+    to += 8 * TAPS * INPUTS;
+    *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(sum.z, sum.w);
+}
+
+#define SAME(bytes, as) static_assert(bytes == as, "shared memory as in cuda/hopper.rs")
+SAME((Shape<64, 32>::BYTES), 227536);
+SAME((Shape<128, 16>::BYTES), 231504);
+SAME(Band<32>::BYTES, 163872);
+SAME(Band<16>::BYTES, 153632);
+SAME(First::BYTES, 47112);
+SAME(FirstBand::BYTES, 153280);
+
+#define KERNELS(CHANNELS, SIDE)                                                                   \
+    extern "C" __global__ void __launch_bounds__(4 * GROUP, 1) convolve_##CHANNELS(               \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
+        bf16* output, const float* shift, float* parts)                                           \
+    {                                                                                             \
+        convolve<CHANNELS, SIDE, false>(&maps, &weights, output, 0, shift, parts);                \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(4 * GROUP, 1) convolve_back_##CHANNELS(          \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
+        bf16* output, int accumulate)                                                             \
+    {                                                                                             \
+        convolve<CHANNELS, SIDE, true>(&maps, &weights, output, accumulate, nullptr, nullptr);    \
+    }                                                                                             \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(3 * GROUP + WARP, 1)   \
+    weigh_##CHANNELS(                                                                             \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap gradients,  \
+        float* partial)                                                                           \
+    {                                                                                             \
+        weigh<CHANNELS, SIDE>(&maps, &gradients, partial);                                        \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256) add_weights_##CHANNELS(                     \
+        const float* partial, int blocks, bf16* target)                                           \
+    {                                                                                             \
+        add_weights<CHANNELS>(partial, blocks, target);                                           \
+    }
+
+KERNELS(64, 32)
+KERNELS(128, 16)
+
+extern "C" __global__ void __launch_bounds__(3 * GROUP, 1) convolve_first(
+    const __grid_constant__ CUtensorMap images, const bf16* weights, bf16* output, const float* shift,
+    float* parts)
+{
+    convolve_images(&images, weights, output, shift, parts);
+}
+
+extern "C" __global__ void __launch_bounds__(3 * GROUP, 1) weigh_first(
+    const __grid_constant__ CUtensorMap images, const __grid_constant__ CUtensorMap gradients,
+    float* partial)
+{
+    weigh_images(&images, &gradients, partial);
+}
+
+extern "C" __global__ void __launch_bounds__(256) add_weights_first(
+    const float* partial, int blocks, bf16* target)
+{
+    add_weights<8>(partial, blocks, target);
+}
