@@ -216,6 +216,14 @@ __device__ __forceinline__ void multiply_transposed(float (&sums)[3][4], uint64_
         : "l"(left), "l"(right));
 }
 
+// Stores two matrices of 8 by 8 transposed; a lane has the address of a row.
+__device__ __forceinline__ void store_transposed(uint32_t row, const uint32_t (&pairs)[2])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row),
+                 "r"(pairs[0]), "r"(pairs[1])
+                 : "memory");
+}
+
 // Bytes of so many rows, up to where the next tile may begin.
 constexpr int tile(int rows) { return (rows * ROW + REPEAT - 1) / REPEAT * REPEAT; }
 
@@ -230,8 +238,6 @@ template <int CHANNELS, int SIDE> struct Shape {
     // they leave of a multiprocessor's registers and memory is for other kernels' blocks.
     static constexpr int GROUPS = SLICES == 1 ? 3 : 4;
     static constexpr int AT_ONCE = GROUPS / SLICES;
-    // The first pixel behind the padded image, which the last tap of the last pixel reads.
-    static constexpr int END = (SIDE + 2) * PITCH;
     static constexpr int PIXELS = tile((STRIPS - 1) * ROWS * PITCH + STRIP + 2 * PITCH + 2);
     // Taps of the weights that are there at once: all of them, or four in turns.
     static constexpr int SLOTS = SLICES == 1 ? TAPS : 4;
@@ -368,11 +374,7 @@ __device__ __forceinline__ void store_strip(
                 moments.add(half, values.x);
                 moments.add(half, values.y);
             }
-            asm volatile(
-                "stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(
-                    put + i * 8 * ROW),
-                "r"(rounded[0]), "r"(rounded[1])
-                : "memory");
+            store_transposed(put + i * 8 * ROW, rounded);
         }
         join_group(group);
 #pragma unroll
@@ -453,14 +455,15 @@ __device__ __forceinline__ void convolve(
         }
         publish_barriers();
     } else if (thread >= WARP && thread < WARP + 8 * S::SLICES) {
+        // The padding before the first row: the others have theirs from the row above.
         int i = thread - WARP;
-        unsigned char* end = memory + i / 8 * S::PIXELS + S::END * ROW;
-        reinterpret_cast<uint4*>(end)[i % 8] = make_uint4(0, 0, 0, 0);
+        reinterpret_cast<uint4*>(memory + i / 8 * S::PIXELS)[i % 8] = make_uint4(0, 0, 0, 0);
         publish_writes();
     }
     __syncthreads();
 
-    // The pixels that a strip needs beyond those of the one before: two rows of pixels at a time.
+    // The pixels that a strip needs beyond those of the one before: two rows of pixels at a time, each
+    // with the padding behind it.
     auto copy_strip = [&](int strip) {
         int first = strip ? S::ROWS / 2 * strip + 1 : 0;
         int last = S::ROWS / 2 * (strip + 1);
@@ -468,8 +471,8 @@ __device__ __forceinline__ void convolve(
         announce(barrier, (last - first + 1) * S::SLICES * 2 * S::PITCH * ROW);
         for (int pair = first; pair <= last; ++pair) {
             for (int slice = 0; slice < S::SLICES; ++slice) {
-                uint32_t to = pixels + slice * S::PIXELS + pair * 2 * S::PITCH * ROW;
-                copy_pixels(to, maps, slice * SLICE, -1, 2 * pair - 1, image, barrier);
+                uint32_t to = pixels + slice * S::PIXELS + (1 + pair * 2 * S::PITCH) * ROW;
+                copy_pixels(to, maps, slice * SLICE, 0, 2 * pair - 1, image, barrier);
             }
         }
     };
@@ -701,6 +704,7 @@ __device__ __forceinline__ void weigh(
             copy_pixels(stage + S::INPUT, gradients, outputs, 0, top, image, barrier);
         }
     }
+    __syncwarp();
     float sums[3][SLICE / 8][4] = {};
 #pragma unroll 1
     for (int band = 0; group < 3 && band < S::BANDS; ++band) {
