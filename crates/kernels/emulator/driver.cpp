@@ -140,7 +140,40 @@ int cuDeviceGetName(char* name, int len, int)
     return SUCCESS;
 }
 
-int cuDeviceGetAttribute(int* value, int, int) { return *value = 1, SUCCESS; }
+// A Hopper card, of compute capability 9.0; whatever else is asked is 1.
+int cuDeviceGetAttribute(int* value, int attribute, int)
+{
+    const int MAJOR = 75;
+    const int MINOR = 76;
+    *value = attribute == MAJOR ? 9 : attribute == MINOR ? 0 : 1;
+    return SUCCESS;
+}
+
+int cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
+
+// What hopper.cpp reads: see cuda.h.
+int cuTensorMapEncodeTiled(
+    uint64_t* map, int, uint32_t rank, void* address, const uint64_t* sizes, const uint64_t* strides,
+    const uint32_t* box, const uint32_t*, int, int swizzle, int, int)
+{
+    if ((uint64_t)address % 16 != 0 || rank < 3 || rank > 4) {
+        return INVALID;
+    }
+    map[0] = (uint64_t)address;
+    map[1] = rank;
+    map[2] = swizzle != 0;
+    uint64_t stride = 2;
+    for (uint32_t i = 0; i < 4; ++i) {
+        map[3 + i] = i < rank ? sizes[i] : 1;
+        map[7 + i] = i < rank ? box[i] : 1;
+        stride *= map[3 + i];
+        if (map[7 + i] == 0 || map[7 + i] > 256 || (i + 1 < rank && strides[i] != stride)) {
+            return INVALID;
+        }
+    }
+    return SUCCESS;
+}
+
 int cuDevicePrimaryCtxRetain(void** made, int) { return *made = &dummy, SUCCESS; }
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxGetCurrent(void** now) { return *now = context, SUCCESS; }
@@ -209,8 +242,11 @@ int cuGetErrorName(int, const char** text) { return *text = "EMULATED", SUCCESS;
 
 int cuModuleLoadData(void** module, const void* image)
 {
-    bool bf16 = strstr((const char*)image, "bf16") != nullptr;
-    std::string path = beside(bf16 ? "kernels_bf16.so" : "kernels_f32.so");
+    const char* text = (const char*)image;
+    bool is_code = memcmp(text, "\x7f" "ELF", 4) == 0;
+    const char* name = is_code ? "hopper.so"
+        : strstr(text, "bf16") ? "kernels_bf16.so" : "kernels_f32.so";
+    std::string path = beside(name);
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         fprintf(stderr, "emulator: %s\n", dlerror());

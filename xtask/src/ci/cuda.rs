@@ -52,9 +52,10 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
 }
 
 /// The emulator's libraries: name, source, and what else the compiler is told.
-const LIBRARIES: [(&str, &str, &[&str]); 4] = [
+const LIBRARIES: [(&str, &str, &[&str]); 5] = [
     ("libcuda.so.1", "driver.cpp", &["-ldl"]),
     ("libcudnn.so.9", "dnn.cpp", &["-ldl"]),
+    ("hopper.so", "hopper.cpp", &[]),
     ("kernels_f32.so", "kernels.cpp", &["-DMESA_VALUE=float"]),
     (
         "kernels_bf16.so",

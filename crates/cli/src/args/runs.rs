@@ -41,7 +41,7 @@ pub(crate) struct Selection {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Pace {
     /// Networks that are worked on at once [default: 1 on the CPU, whose threads one keeps busy,
-    /// 4 on a GPU]
+    /// 6 on a GPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) workers: Option<u16>,
     /// Stop after so many minutes, as Ctrl-C does, but with the table; no network is begun that is unlikely to be done

@@ -161,9 +161,9 @@ fn run_chains(
         .zip(chains)
         .filter(|(_, (chain, methods))| !is_all_committed(*chain, methods, summary))
         .collect();
-    // One keeps the CPU busy. On a GPU one waits for its host now and then, and small kernels leave room;
-    // more than four only drive each other's feature maps out of its cache (docs/performance.md).
-    let usual = if session.computer.is_gpu() { 4 } else { 1 };
+    // One keeps the CPU busy. On a GPU one waits for its host now and then, and small kernels leave room:
+    // six get more done than four (docs/performance.md).
+    let usual = if session.computer.is_gpu() { 6 } else { 1 };
     let workers = pace.workers.map_or(usual, usize::from).min(left.len());
     let queue = Queue::new(&left, deadline);
     let clock = Clock::start(workers, summary.at_once);

@@ -1,0 +1,507 @@
+// The kernels of hopper.cu on the host, and what they ask of the card. Threads are fibers, of all blocks
+// of a cluster at once; a fiber goes on until what it waits for has come.
+//
+// Shared memory is full of values that are no numbers before a block begins, and what is to be copied
+// comes as late as it may: when the first thread waits for it. So whatever reads what nobody has waited
+// for is found out.
+
+#define MESA_HOPPER
+
+#include "cuda.h"
+#include "cuda_bf16.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#define __grid_constant__
+#define __align__(bytes) alignas(bytes)
+#define __cluster_dims__(...)
+
+#define STRIP 136
+#define EIGHTHS (STRIP / 8)
+#define REPEAT 1024
+
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+
+struct float2 {
+    float x, y;
+};
+
+struct __nv_bfloat162 {
+    __nv_bfloat16 x, y;
+};
+
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y)
+{
+    return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
+}
+
+inline float2 __bfloat1622float2(__nv_bfloat162 pair)
+{
+    return {__bfloat162float(pair.x), __bfloat162float(pair.y)};
+}
+
+Index blockIdx, threadIdx, blockDim, gridDim;
+
+namespace {
+
+const size_t STACK = 128 * 1024;
+const size_t MEMORY = 256 * 1024;
+const size_t MOST_BLOCKS = 2;
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(STACK);
+    Index block, thread;
+    unsigned rank;
+    bool done;
+};
+
+// A box that was asked for.
+struct Copy {
+    uint32_t to;
+    const CUtensorMap* map;
+    int from[4];
+};
+
+struct Barrier {
+    int arrivals, missing;
+    long bytes = 0;
+    int turn = 0;
+    std::vector<Copy> copies;
+};
+
+// A barrier of threads: those that came since it last turned.
+struct Gate {
+    unsigned came = 0;
+    unsigned turn = 0;
+};
+
+alignas(REPEAT) unsigned char memory[MOST_BLOCKS][MEMORY];
+std::map<uint32_t, Barrier> barriers[MOST_BLOCKS];
+std::map<unsigned, Gate> gates[MOST_BLOCKS];
+Gate whole;
+
+ucontext_t scheduler;
+std::vector<Fiber> fibers;
+Fiber* current;
+bool moved;  // whether some fiber has gone on since the last look
+void (*running)(void**);
+void** arguments;
+
+uint32_t passed_bits[MOST_BLOCKS][1024][4];
+
+void fail(const char* what)
+{
+    fprintf(stderr, "emulator: %s\n", what);
+    abort();
+}
+
+void run_fiber()
+{
+    running(arguments);
+    current->done = true;
+    moved = true;
+}
+
+// Lets the others go on.
+void pause()
+{
+    Fiber* own = current;
+    swapcontext(&own->context, &scheduler);
+    current = own;
+    threadIdx = own->thread;
+    blockIdx = own->block;
+}
+
+template <class Condition>
+void wait_until(Condition condition)
+{
+    while (!condition()) {
+        pause();
+    }
+    moved = true;
+}
+
+void come(Gate& gate, unsigned count)
+{
+    if (++gate.came == count) {
+        gate = {0, gate.turn + 1};
+    }
+}
+
+void meet(Gate& gate, unsigned count)
+{
+    unsigned turn = gate.turn;
+    come(gate, count);
+    wait_until([&] { return gate.turn != turn; });
+}
+
+// Those of a warp.
+void meet_warp() { meet(gates[current->rank][1000 + threadIdx.x / 32], 32); }
+
+Barrier& barrier_at(uint32_t at)
+{
+    auto found = barriers[current->rank].find(at);
+    if (found == barriers[current->rank].end()) {
+        fail("a barrier that nobody has made");
+    }
+    return found->second;
+}
+
+void turn_if_all_came(Barrier& barrier)
+{
+    if (barrier.missing == 0 && barrier.bytes == 0) {
+        barrier.missing = barrier.arrivals;
+        ++barrier.turn;
+    }
+}
+
+// Where the hardware puts a piece of 16 bytes.
+uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+void do_copy(const Copy& copy, Barrier& barrier)
+{
+    const uint64_t* map = copy.map->opaque;
+    const uint16_t* values = (const uint16_t*)map[0];
+    bool is_swizzled = map[2] != 0;
+    const uint64_t* sizes = map + 3;
+    const uint64_t* box = map + 7;
+    if (copy.to % 128 != 0 || (is_swizzled && box[0] != 64)) {
+        fail("a copy to where none can go");
+    }
+    uint64_t index = 0;
+    for (uint64_t d = 0; d < box[3]; ++d) {
+        for (uint64_t c = 0; c < box[2]; ++c) {
+            for (uint64_t b = 0; b < box[1]; ++b) {
+                for (uint64_t a = 0; a < box[0]; ++a) {
+                    const uint64_t offsets[] = {a, b, c, d};
+                    int64_t at = 0;
+                    bool inside = true;
+                    for (int i = 3; i >= 0; --i) {
+                        int64_t place = copy.from[i] + (int64_t)offsets[i];
+                        inside = inside && place >= 0 && place < (int64_t)sizes[i];
+                        at = at * (int64_t)sizes[i] + place;
+                    }
+                    uint32_t to = copy.to + 2 * (uint32_t)index++;
+                    to = is_swizzled ? swizzled(to) : to;
+                    uint16_t value = inside ? values[at] : 0;
+                    memcpy(memory[current->rank] + to, &value, 2);
+                }
+            }
+        }
+    }
+    barrier.bytes -= 2 * (long)index;
+    if (barrier.bytes < 0) {
+        fail("more was copied than announced");
+    }
+}
+
+float element(uint32_t address)
+{
+    __nv_bfloat16 value;
+    memcpy(&value, memory[current->rank] + address, 2);
+    return __bfloat162float(value);
+}
+
+// One value of an operand: `row` of its rows (outputs), `term` of its 16.
+float operand_value(uint64_t operand, bool transposed, unsigned row, unsigned term)
+{
+    uint32_t start = (operand & 0x3fff) << 4;
+    uint32_t inner = (operand >> 16 & 0x3fff) << 4;
+    uint32_t outer = (operand >> 32 & 0x3fff) << 4;
+    if (operand >> 62 == 1) {
+        unsigned line = transposed ? term : row;
+        unsigned in_line = transposed ? row : term;
+        return element(swizzled(start + line / 8 * outer + line % 8 * 128 + in_line * 2));
+    }
+    if (transposed) {
+        uint32_t at = start + row / 8 * outer + term / 8 * inner + term % 8 * 16 + row % 8 * 2;
+        return element(at);
+    }
+    return element(start + row / 8 * outer + row % 8 * 16 + term / 8 * inner + term % 8 * 2);
+}
+
+// What a thread has of a product: two rows, eight apart, and two of eight columns.
+template <int N>
+void product(
+    float (&sums)[N][4], uint64_t left, bool left_transposed, uint64_t right, bool right_transposed,
+    bool add)
+{
+    unsigned lane = threadIdx.x % 32;
+    unsigned row = threadIdx.x % 128 / 32 * 16 + lane / 4;
+    float rows[2][16];
+    for (unsigned k = 0; k < 16; ++k) {
+        rows[0][k] = operand_value(left, left_transposed, row, k);
+        rows[1][k] = operand_value(left, left_transposed, row + 8, k);
+    }
+    for (unsigned eighth = 0; eighth < N; ++eighth) {
+        for (unsigned e = 0; e < 4; ++e) {
+            unsigned column = 8 * eighth + lane % 4 * 2 + e % 2;
+            float sum = add ? sums[eighth][e] : 0.0f;
+            for (unsigned k = 0; k < 16; ++k) {
+                sum += rows[e / 2][k] * operand_value(right, right_transposed, column, k);
+            }
+            sums[eighth][e] = sum;
+        }
+    }
+}
+
+}  // namespace
+
+void __syncthreads() { meet(gates[current->rank][0], blockDim.x * blockDim.y); }
+void __syncwarp() {}
+
+float __shfl_xor_sync(unsigned, float value, int distance)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    passed_bits[current->rank][threadIdx.x][0] = bits;
+    meet_warp();
+    memcpy(&value, &passed_bits[current->rank][threadIdx.x ^ (unsigned)distance][0], 4);
+    meet_warp();
+    return value;
+}
+
+unsigned char* shared_memory() { return memory[current->rank]; }
+uint32_t shared_address(const void* at)
+{
+    return (uint32_t)((const unsigned char*)at - memory[current->rank]);
+}
+
+void make_barrier(uint32_t barrier, int arrivals)
+{
+    Barrier made;
+    made.arrivals = made.missing = arrivals;
+    barriers[current->rank][barrier] = made;
+}
+
+void arrive(uint32_t barrier)
+{
+    --barrier_at(barrier).missing;
+    turn_if_all_came(barrier_at(barrier));
+}
+
+void announce(uint32_t barrier, int bytes)
+{
+    barrier_at(barrier).bytes += bytes;
+    arrive(barrier);
+}
+
+// As the hardware does: what it tells apart is whether a turn is odd.
+void await_turn(uint32_t barrier, int turn)
+{
+    Barrier& known = barrier_at(barrier);
+    wait_until([&] {
+        for (const Copy& copy : std::exchange(known.copies, {})) {
+            do_copy(copy, known);
+            turn_if_all_came(known);
+        }
+        return known.turn % 2 != turn % 2;
+    });
+}
+
+void publish_barriers() {}
+void publish_writes() {}
+void join_group(int group) { meet(gates[current->rank][1 + group], 128); }
+void pass_turn(int group) { come(gates[current->rank][5 + group], 256); }
+void take_turn(int group) { meet(gates[current->rank][5 + group], 256); }
+void join_blocks() { meet(whole, MOST_BLOCKS * blockDim.x); }
+uint32_t of_block(uint32_t own, int rank) { return own | (uint32_t)rank << 20; }
+
+void store_there(uint32_t at, float4 four)
+{
+    memcpy(memory[at >> 20] + (at & 0xfffff), &four, sizeof four);
+}
+
+void copy_pixels(
+    uint32_t to, const CUtensorMap* maps, int channel, int column, int row, int image, uint32_t barrier)
+{
+    barrier_at(barrier).copies.push_back({to, maps, {channel, column, row, image}});
+}
+
+void copy_tap(uint32_t to, const CUtensorMap* weights, int channel, int tap, uint32_t barrier)
+{
+    barrier_at(barrier).copies.push_back({to, weights, {channel, tap, 0, 0}});
+}
+
+uint64_t operand(uint32_t address)
+{
+    return (uint64_t)(address >> 4) | (uint64_t)1 << 16 | (uint64_t)(REPEAT >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+uint64_t plain_operand(uint32_t address, int inner, int outer)
+{
+    return (uint64_t)(address >> 4) | (uint64_t)(inner >> 4) << 16 | (uint64_t)(outer >> 4) << 32;
+}
+
+void begin_products() {}
+void end_products() {}
+template <int MORE> void await_products() {}
+
+template <bool TRANSPOSED>
+void multiply(float (&sums)[EIGHTHS][4], uint64_t left, uint64_t right, bool add)
+{
+    product(sums, left, TRANSPOSED, right, false, add);
+}
+
+template <int N>
+void multiply_transposed(float (&sums)[N][4], uint64_t left, uint64_t right)
+{
+    product(sums, left, true, right, true, true);
+}
+
+void store_transposed(uint32_t row, const uint32_t (&pairs)[2])
+{
+    unsigned lane = threadIdx.x % 32;
+    unsigned warp = threadIdx.x - lane;
+    auto& passed = passed_bits[current->rank];
+    passed[threadIdx.x][0] = row;
+    meet_warp();
+    for (unsigned matrix = 0; matrix < 2; ++matrix) {
+        for (unsigned e = 0; e < 2; ++e) {
+            uint32_t to = passed[warp + matrix * 8 + lane % 4 * 2 + e][0] + lane / 4 * 2;
+            uint16_t value = (uint16_t)(pairs[matrix] >> 16 * e);
+            memcpy(memory[current->rank] + to, &value, 2);
+        }
+    }
+    meet_warp();
+}
+
+#include "../src/cuda/hopper.cu"
+
+namespace {
+
+template <class... A, size_t... I>
+void call(void (*kernel)(A...), void** at, std::index_sequence<I...>)
+{
+    kernel(*(A*)at[I]...);
+}
+
+template <class... A>
+void call(void (*kernel)(A...), void** at)
+{
+    call(kernel, at, std::index_sequence_for<A...>{});
+}
+
+template <auto kernel>
+void invoke(void** at)
+{
+    call(kernel, at);
+}
+
+template <class... A>
+std::vector<size_t> sizes(void (*)(A...))
+{
+    return {sizeof(A)...};
+}
+
+struct Entry {
+    const char* name;
+    std::vector<size_t> sizes;
+    void (*invoke)(void**);
+    unsigned blocks;  // of a cluster
+};
+
+const Entry entries[] = {
+    {"convolve_first", sizes(convolve_first), invoke<convolve_first>, 1},
+    {"convolve_64", sizes(convolve_64), invoke<convolve_64>, 1},
+    {"convolve_128", sizes(convolve_128), invoke<convolve_128>, 1},
+    {"convolve_back_64", sizes(convolve_back_64), invoke<convolve_back_64>, 1},
+    {"convolve_back_128", sizes(convolve_back_128), invoke<convolve_back_128>, 1},
+    {"weigh_first", sizes(weigh_first), invoke<weigh_first>, 1},
+    {"weigh_64", sizes(weigh_64), invoke<weigh_64>, 2},
+    {"weigh_128", sizes(weigh_128), invoke<weigh_128>, 2},
+    {"add_weights_first", sizes(add_weights_first), invoke<add_weights_first>, 1},
+    {"add_weights_64", sizes(add_weights_64), invoke<add_weights_64>, 1},
+    {"add_weights_128", sizes(add_weights_128), invoke<add_weights_128>, 1},
+};
+
+// Runs a cluster of blocks that begins at a place of the grid.
+void run_cluster(unsigned blocks, Index first)
+{
+    unsigned threads = blockDim.x * blockDim.y;
+    if (fibers.size() < blocks * threads) {
+        fibers.resize(blocks * threads);
+    }
+    memset(memory, 0xff, sizeof memory);
+    for (unsigned rank = 0; rank < blocks; ++rank) {
+        barriers[rank].clear();
+        gates[rank].clear();
+    }
+    whole = {};
+    for (unsigned i = 0; i < blocks * threads; ++i) {
+        Fiber& fiber = fibers[i];
+        unsigned thread = i % threads;
+        fiber.done = false;
+        fiber.rank = i / threads;
+        fiber.block = {first.x + fiber.rank, first.y, 0};
+        fiber.thread = {thread % blockDim.x, thread / blockDim.x, 0};
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = STACK;
+        fiber.context.uc_link = &scheduler;
+        makecontext(&fiber.context, run_fiber, 0);
+    }
+    for (bool left = true; left;) {
+        left = moved = false;
+        for (unsigned i = 0; i < blocks * threads; ++i) {
+            if (!fibers[i].done) {
+                current = &fibers[i];
+                threadIdx = current->thread;
+                blockIdx = current->block;
+                swapcontext(&scheduler, &current->context);
+                left = left || !fibers[i].done;
+            }
+        }
+        if (left && !moved) {
+            fail("all threads of a block wait");
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" const void* find_kernel(const char* name)
+{
+    for (const Entry& entry : entries) {
+        if (strcmp(entry.name, name) == 0) {
+            return &entry;
+        }
+    }
+    return nullptr;
+}
+
+extern "C" size_t argument_sizes(const void* found, size_t* bytes)
+{
+    const std::vector<size_t>& sizes = ((const Entry*)found)->sizes;
+    std::copy(sizes.begin(), sizes.end(), bytes);
+    return sizes.size();
+}
+
+extern "C" void run_kernel(const void* found, const unsigned* grid, const unsigned* block, void** at)
+{
+    const Entry* entry = (const Entry*)found;
+    running = entry->invoke;
+    arguments = at;
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    if (grid[0] % entry->blocks != 0) {
+        fail("a grid of incomplete clusters");
+    }
+    for (unsigned y = 0; y < grid[1]; ++y) {
+        for (unsigned x = 0; x < grid[0]; x += entry->blocks) {
+            run_cluster(entry->blocks, {x, y, 0});
+        }
+    }
+}
