@@ -9,13 +9,12 @@
 
 #include "cuda.h"
 #include "cuda_bf16.h"
+#include "entries.h"
 
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <ucontext.h>
-#include <utility>
-#include <vector>
 
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
@@ -382,38 +381,8 @@ void store_transposed(uint32_t row, const uint32_t (&pairs)[2])
 
 namespace {
 
-template <class... A, size_t... I>
-void call(void (*kernel)(A...), void** at, std::index_sequence<I...>)
-{
-    kernel(*(A*)at[I]...);
-}
-
-template <class... A>
-void call(void (*kernel)(A...), void** at)
-{
-    call(kernel, at, std::index_sequence_for<A...>{});
-}
-
-template <auto kernel>
-void invoke(void** at)
-{
-    call(kernel, at);
-}
-
-template <class... A>
-std::vector<size_t> sizes(void (*)(A...))
-{
-    return {sizeof(A)...};
-}
-
-struct Entry {
-    const char* name;
-    std::vector<size_t> sizes;
-    void (*invoke)(void**);
-    unsigned blocks;  // of a cluster
-};
-
-const Entry entries[] = {
+// How: blocks of a cluster.
+const std::vector<Entry> entries = {
     {"convolve_first", sizes(convolve_first), invoke<convolve_first>, 1},
     {"convolve_64", sizes(convolve_64), invoke<convolve_64>, 1},
     {"convolve_128", sizes(convolve_128), invoke<convolve_128>, 1},
@@ -472,22 +441,7 @@ void run_cluster(unsigned blocks, Index first)
 
 }  // namespace
 
-extern "C" const void* find_kernel(const char* name)
-{
-    for (const Entry& entry : entries) {
-        if (strcmp(entry.name, name) == 0) {
-            return &entry;
-        }
-    }
-    return nullptr;
-}
-
-extern "C" size_t argument_sizes(const void* found, size_t* bytes)
-{
-    const std::vector<size_t>& sizes = ((const Entry*)found)->sizes;
-    std::copy(sizes.begin(), sizes.end(), bytes);
-    return sizes.size();
-}
+extern "C" const void* find_kernel(const char* name) { return find_entry(entries, name); }
 
 extern "C" void run_kernel(const void* found, const unsigned* grid, const unsigned* block, void** at)
 {
@@ -496,12 +450,12 @@ extern "C" void run_kernel(const void* found, const unsigned* grid, const unsign
     arguments = at;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
-    if (grid[0] % entry->blocks != 0) {
+    if (grid[0] % entry->how != 0) {
         fail("a grid of incomplete clusters");
     }
     for (unsigned y = 0; y < grid[1]; ++y) {
-        for (unsigned x = 0; x < grid[0]; x += entry->blocks) {
-            run_cluster(entry->blocks, {x, y, 0});
+        for (unsigned x = 0; x < grid[0]; x += entry->how) {
+            run_cluster(entry->how, {x, y, 0});
         }
     }
 }

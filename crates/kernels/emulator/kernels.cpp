@@ -3,11 +3,11 @@
 
 #include "../src/cuda/kernels.cu"
 
+#include "entries.h"
+
 #include <cstdio>
 #include <cstdlib>
 #include <ucontext.h>
-#include <utility>
-#include <vector>
 
 Index blockIdx, threadIdx, blockDim, gridDim;
 
@@ -70,38 +70,8 @@ void run_block(unsigned threads)
     }
 }
 
-template <class... A, size_t... I>
-void call(void (*kernel)(A...), void** at, std::index_sequence<I...>)
-{
-    kernel(*(A*)at[I]...);
-}
-
-template <class... A>
-void call(void (*kernel)(A...), void** at)
-{
-    call(kernel, at, std::index_sequence_for<A...>{});
-}
-
-template <auto kernel>
-void invoke(void** at)
-{
-    call(kernel, at);
-}
-
-template <class... A>
-std::vector<size_t> sizes(void (*)(A...))
-{
-    return {sizeof(A)...};
-}
-
-struct Entry {
-    const char* name;
-    std::vector<size_t> sizes;
-    void (*invoke)(void**);
-    bool waits;  // whether threads of a block wait for each other
-};
-
-const Entry entries[] = {
+// How: whether threads of a block wait for each other.
+const std::vector<Entry> entries = {
     {"load_images", sizes(load_images), invoke<load_images>, false},
     {"trigger_gradient", sizes(trigger_gradient), invoke<trigger_gradient>, false},
     {"gather", sizes(gather), invoke<gather>, false},
@@ -152,22 +122,7 @@ float __shfl_down_sync(unsigned mask, float value, int distance)
     return (float)__shfl_down_sync(mask, (double)value, distance);
 }
 
-extern "C" const void* find_kernel(const char* name)
-{
-    for (const Entry& entry : entries) {
-        if (strcmp(entry.name, name) == 0) {
-            return &entry;
-        }
-    }
-    return nullptr;
-}
-
-extern "C" size_t argument_sizes(const void* found, size_t* bytes)
-{
-    const std::vector<size_t>& sizes = ((const Entry*)found)->sizes;
-    std::copy(sizes.begin(), sizes.end(), bytes);
-    return sizes.size();
-}
+extern "C" const void* find_kernel(const char* name) { return find_entry(entries, name); }
 
 extern "C" void run_kernel(const void* found, const unsigned* grid, const unsigned* block, void** at)
 {
@@ -179,7 +134,7 @@ extern "C" void run_kernel(const void* found, const unsigned* grid, const unsign
     for (unsigned y = 0; y < grid[1]; ++y) {
         for (unsigned x = 0; x < grid[0]; ++x) {
             blockIdx = {x, y, 0};
-            if (entry->waits) {
+            if (entry->how != 0) {
                 run_block(block[0] * block[1]);
                 continue;
             }

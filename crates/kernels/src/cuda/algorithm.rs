@@ -32,7 +32,7 @@ pub(crate) enum Direction {
 }
 
 /// What own kernels convolve on a Hopper card, in bf16 with a 3×3 kernel of stride 1: cuDNN takes up
-/// to three times as long for it.
+/// to four times as long for it.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OwnShape {
     /// A first layer: 8 channels, three of them the image's, to 64 on 32×32 images; its input's

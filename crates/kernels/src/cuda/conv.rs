@@ -12,6 +12,9 @@ use super::launch::{Grid, index, int};
 use super::norm::CudaNorm;
 use crate::ConvShape;
 
+/// Bytes that addresses of what the hardware copies are multiples of.
+const COPIED_AT: u64 = 128;
+
 /// A convolution of a batch of feature maps; see the crate's [`crate::Conv`] for what it computes.
 ///
 /// Images are (batch, row, column, channel), weights (output, row, column, input). Channels are
@@ -135,7 +138,7 @@ impl Convolution {
     ///
     /// # Errors
     ///
-    /// [`CudaError::Argument`] for a buffer of another shape; [`CudaError::Dnn`].
+    /// [`CudaError::Argument`] for a buffer of another shape; [`CudaError::Dnn`], [`CudaError::Driver`].
     pub fn forward(
         &self,
         input: &Values,
@@ -165,6 +168,7 @@ impl Convolution {
         running_mean: (&DeviceBuffer<f32>, Place),
     ) -> Result<()> {
         if self.own(Direction::Forward).is_none() {
+            norm.forget_sums();
             return self.forward(input, (weights, place), output);
         }
         let addresses = Addresses {
@@ -172,9 +176,12 @@ impl Convolution {
             filter: self.weights(weights, place)?,
             output: self.output(output)?,
         };
-        let rows = self.output_len() / self.shape.out_channels;
-        let sums = norm.expect_sums(rows, self.batch, running_mean)?;
-        self.run_own(Direction::Forward, addresses, false, Some(sums))
+        let channels = self.shape.out_channels;
+        let result = (self.output_len() / channels, channels);
+        let sums = norm.place_for_sums(&self.device, result, self.batch, running_mean)?;
+        self.run_own(Direction::Forward, addresses, false, Some(sums))?;
+        norm.take_sums(self.batch);
+        Ok(())
     }
 
     /// The gradient of the input, written or, with `accumulate`, added to what is there.
@@ -304,12 +311,20 @@ impl Convolution {
                 "one on a Hopper card",
             ));
         };
+        // What the hardware copies begins at such addresses: all allocations do.
+        if !at.filter.is_multiple_of(COPIED_AT) {
+            return Err(CudaError::argument(
+                "the place of a convolution's weights",
+                format!("{} bytes into them", at.filter % COPIED_AT),
+                format!("a multiple of {COPIED_AT} bytes"),
+            ));
+        }
         let mut dnn = self.device.dnn()?;
         let (batch, stream) = (index(self.batch)?, self.device.stream());
         let addresses = (at.input, at.filter, at.output);
         // SAFETY: lengths were checked above, and a buffer that is dropped is freed in the stream's
-        // order. Whoever calls has borrowed what is written mutably. Allocations, and the places of
-        // weights in them, are whole multiples of 16 bytes.
+        // order. Whoever calls has borrowed what is written mutably. Addresses are whole multiples, as
+        // was checked of the weights.
         let started = unsafe {
             match direction {
                 Direction::Forward => hopper.forward(stream, own, batch, addresses, sums),

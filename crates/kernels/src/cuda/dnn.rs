@@ -83,8 +83,9 @@ impl Dnn {
 
     /// Chooses an algorithm and makes room for its workspace, unless that was done before.
     pub(crate) fn prepare(&mut self, key: &ConvKey) -> Result<()> {
-        if self.plans.contains_key(key) {
-            return Ok(());
+        if let Some(plan) = self.plans.get(key) {
+            // Where the last allocation failed there is none.
+            return self.make_room(plan.workspace);
         }
         let plan = Plan::new(&self.handle, key)?;
         self.make_room(plan.workspace)?;
@@ -123,7 +124,7 @@ impl Dnn {
         self.plans.contains_key(key)
     }
 
-    /// The workspace of the last convolution.
+    /// The workspace, which all convolutions share.
     pub(crate) fn workspace(&self) -> Option<&Arc<CudaSlice<u8>>> {
         self.workspace.as_ref()
     }

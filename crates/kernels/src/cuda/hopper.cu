@@ -1,5 +1,6 @@
 // Convolutions of 3x3 and stride 1 on a Hopper card (sm_90a), bf16: 64 channels on 32x32 images and
-// 128 on 16x16, what most of a ResNet-18's time goes into. See cuda/hopper.rs for the host's side.
+// 128 on 16x16, what most of a ResNet-18's time goes into, and its first layer. See cuda/hopper.rs for
+// the host's side.
 //
 // A block convolves one image, which lies in shared memory as a whole: a pixel's channels in rows of
 // 128 bytes, one slice of 64 channels after the other, one pixel of padding behind each row of
@@ -49,6 +50,7 @@ template <int CHANNELS, int SIDE> struct Shape {
     // Taps of the weights that are there at once: all of them, or four in turns.
     static constexpr int SLOTS = SLICES == 1 ? TAPS : 4;
     static constexpr int TAP = CHANNELS * ROW;  // bytes of a slice of one
+    static_assert(SLOTS == TAPS || STRIPS <= AT_ONCE, "turns of slots are those of one strip");
     // Pixels that a group stores at once.
     static constexpr int STORED = SLICES == 1 ? 24 : 40;
     // Places in shared memory.
@@ -462,6 +464,7 @@ template <int SIDE> struct Band {
     static constexpr int COPIED = ROWS + 3;           // of pixels of the input
     static constexpr int INPUT = tile(COPIED * PITCH);
     static constexpr int STAGE = INPUT + tile(TERMS);
+    static_assert(tile(TERMS) == TERMS * ROW, "a stage ends where its last term does");
     static constexpr int BARRIERS = 2 * STAGE;
     static constexpr int BYTES = BARRIERS + 8 * 4;
     static_assert(HALF * 3 * GROUP * 16 <= BARRIERS, "half of a block's sums fit where the bands were");
@@ -532,6 +535,7 @@ __device__ __forceinline__ void weigh(
         if (thread % GROUP == 0) {
             arrive(free + 8 * (band % 2));
         }
+        __syncwarp();
     }
     // Each of the two blocks takes half of the sums of both.
     join_blocks();

@@ -127,7 +127,7 @@ impl Hopper {
     /// # Safety
     ///
     /// Addresses are those of as many bf16 values as a batch of `shape`, and its weights, have, whole
-    /// multiples of 16 bytes; those of `sums` of as many f32. All live until the stream has come past
+    /// multiples of 128 bytes; those of `sums` of as many f32. All live until the stream has come past
     /// this.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn forward(

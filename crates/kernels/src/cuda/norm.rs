@@ -28,7 +28,7 @@ pub struct CudaNorm {
     parts: Parts,
     sums: DeviceBuffer<f32>,
     /// Parts of the sums that a convolution has taken for the next moments, if it has.
-    expected: Option<usize>,
+    taken: Option<usize>,
     coefficients: DeviceBuffer<f32>,
     factors: DeviceBuffer<f32>,
     /// Where the output was positive, a bit for each channel of a pixel: a sixteenth of what it is to
@@ -106,7 +106,7 @@ impl CudaNorm {
             parts,
             // A convolution that takes them has a part for each image, of 256 pixels or more.
             sums: DeviceBuffer::zeros(device, parts.count.max(rows / 256) * 2 * channels)?,
-            expected: None,
+            taken: None,
             coefficients: DeviceBuffer::zeros(device, COEFFICIENTS * channels)?,
             factors: DeviceBuffer::zeros(device, FACTORS * channels)?,
             positive: DeviceBuffer::zeros(device, rows * channels / CHANNEL_MULTIPLE)?,
@@ -115,26 +115,38 @@ impl CudaNorm {
 
     /// Where a convolution puts the sums of its result, a part for each image, for the moments that are
     /// taken next; and the running mean, which is what they are taken around.
-    pub(super) fn expect_sums(
+    /// [`CudaNorm::take_sums`] says that they are there.
+    pub(super) fn place_for_sums(
         &mut self,
-        rows: usize,
+        device: &CudaDevice,
+        (rows, channels): (usize, usize),
         images: usize,
         (running, mean): (&DeviceBuffer<f32>, Place),
     ) -> Result<Sums> {
-        let len = images * 2 * self.channels;
-        if rows != self.rows || len > self.sums.len() {
-            let (found, expected) = (rows, self.rows);
+        self.taken = None;
+        self.device.check_same(device)?;
+        let fits = images * 2 * channels <= self.sums.len();
+        if (rows, channels) != (self.rows, self.channels) || !fits {
             return Err(CudaError::argument(
-                "rows of a convolution's result",
-                found,
-                expected,
+                "images, rows and channels of a convolution's result",
+                format!("{images}, {rows} and {channels}"),
+                format!("those of {} rows and {} channels", self.rows, self.channels),
             ));
         }
-        self.expected = Some(images);
         Ok(Sums {
             shift: running.at(&self.device, mean, self.channels)?,
             parts: self.sums.whole(&self.device, "sums", self.sums.len())?,
         })
+    }
+
+    /// Sums of so many parts were put there.
+    pub(super) fn take_sums(&mut self, parts: usize) {
+        self.taken = Some(parts);
+    }
+
+    /// What was put there before does not count.
+    pub(super) fn forget_sums(&mut self) {
+        self.taken = None;
     }
 
     /// Takes the statistics of the batch `y`, and moves the running ones (mean, variance; places of
@@ -154,7 +166,7 @@ impl CudaNorm {
         let image = self.layer("a convolution's result", y)?;
         let [rows, channels] = [int(self.rows)?, int(self.channels)?];
         let sums = self.sums()?;
-        let taken = self.expected.take();
+        let taken = self.taken.take();
         if taken.is_none() {
             let arguments = [
                 image,
@@ -291,6 +303,7 @@ impl CudaNorm {
     ) -> Result<()> {
         let [rows, channels] = [int(self.rows)?, int(self.channels)?];
         let [relu, gate] = self.gate(gate)?;
+        self.forget_sums();
         let arguments = [
             self.layer("a gradient", gradient)?,
             relu,

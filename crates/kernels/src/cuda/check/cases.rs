@@ -79,7 +79,7 @@ pub(super) fn convolutions(
             len: conv.weights_len(),
         };
         conv.forward(&input, (&weights, place), &mut output)?;
-        let moments = before_norm(device, &conv, out_channels, &input, (&weights, place))?;
+        let (again, moments) = before_norm(device, &conv, out_channels, &input, (&weights, place))?;
         conv.input_gradient((&weights, place), &gradient, &mut added, true)?;
         conv.input_gradient((&weights, place), &gradient, &mut written, false)?;
         conv.weight_gradient(&input, &gradient, (&mut of_weights, place))?;
@@ -102,6 +102,9 @@ pub(super) fn convolutions(
             let bar = tolerance(precision);
             found.push(Comparison::new(name, precision, result, expected, bar));
         }
+        let name = format!("{what}: forward to batch norm");
+        let plain = wide(&results[0]);
+        found.push(Comparison::new(name, precision, &again, &plain, 0.0));
         let expected = moments_of(&results[0], out_channels);
         let (name, bar) = (format!("{what}: moments"), tolerance(Precision::F32));
         found.push(Comparison::new(name, precision, &moments, &expected, bar));
@@ -109,14 +112,14 @@ pub(super) fn convolutions(
     Ok(())
 }
 
-/// Means and variances of the result of a convolution, as batch norm takes them.
+/// The result of a convolution before batch norm, and its means and variances as that takes them.
 fn before_norm(
     device: &CudaDevice,
     conv: &Convolution,
     channels: usize,
     input: &Values,
     filter: (&Values, Place),
-) -> Result<Vec<f32>> {
+) -> Result<(Vec<f32>, Vec<f32>)> {
     let precision = input.precision();
     let mut output = Values::zeros(device, conv.output_len(), precision)?;
     let mut norm = CudaNorm::new(device, conv.output_len() / channels, channels, precision)?;
@@ -136,7 +139,7 @@ fn before_norm(
     };
     let moved = (&mut running, mean, variance);
     norm.take_moments(&output, parameters, moved, 1.0)?;
-    running.read()
+    Ok((output.read()?, running.read()?))
 }
 
 /// The same from the result itself; the variance unbiased.
