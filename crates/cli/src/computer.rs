@@ -99,12 +99,17 @@ impl Computer {
         }
     }
 
-    /// The same device with its first kernels, whose results differ from today's in rounding alone.
-    pub(crate) fn with_first_kernels(&self) -> Option<Self> {
-        self.arithmetic.as_ref().map(|_| Self {
-            arithmetic: Some(first_arithmetic(&self.args)),
-            ..self.clone()
-        })
+    /// The same device with each of its earlier kernels whose results differ from today's in rounding
+    /// alone.
+    pub(crate) fn with_earlier_kernels(&self) -> Vec<Self> {
+        let is_gpu = self.arithmetic.is_some();
+        let versions = EARLIER_KERNELS.iter().filter(|_| is_gpu);
+        versions
+            .map(|version| Self {
+                arithmetic: Some(arithmetic_of(*version, &self.args)),
+                ..self.clone()
+            })
+            .collect()
     }
 
     /// Whether networks are computed on a GPU.
@@ -143,17 +148,25 @@ impl Computer {
 }
 
 /// Version of what the kernels of a GPU compute, raised by hand whenever they may round otherwise, as
-/// the engine's is for those of the CPU. The first one was not named; the third had a race.
+/// the engine's is for those of the CPU.
 const KERNELS: u32 = 4;
+
+/// Those before it that count as well as they do. The third had a race.
+const EARLIER_KERNELS: [u32; 2] = [1, 2];
 
 /// How a GPU computes, for keys.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 fn arithmetic(args: &DeviceArgs) -> String {
-    format!("cuda {KERNELS}, {}", in_words(args))
+    arithmetic_of(KERNELS, args)
 }
 
-fn first_arithmetic(args: &DeviceArgs) -> String {
-    format!("cuda, {}", in_words(args))
+/// The same with some version of the kernels. The first one was not named.
+fn arithmetic_of(version: u32, args: &DeviceArgs) -> String {
+    let words = in_words(args);
+    match version {
+        1 => format!("cuda, {words}"),
+        version => format!("cuda {version}, {words}"),
+    }
 }
 
 /// How a GPU computes, in words.
@@ -242,9 +255,9 @@ mod tests {
                     nondeterministic,
                     ..args(DeviceName::Cuda)
                 };
-                for arithmetic in [first_arithmetic(&args), arithmetic(&args)] {
+                for version in 1..=KERNELS {
                     let computer = Computer {
-                        arithmetic: Some(arithmetic),
+                        arithmetic: Some(arithmetic_of(version, &args)),
                         ..Computer::cpu(&args)
                     };
                     keys.push(computer.tell(json!({})));
@@ -254,9 +267,12 @@ mod tests {
         for (at, key) in keys.iter().enumerate() {
             assert!(!keys[at + 1..].contains(key), "{key}");
         }
-        // That of the first committed records.
+        // Those of committed records, and that of now.
         assert_eq!(keys[1], json!({"device": "cuda, bf16"}));
-        assert_eq!(keys[2], json!({"device": "cuda 4, bf16"}));
+        assert_eq!(keys[2], json!({"device": "cuda 2, bf16"}));
+        let now = Computer::made_up_gpu().tell(json!({}));
+        assert_eq!(now, json!({"device": "cuda 4, bf16"}));
+        assert!(!EARLIER_KERNELS.contains(&3) && !EARLIER_KERNELS.contains(&KERNELS));
     }
 
     #[cfg(not(feature = "cuda"))]

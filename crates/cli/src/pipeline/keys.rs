@@ -451,14 +451,16 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_a_gpus_first_kernels_are_known() {
+    fn rows_of_a_gpus_earlier_kernels_are_known() {
         let on = |computer: &Computer| {
             let clean = Steps::clean_file("abc", "data", computer).key();
             Steps::new(&ExperimentConfig::paper(), "data", clean, computer)
         };
-        assert!(computer().with_first_kernels().is_none());
+        assert!(computer().with_earlier_kernels().is_empty());
         let gpu = Computer::made_up_gpu();
-        let all = [on(&gpu), on(&gpu.with_first_kernels().unwrap())];
+        let earlier = gpu.with_earlier_kernels();
+        let all: Vec<Steps> = [&gpu].into_iter().chain(&earlier).map(on).collect();
+        assert_eq!(all.len(), 3);
         let row_of = |steps: &Steps| -> Row {
             let key = key(steps, "ideal").to_string();
             let row = serde_json::json!({
@@ -467,10 +469,16 @@ mod tests {
             });
             serde_json::from_value(row).unwrap()
         };
-        let (newest, first) = (row_of(&all[0]), row_of(&all[1]));
-        assert!(all[0].made(&newest) && !all[0].made(&first));
-        assert!(all[1].made(&first) && !all[1].made(&newest));
-        let unknown = Row { key: None, ..first };
+        let rows: Vec<Row> = all.iter().map(row_of).collect();
+        for (at, steps) in all.iter().enumerate() {
+            for (other, row) in rows.iter().enumerate() {
+                assert_eq!(steps.made(row), at == other);
+            }
+        }
+        let unknown = Row {
+            key: None,
+            ..rows[0].clone()
+        };
         assert!(!all.iter().any(|steps| steps.made(&unknown)));
     }
 

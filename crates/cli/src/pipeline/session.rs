@@ -31,8 +31,8 @@ pub(crate) struct Session {
     pub(crate) ledger: Ledger,
     pub(crate) clean: CleanSource,
     pub(crate) steps: Steps,
-    /// The same steps with a GPU's first kernels.
-    pub(crate) first_steps: Option<Steps>,
+    /// The same steps with a GPU's earlier kernels.
+    pub(crate) earlier_steps: Vec<Steps>,
     pub(crate) computer: Computer,
     /// Where several networks are worked on at once, since when.
     pub(crate) clock: Option<Clock>,
@@ -131,7 +131,8 @@ impl Session {
             Steps::new(&config, &data.digest, clean, computer)
         };
         let steps = steps_on(&computer);
-        let first_steps = computer.with_first_kernels().as_ref().map(steps_on);
+        let earlier = computer.with_earlier_kernels();
+        let earlier_steps = earlier.iter().map(steps_on).collect();
         Ok(Self {
             attack_images: inputs::first(&data.train, config.data.attack_images),
             defense_images: inputs::defense_images(&data, &config.data)?,
@@ -142,7 +143,7 @@ impl Session {
             data,
             clean,
             steps,
-            first_steps,
+            earlier_steps,
             computer,
             clock: None,
         })

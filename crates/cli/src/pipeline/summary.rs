@@ -86,8 +86,8 @@ impl Session {
 
     /// Whether a committed row is one that this run would compute, perhaps with other kernels.
     pub(crate) fn holds_committed(&self, row: &mesa_record::Row) -> bool {
-        let first = self.first_steps.as_ref();
-        self.holds(row) || first.is_some_and(|steps| steps.made(row))
+        let mut earlier = self.earlier_steps.iter();
+        self.holds(row) || earlier.any(|steps| steps.made(row))
     }
 
     /// Replaces `summary.json`.
