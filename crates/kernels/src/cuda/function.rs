@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaStream, DriverError, LaunchArgs, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaStream, DriverError, LaunchArgs, PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -150,13 +150,8 @@ impl Functions {
         for argument in arguments {
             argument.push(&mut launch);
         }
-        let config = LaunchConfig {
-            grid_dim: (grid.blocks.0, grid.blocks.1, 1),
-            block_dim: (grid.threads.0, grid.threads.1, 1),
-            shared_mem_bytes: 0,
-        };
         // SAFETY: the caller's promise.
-        unsafe { launch.launch(config) }?;
+        unsafe { launch.launch(grid.config(0)) }?;
         Ok(())
     }
 }

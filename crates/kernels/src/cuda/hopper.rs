@@ -4,8 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
-    sys,
+    CudaContext, CudaFunction, CudaStream, DeviceRepr, DriverError, PushKernelArg, sys,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -147,17 +146,9 @@ impl Hopper {
         } else {
             maps.push(Map::weights(shape, weights)?);
         }
-        let function = &self.kernels(shape).convolve;
+        let (function, grid) = (&self.kernels(shape).convolve, image_grid(shape, batch));
         // SAFETY: the arguments of `convolve`; the caller's promise.
-        unsafe {
-            launch(
-                stream,
-                function,
-                image_grid(shape, batch),
-                &maps,
-                &arguments,
-            )
-        }
+        unsafe { launch(stream, function, grid, &maps, &arguments) }
     }
 
     /// The input's gradient, written or, with `accumulate`, added to what is there.
@@ -185,16 +176,9 @@ impl Hopper {
         let Some(function) = &self.kernels(shape).convolve_back else {
             return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED));
         };
+        let grid = image_grid(shape, batch);
         // SAFETY: the arguments of `convolve_back`; the caller's promise.
-        unsafe {
-            launch(
-                stream,
-                function,
-                image_grid(shape, batch),
-                &maps,
-                &arguments,
-            )
-        }
+        unsafe { launch(stream, function, grid, &maps, &arguments) }
     }
 
     /// The gradient of the weights. `room` has [`Hopper::room`] bytes.
@@ -395,12 +379,7 @@ unsafe fn launch(
     for argument in arguments {
         argument.push(&mut launch);
     }
-    let config = LaunchConfig {
-        grid_dim: (grid.blocks.0, grid.blocks.1, 1),
-        block_dim: (grid.threads.0, grid.threads.1, 1),
-        shared_mem_bytes,
-    };
     // SAFETY: the caller's promise.
-    unsafe { launch.launch(config) }?;
+    unsafe { launch.launch(grid.config(shared_mem_bytes)) }?;
     Ok(())
 }

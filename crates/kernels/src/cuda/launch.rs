@@ -36,6 +36,16 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
+    /// The same as the driver wants it, with so many bytes of shared memory for each block.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn config(self, shared_mem_bytes: u32) -> cudarc::driver::LaunchConfig {
+        cudarc::driver::LaunchConfig {
+            grid_dim: (self.blocks.0, self.blocks.1, 1),
+            block_dim: (self.threads.0, self.threads.1, 1),
+            shared_mem_bytes,
+        }
+    }
+
     /// A thread for each of `count` items.
     pub(crate) fn list(count: usize) -> Result<Self> {
         let blocks = index(count)?.div_ceil(BLOCK).max(1);

@@ -123,7 +123,7 @@ impl CudaNorm {
         images: usize,
         (running, mean): (&DeviceBuffer<f32>, Place),
     ) -> Result<Sums> {
-        self.taken = None;
+        self.forget_sums();
         self.device.check_same(device)?;
         let fits = images * 2 * channels <= self.sums.len();
         if (rows, channels) != (self.rows, self.channels) || !fits {
