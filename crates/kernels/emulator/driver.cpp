@@ -154,22 +154,28 @@ int cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
 // What hopper.cpp reads: see cuda.h.
 int cuTensorMapEncodeTiled(
     uint64_t* map, int, uint32_t rank, void* address, const uint64_t* sizes, const uint64_t* strides,
-    const uint32_t* box, const uint32_t*, int, int swizzle, int, int)
+    const uint32_t* box, const uint32_t* steps, int, int swizzle, int, int)
 {
     if ((uint64_t)address % 16 != 0 || rank < 3 || rank > 4) {
         return INVALID;
     }
     map[0] = (uint64_t)address;
-    map[1] = rank;
-    map[2] = swizzle != 0;
-    uint64_t stride = 2;
+    map[1] = swizzle != 0;
     for (uint32_t i = 0; i < 4; ++i) {
-        map[3 + i] = i < rank ? sizes[i] : 1;
-        map[7 + i] = i < rank ? box[i] : 1;
-        stride *= map[3 + i];
-        if (map[7 + i] == 0 || map[7 + i] > 256 || (i + 1 < rank && strides[i] != stride)) {
+        bool given = i < rank;
+        uint64_t step = given ? steps[i] : 1;
+        map[2 + i] = given ? sizes[i] : 1;
+        map[9 + i] = given ? (box[i] + step - 1) / step : 1;
+        if (map[9 + i] == 0 || (given && box[i] > 256) || (i % 2 == 0 && step != 1)) {
             return INVALID;
         }
+        if (i > 0) {
+            map[5 + i] = given ? strides[i - 1] : 0;
+            if (map[5 + i] % 16 != 0) {
+                return INVALID;
+            }
+        }
+        map[13 + i / 2] = step;
     }
     return SUCCESS;
 }

@@ -68,7 +68,7 @@ struct Fiber {
 // A box that was asked for.
 struct Copy {
     uint32_t to;
-    const CUtensorMap* map;
+    CUtensorMap map;
     int from[4];
 };
 
@@ -89,6 +89,7 @@ alignas(REPEAT) unsigned char memory[MOST_BLOCKS][MEMORY];
 std::map<uint32_t, Barrier> barriers[MOST_BLOCKS];
 std::map<unsigned, Gate> gates[MOST_BLOCKS];
 Gate whole;
+unsigned cluster;  // its blocks
 
 ucontext_t scheduler;
 std::vector<Fiber> fibers;
@@ -148,14 +149,16 @@ void meet(Gate& gate, unsigned count)
 // Those of a warp.
 void meet_warp() { meet(gates[current->rank][1000 + threadIdx.x / 32], 32); }
 
-Barrier& barrier_at(uint32_t at)
+Barrier& barrier_of(unsigned rank, uint32_t at)
 {
-    auto found = barriers[current->rank].find(at);
-    if (found == barriers[current->rank].end()) {
+    auto found = barriers[rank].find(at);
+    if (found == barriers[rank].end()) {
         fail("a barrier that nobody has made");
     }
     return found->second;
 }
+
+Barrier& barrier_at(uint32_t at) { return barrier_of(current->rank, at); }
 
 void turn_if_all_came(Barrier& barrier)
 {
@@ -170,11 +173,12 @@ uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; 
 
 void do_copy(const Copy& copy, Barrier& barrier)
 {
-    const uint64_t* map = copy.map->opaque;
-    const uint16_t* values = (const uint16_t*)map[0];
-    bool is_swizzled = map[2] != 0;
-    const uint64_t* sizes = map + 3;
-    const uint64_t* box = map + 7;
+    const uint64_t* map = copy.map.opaque;
+    const unsigned char* values = (const unsigned char*)map[0];
+    bool is_swizzled = map[1] != 0;
+    const uint64_t* sizes = map + 2;
+    const uint64_t* strides = map + 6;
+    const uint64_t* box = map + 9;
     if (copy.to % 128 != 0 || (is_swizzled && box[0] != 64)) {
         fail("a copy to where none can go");
     }
@@ -186,23 +190,24 @@ void do_copy(const Copy& copy, Barrier& barrier)
                     const uint64_t offsets[] = {a, b, c, d};
                     int64_t at = 0;
                     bool inside = true;
-                    for (int i = 3; i >= 0; --i) {
-                        int64_t place = copy.from[i] + (int64_t)offsets[i];
+                    for (int i = 0; i < 4; ++i) {
+                        int64_t place = copy.from[i] + (int64_t)(offsets[i] * (i % 2 ? map[13 + i / 2] : 1));
                         inside = inside && place >= 0 && place < (int64_t)sizes[i];
-                        at = at * (int64_t)sizes[i] + place;
+                        at += place * (i ? (int64_t)strides[i - 1] : 2);
                     }
                     uint32_t to = copy.to + 2 * (uint32_t)index++;
                     to = is_swizzled ? swizzled(to) : to;
-                    uint16_t value = inside ? values[at] : 0;
+                    uint16_t value = 0;
+                    if (inside) {
+                        memcpy(&value, values + at, 2);
+                    }
                     memcpy(memory[current->rank] + to, &value, 2);
                 }
             }
         }
     }
+    // Below zero until the block announces what another one has copied for it.
     barrier.bytes -= 2 * (long)index;
-    if (barrier.bytes < 0) {
-        fail("more was copied than announced");
-    }
 }
 
 float element(uint32_t address)
@@ -221,7 +226,8 @@ float operand_value(uint64_t operand, bool transposed, unsigned row, unsigned te
     if (operand >> 62 == 1) {
         unsigned line = transposed ? term : row;
         unsigned in_line = transposed ? row : term;
-        return element(swizzled(start + line / 8 * outer + line % 8 * 128 + in_line * 2));
+        uint32_t at = start + line / 8 * outer + line % 8 * 128;
+        return element(swizzled(at + in_line / 64 * inner + in_line % 64 * 2));
     }
     if (transposed) {
         uint32_t at = start + row / 8 * outer + term / 8 * inner + term % 8 * 16 + row % 8 * 2;
@@ -290,6 +296,13 @@ void arrive(uint32_t barrier)
     turn_if_all_came(barrier_at(barrier));
 }
 
+void arrive_there(uint32_t barrier)
+{
+    Barrier& known = barrier_of(barrier >> 20, barrier & 0xfffff);
+    --known.missing;
+    turn_if_all_came(known);
+}
+
 void announce(uint32_t barrier, int bytes)
 {
     barrier_at(barrier).bytes += bytes;
@@ -314,7 +327,8 @@ void publish_writes() {}
 void join_group(int group) { meet(gates[current->rank][1 + group], 128); }
 void pass_turn(int group) { come(gates[current->rank][5 + group], 256); }
 void take_turn(int group) { meet(gates[current->rank][5 + group], 256); }
-void join_blocks() { meet(whole, MOST_BLOCKS * blockDim.x); }
+void join_blocks() { meet(whole, cluster * blockDim.x); }
+void meet_blocks() { join_blocks(); }
 uint32_t of_block(uint32_t own, int rank) { return own | (uint32_t)rank << 20; }
 
 void store_there(uint32_t at, float4 four)
@@ -325,17 +339,40 @@ void store_there(uint32_t at, float4 four)
 void copy_pixels(
     uint32_t to, const CUtensorMap* maps, int channel, int column, int row, int image, uint32_t barrier)
 {
-    barrier_at(barrier).copies.push_back({to, maps, {channel, column, row, image}});
+    barrier_at(barrier).copies.push_back({to, *maps, {channel, column, row, image}});
+}
+
+void copy_box(
+    uint32_t to, const CUtensorMap* from, int a, int b, int c, int d, uint32_t barrier)
+{
+    copy_pixels(to, from, a, b, c, d, barrier);
+}
+
+void copy_box_to(
+    uint32_t blocks, uint32_t to, const CUtensorMap* from, int a, int b, int c, int d,
+    uint32_t barrier)
+{
+    for (unsigned rank = 0; rank < cluster; ++rank) {
+        if (blocks >> rank & 1) {
+            barrier_of(rank, barrier).copies.push_back({to, *from, {a, b, c, d}});
+        }
+    }
 }
 
 void copy_tap(uint32_t to, const CUtensorMap* weights, int channel, int tap, uint32_t barrier)
 {
-    barrier_at(barrier).copies.push_back({to, weights, {channel, tap, 0, 0}});
+    barrier_at(barrier).copies.push_back({to, *weights, {channel, tap, 0, 0}});
 }
 
 uint64_t operand(uint32_t address)
 {
     return (uint64_t)(address >> 4) | (uint64_t)1 << 16 | (uint64_t)(REPEAT >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+uint64_t stepped_operand(uint32_t address, int step, int outer)
+{
+    return (uint64_t)(address >> 4) | (uint64_t)(step >> 4) << 16 | (uint64_t)(outer >> 4) << 32 |
            (uint64_t)1 << 62;
 }
 
@@ -348,8 +385,8 @@ void begin_products() {}
 void end_products() {}
 template <int MORE> void await_products() {}
 
-template <bool TRANSPOSED>
-void multiply(float (&sums)[EIGHTHS][4], uint64_t left, uint64_t right, bool add)
+template <bool TRANSPOSED, int N>
+void multiply(float (&sums)[N][4], uint64_t left, uint64_t right, bool add)
 {
     product(sums, left, TRANSPOSED, right, false, add);
 }
@@ -384,16 +421,36 @@ namespace {
 // How: blocks of a cluster.
 const std::vector<Entry> entries = {
     {"convolve_first", sizes(convolve_first), invoke<convolve_first>, 1},
-    {"convolve_64", sizes(convolve_64), invoke<convolve_64>, 1},
-    {"convolve_128", sizes(convolve_128), invoke<convolve_128>, 1},
-    {"convolve_back_64", sizes(convolve_back_64), invoke<convolve_back_64>, 1},
-    {"convolve_back_128", sizes(convolve_back_128), invoke<convolve_back_128>, 1},
     {"weigh_first", sizes(weigh_first), invoke<weigh_first>, 1},
-    {"weigh_64", sizes(weigh_64), invoke<weigh_64>, 2},
-    {"weigh_128", sizes(weigh_128), invoke<weigh_128>, 2},
     {"add_weights_first", sizes(add_weights_first), invoke<add_weights_first>, 1},
+    {"convolve_64", sizes(convolve_64), invoke<convolve_64>, 1},
+    {"convolve_back_64", sizes(convolve_back_64), invoke<convolve_back_64>, 1},
+    {"weigh_64", sizes(weigh_64), invoke<weigh_64>, 2},
     {"add_weights_64", sizes(add_weights_64), invoke<add_weights_64>, 1},
+    {"convolve_128", sizes(convolve_128), invoke<convolve_128>, 1},
+    {"convolve_back_128", sizes(convolve_back_128), invoke<convolve_back_128>, 1},
+    {"weigh_128", sizes(weigh_128), invoke<weigh_128>, 2},
     {"add_weights_128", sizes(add_weights_128), invoke<add_weights_128>, 1},
+    {"convolve_256", sizes(convolve_256), invoke<convolve_256>, 2},
+    {"convolve_back_256", sizes(convolve_back_256), invoke<convolve_back_256>, 2},
+    {"weigh_256", sizes(weigh_256), invoke<weigh_256>, 2},
+    {"add_weights_256", sizes(add_weights_256), invoke<add_weights_256>, 1},
+    {"convolve_512", sizes(convolve_512), invoke<convolve_512>, 2},
+    {"convolve_back_512", sizes(convolve_back_512), invoke<convolve_back_512>, 2},
+    {"weigh_512", sizes(weigh_512), invoke<weigh_512>, 2},
+    {"add_weights_512", sizes(add_weights_512), invoke<add_weights_512>, 1},
+    {"convolve_down_128", sizes(convolve_down_128), invoke<convolve_down_128>, 2},
+    {"convolve_back_down_128", sizes(convolve_back_down_128), invoke<convolve_back_down_128>, 2},
+    {"weigh_down_128", sizes(weigh_down_128), invoke<weigh_down_128>, 2},
+    {"add_weights_down_128", sizes(add_weights_down_128), invoke<add_weights_down_128>, 1},
+    {"convolve_down_256", sizes(convolve_down_256), invoke<convolve_down_256>, 2},
+    {"convolve_back_down_256", sizes(convolve_back_down_256), invoke<convolve_back_down_256>, 2},
+    {"weigh_down_256", sizes(weigh_down_256), invoke<weigh_down_256>, 2},
+    {"add_weights_down_256", sizes(add_weights_down_256), invoke<add_weights_down_256>, 1},
+    {"convolve_down_512", sizes(convolve_down_512), invoke<convolve_down_512>, 2},
+    {"convolve_back_down_512", sizes(convolve_back_down_512), invoke<convolve_back_down_512>, 2},
+    {"weigh_down_512", sizes(weigh_down_512), invoke<weigh_down_512>, 2},
+    {"add_weights_down_512", sizes(add_weights_down_512), invoke<add_weights_down_512>, 1},
 };
 
 // Runs a cluster of blocks that begins at a place of the grid.
@@ -409,6 +466,7 @@ void run_cluster(unsigned blocks, Index first)
         gates[rank].clear();
     }
     whole = {};
+    cluster = blocks;
     for (unsigned i = 0; i < blocks * threads; ++i) {
         Fiber& fiber = fibers[i];
         unsigned thread = i % threads;

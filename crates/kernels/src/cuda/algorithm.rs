@@ -31,8 +31,8 @@ pub(crate) enum Direction {
     BackwardFilter,
 }
 
-/// What own kernels convolve on a Hopper card, in bf16 with a 3×3 kernel of stride 1: cuDNN takes up
-/// to four times as long for it.
+/// What own kernels convolve on a Hopper card, in bf16 with a 3×3 kernel: the layers of a ResNet-18 of
+/// width 64 on 32×32 images. cuDNN takes up to four times as long for them.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OwnShape {
     /// A first layer: 8 channels, three of them the image's, to 64 on 32×32 images; its input's
@@ -42,22 +42,44 @@ pub(crate) enum OwnShape {
     Narrow,
     /// 128 channels to 128 on 16×16 images.
     Wide,
+    /// 256 channels to 256 on 8×8 images.
+    Deep,
+    /// 512 channels to 512 on 4×4 images.
+    Deepest,
+    /// 64 channels to 128, 32×32 images to 16×16.
+    ToWide,
+    /// 128 channels to 256, 16×16 images to 8×8.
+    ToDeep,
+    /// 256 channels to 512, 8×8 images to 4×4.
+    ToDeepest,
 }
 
 impl OwnShape {
+    /// All of them.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::First,
+        Self::Narrow,
+        Self::Wide,
+        Self::Deep,
+        Self::Deepest,
+        Self::ToWide,
+        Self::ToDeep,
+        Self::ToDeepest,
+    ];
+
     /// That of a convolution, if there are kernels for it.
     pub(crate) fn of(
         shape: &ConvShape,
         size: (usize, usize),
         precision: Precision,
     ) -> Option<Self> {
-        let plain = precision == Precision::Bf16 && (shape.kernel, shape.stride) == (3, 1);
-        let shapes = [Self::First, Self::Narrow, Self::Wide];
-        shapes.into_iter().find(|own| {
-            plain
+        Self::ALL.into_iter().find(|own| {
+            let side = own.side() * own.stride();
+            precision == Precision::Bf16
+                && (shape.kernel, shape.stride) == (3, own.stride())
                 && shape.in_channels == own.inputs()
                 && shape.out_channels == own.outputs()
-                && size == (own.side(), own.side())
+                && size == (side, side)
         })
     }
 
@@ -70,8 +92,10 @@ impl OwnShape {
     pub(crate) fn inputs(self) -> usize {
         match self {
             Self::First => 8,
-            Self::Narrow => 64,
-            Self::Wide => 128,
+            Self::Narrow | Self::ToWide => 64,
+            Self::Wide | Self::ToDeep => 128,
+            Self::Deep | Self::ToDeepest => 256,
+            Self::Deepest => 512,
         }
     }
 
@@ -79,15 +103,27 @@ impl OwnShape {
     pub(crate) fn outputs(self) -> usize {
         match self {
             Self::First | Self::Narrow => 64,
-            Self::Wide => 128,
+            Self::Wide | Self::ToWide => 128,
+            Self::Deep | Self::ToDeep => 256,
+            Self::Deepest | Self::ToDeepest => 512,
         }
     }
 
-    /// Rows and columns of an image.
+    /// Rows and columns of an image of the output.
     pub(crate) fn side(self) -> usize {
         match self {
             Self::First | Self::Narrow => 32,
-            Self::Wide => 16,
+            Self::Wide | Self::ToWide => 16,
+            Self::Deep | Self::ToDeep => 8,
+            Self::Deepest | Self::ToDeepest => 4,
+        }
+    }
+
+    /// From a pixel of the input to the next.
+    pub(crate) fn stride(self) -> usize {
+        match self {
+            Self::ToWide | Self::ToDeep | Self::ToDeepest => 2,
+            _ => 1,
         }
     }
 }
@@ -249,24 +285,41 @@ mod tests {
     }
 
     #[test]
-    fn own_kernels_are_for_three_shapes_in_bf16() {
+    fn own_kernels_are_for_the_layers_of_a_resnet_18_in_bf16() {
         let shape = |in_channels, out_channels| ConvShape {
             in_channels,
             out_channels,
             kernel: 3,
             stride: 1,
         };
+        let down = |in_channels, out_channels| ConvShape {
+            stride: 2,
+            ..shape(in_channels, out_channels)
+        };
         let of = |shape, side| OwnShape::of(&shape, (side, side), Precision::Bf16);
-        assert_eq!(of(shape(8, 64), 32), Some(OwnShape::First));
-        assert_eq!(of(shape(64, 64), 32), Some(OwnShape::Narrow));
-        assert_eq!(of(shape(128, 128), 16), Some(OwnShape::Wide));
+        let known = [
+            (shape(8, 64), 32, OwnShape::First),
+            (shape(64, 64), 32, OwnShape::Narrow),
+            (shape(128, 128), 16, OwnShape::Wide),
+            (shape(256, 256), 8, OwnShape::Deep),
+            (shape(512, 512), 4, OwnShape::Deepest),
+            (down(64, 128), 32, OwnShape::ToWide),
+            (down(128, 256), 16, OwnShape::ToDeep),
+            (down(256, 512), 8, OwnShape::ToDeepest),
+        ];
+        assert_eq!(known.map(|(_, _, own)| own), OwnShape::ALL);
+        for (shape, side, own) in known {
+            assert_eq!(of(shape, side), Some(own));
+        }
         for (others, side) in [
             (shape(64, 64), 16),
             (shape(128, 128), 32),
             (shape(64, 128), 32),
             (shape(16, 64), 32),
             (shape(8, 128), 32),
-            (SHAPE, 32),
+            (shape(512, 512), 8),
+            (down(64, 128), 16),
+            (down(64, 64), 32),
             (
                 ConvShape {
                     kernel: 1,
@@ -282,7 +335,7 @@ mod tests {
         for precision in [Precision::F32, Precision::Tf32] {
             assert_eq!(OwnShape::of(&shape(64, 64), (32, 32), precision), None);
         }
-        for own in [OwnShape::First, OwnShape::Narrow, OwnShape::Wide] {
+        for own in OwnShape::ALL {
             assert!(own.has(Direction::Forward) && own.has(Direction::BackwardFilter));
             assert_eq!(own.has(Direction::BackwardData), own != OwnShape::First);
         }

@@ -167,10 +167,10 @@ impl Convolution {
         norm: &mut CudaNorm,
         running_mean: (&DeviceBuffer<f32>, Place),
     ) -> Result<()> {
-        if self.own(Direction::Forward).is_none() {
+        let Some(own) = self.own(Direction::Forward) else {
             norm.forget_sums();
             return self.forward(input, (weights, place), output);
-        }
+        };
         let addresses = Addresses {
             input: self.input(input)?,
             filter: self.weights(weights, place)?,
@@ -178,9 +178,10 @@ impl Convolution {
         };
         let channels = self.shape.out_channels;
         let result = (self.output_len() / channels, channels);
-        let sums = norm.place_for_sums(&self.device, result, self.batch, running_mean)?;
+        let parts = Hopper::sums(own, index(self.batch)?) as usize;
+        let sums = norm.place_for_sums(&self.device, result, parts, running_mean)?;
         self.run_own(Direction::Forward, addresses, false, Some(sums))?;
-        norm.take_sums(self.batch);
+        norm.take_sums(parts);
         Ok(())
     }
 

@@ -453,6 +453,16 @@ __device__ __forceinline__ void convolve_images(
     }
 }
 
+// Rounds four sums of a weights' gradient and stores them where wgmma has put them: inputs and outputs
+// are those of a thread from `target` on, where outputs are `pitch` apart.
+__device__ __forceinline__ void store_weights(float4 sum, int thread, bf16* target, int pitch)
+{
+    int output = thread % GROUP / WARP * 16 + thread % WARP / 4;
+    bf16* to = target + output * pitch + thread % 4 * 2;
+    *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(sum.x, sum.y);
+    *reinterpret_cast<__nv_bfloat162*>(to + 8 * pitch) = __floats2bfloat162_rn(sum.z, sum.w);
+}
+
 // How the weights' gradient is taken apart: a block sums over four bands, of one image or of four,
 // for 64 outputs and 64 inputs; a group takes three of the taps. Two blocks add up their sums before
 // these go to memory.
@@ -469,6 +479,44 @@ template <int SIDE> struct Band {
     static constexpr int BYTES = BARRIERS + 8 * 4;
     static_assert(HALF * 3 * GROUP * 16 <= BARRIERS, "half of a block's sums fit where the bands were");
 };
+
+// Adds up a weights' gradient with a block of the cluster that has other terms of the same sums: each
+// takes half of them, `half` being which. `memory` is what nobody needs any more.
+__device__ __forceinline__ void add_halves(
+    const float (&sums)[2 * HALF][4], unsigned char* memory, int other_rank, int half,
+    float4 (&totals)[HALF])
+{
+    int thread = threadIdx.x;
+    bool summed = thread < 3 * GROUP;
+    meet_blocks();
+    if (summed) {
+        uint32_t to = of_block(shared_address(memory), other_rank) + thread * 16;
+#pragma unroll
+        for (int i = 0; i < HALF; ++i) {
+            const float* low = sums[i];
+            const float* high = sums[HALF + i];
+            store_there(
+                to + i * 3 * GROUP * 16,
+                make_float4(
+                    half ? low[0] : high[0], half ? low[1] : high[1], half ? low[2] : high[2],
+                    half ? low[3] : high[3]));
+        }
+    }
+    join_blocks();
+    if (!summed) {
+        return;
+    }
+    const float4* got = reinterpret_cast<const float4*>(memory) + thread;
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) {
+        const float* low = sums[i];
+        const float* high = sums[HALF + i];
+        float4 other = got[i * 3 * GROUP];
+        totals[i] = make_float4(
+            (half ? high[0] : low[0]) + other.x, (half ? high[1] : low[1]) + other.y,
+            (half ? high[2] : low[2]) + other.z, (half ? high[3] : low[3]) + other.w);
+    }
+}
 
 // Sums for each two blocks, (input slice and output slice, pairs of blocks, 24, 384) times four:
 // whatever a thread has, in its order. Blocks that have no image sum up zeros.
@@ -497,8 +545,8 @@ __device__ __forceinline__ void weigh(
     for (int i = thread; i < 2 * BEHIND; i += 3 * GROUP) {
         unsigned char* end = memory + (i < BEHIND ? 1 : 2) * S::STAGE - BEHIND * 16;
         reinterpret_cast<uint4*>(end)[i < BEHIND ? i : i - BEHIND] = make_uint4(0, 0, 0, 0);
-        publish_writes();
     }
+    publish_writes();
     __syncthreads();
     if (thread == 3 * GROUP) {
         for (int band = 0; band < S::BANDS; ++band) {
@@ -515,20 +563,18 @@ __device__ __forceinline__ void weigh(
         }
     }
     __syncwarp();
-    float sums[3][SLICE / 8][4] = {};
+    float sums[2 * HALF][4] = {};
 #pragma unroll 1
     for (int band = 0; group < 3 && band < S::BANDS; ++band) {
         uint32_t stage = stages + band % 2 * S::STAGE;
         await_turn(there + 8 * (band % 2), band / 2);
         uint64_t left = operand(stage + S::INPUT);
-        uint64_t right = operand(stage + group * S::PITCH * ROW);
+        // A group's three taps read neighbouring pixels.
+        uint64_t right = stepped_operand(stage + group * S::PITCH * ROW, ROW, REPEAT);
         begin_products();
 #pragma unroll
         for (int k = 0; k < S::TERMS; k += DEPTH) {
-#pragma unroll
-            for (int tap = 0; tap < 3; ++tap) {
-                multiply_transposed(sums[tap], left + (k * ROW >> 4), right + ((k + tap) * ROW >> 4));
-            }
+            multiply_transposed(sums, left + (k * ROW >> 4), right + (k * ROW >> 4));
         }
         end_products();
         await_products<0>();
@@ -537,39 +583,21 @@ __device__ __forceinline__ void weigh(
         }
         __syncwarp();
     }
-    // Each of the two blocks takes half of the sums of both.
-    join_blocks();
-    int rank = blockIdx.x % 2;
-    if (group < 3) {
-        uint32_t to = of_block(stages, 1 - rank) + thread * 16;
-#pragma unroll
-        for (int i = 0; i < HALF; ++i) {
-            const float* low = sums[i / 8][i % 8];
-            const float* high = sums[(HALF + i) / 8][(HALF + i) % 8];
-            store_there(
-                to + i * 3 * GROUP * 16,
-                make_float4(
-                    rank ? low[0] : high[0], rank ? low[1] : high[1], rank ? low[2] : high[2],
-                    rank ? low[3] : high[3]));
-        }
-    }
-    join_blocks();
+    float4 totals[HALF];
+    int half = blockIdx.x % 2;
+    add_halves(sums, memory, 1 - half, half, totals);
     if (group == 3) {
         return;
     }
-    const float4* got = reinterpret_cast<const float4*>(memory) + thread;
     int pair = blockIdx.y * (gridDim.x / 2) + blockIdx.x / 2;
-    float4* own = reinterpret_cast<float4*>(partial) + (pair * 2 + rank) * HALF * 3 * GROUP + thread;
+    float4* own = reinterpret_cast<float4*>(partial) + (pair * 2 + half) * HALF * 3 * GROUP + thread;
 #pragma unroll
     for (int i = 0; i < HALF; ++i) {
-        const float* low = sums[i / 8][i % 8];
-        const float* high = sums[(HALF + i) / 8][(HALF + i) % 8];
-        float4 other = got[i * 3 * GROUP];
-        own[i * 3 * GROUP] = make_float4(
-            (rank ? high[0] : low[0]) + other.x, (rank ? high[1] : low[1]) + other.y,
-            (rank ? high[2] : low[2]) + other.z, (rank ? high[3] : low[3]) + other.w);
+        own[i * 3 * GROUP] = totals[i];
     }
 }
+
+#include "hopper_tile.cuh"
 
 // The first layer's: a block for each image, (images, 3, 384) times four sums. A group takes the taps
 // of one row of the kernel, whose inputs lie one after the other.
@@ -643,7 +671,7 @@ __device__ __forceinline__ void weigh_images(
 
 // Four threads for each four of the sums of `weigh`: added up over `blocks` pairs of blocks and stored
 // as gradients, (output, tap, input). A block is (64, 4).
-template <int INPUTS>
+template <int INPUTS, bool COLUMNS>
 __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf16* target)
 {
     __shared__ float4 quarters[4][64];
@@ -673,25 +701,13 @@ __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf
         sum.z += next.z;
         sum.w += next.w;
     }
-    // Where wgmma has put them.
     int thread = at % (3 * GROUP);
     int i = at / (3 * GROUP);
-    int tap = thread / GROUP * 3 + i / EIGHTS;
-    int output = blockIdx.y / SLICES * SLICE + thread % GROUP / WARP * 16 + thread % WARP / 4;
-    int input = blockIdx.y % SLICES * SLICE + i % EIGHTS * 8 + thread % 4 * 2;
-    bf16* to = target + (output * TAPS + tap) * INPUTS + input;
-    *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(sum.x, sum.y);
-    to += 8 * TAPS * INPUTS;
-    *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(sum.z, sum.w);
+    int tap = COLUMNS ? i / EIGHTS * 3 + thread / GROUP : thread / GROUP * 3 + i / EIGHTS;
+    int outputs = blockIdx.y / SLICES * SLICE;
+    int inputs = blockIdx.y % SLICES * SLICE + i % EIGHTS * 8;
+    store_weights(sum, thread, target + (outputs * TAPS + tap) * INPUTS + inputs, TAPS * INPUTS);
 }
-
-#define SAME(bytes, as) static_assert(bytes == as, "shared memory as in cuda/hopper.rs")
-SAME((Shape<64, 32>::BYTES), 227536);
-SAME((Shape<128, 16>::BYTES), 231504);
-SAME(Band<32>::BYTES, 163872);
-SAME(Band<16>::BYTES, 153632);
-SAME(First::BYTES, 47112);
-SAME(FirstBand::BYTES, 153280);
 
 #define KERNELS(CHANNELS, SIDE)                                                                   \
     extern "C" __global__ void __launch_bounds__(4 * GROUP, 1) convolve_##CHANNELS(               \
@@ -716,11 +732,92 @@ SAME(FirstBand::BYTES, 153280);
     extern "C" __global__ void __launch_bounds__(256) add_weights_##CHANNELS(                     \
         const float* partial, int blocks, bf16* target)                                           \
     {                                                                                             \
-        add_weights<CHANNELS>(partial, blocks, target);                                           \
+        add_weights<CHANNELS, false>(partial, blocks, target);                                           \
     }
 
 KERNELS(64, 32)
 KERNELS(128, 16)
+
+#define TILE_KERNELS(NAME, INPUTS, OUTPUTS, SIDE, STRIDE)                                         \
+    typedef TileShape<INPUTS, OUTPUTS, SIDE, STRIDE, false> Tile##NAME;                           \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(Tile##NAME::THREADS, 1) \
+    convolve_##NAME(                                                                              \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap evens,      \
+        const __grid_constant__ CUtensorMap weights, bf16* output, int images,                    \
+        const float* shift, float* parts)                                                         \
+    {                                                                                             \
+        convolve_tile<Tile##NAME>(&maps, &evens, &weights, output, images, 0, shift, parts);      \
+    }                                                                                             \
+    typedef TileBand<INPUTS, OUTPUTS, SIDE, STRIDE> Band##NAME;                                   \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(Band##NAME::THREADS, 1) \
+    weigh_##NAME(                                                                                 \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap gradients,  \
+        float* partial, bf16* target)                                                             \
+    {                                                                                             \
+        weigh_tiles<Band##NAME>(&maps, &gradients, partial, target);                              \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256) add_weights_##NAME(                         \
+        const float* partial, int blocks, bf16* target)                                           \
+    {                                                                                             \
+        add_weights<INPUTS, true>(partial, blocks, target);                                       \
+    }
+
+TILE_KERNELS(256, 256, 256, 8, 1)
+TILE_KERNELS(512, 512, 512, 4, 1)
+TILE_KERNELS(down_128, 64, 128, 16, 2)
+TILE_KERNELS(down_256, 128, 256, 8, 2)
+TILE_KERNELS(down_512, 256, 512, 4, 2)
+
+#define TILE_BACK_KERNEL(CHANNELS, SIDE)                                                          \
+    typedef TileShape<CHANNELS, CHANNELS, SIDE, 1, true> TileBack##CHANNELS;                      \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1)                                          \
+    __launch_bounds__(TileBack##CHANNELS::THREADS, 1) convolve_back_##CHANNELS(                   \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
+        bf16* output, int images, int accumulate)                                                 \
+    {                                                                                             \
+        convolve_tile<TileBack##CHANNELS>(                                                        \
+            &maps, nullptr, &weights, output, images, accumulate, nullptr, nullptr);              \
+    }
+
+TILE_BACK_KERNEL(256, 8)
+TILE_BACK_KERNEL(512, 4)
+
+#define UP_KERNEL(INPUTS, OUTPUTS, SIDE)                                                          \
+    typedef UpShape<INPUTS, OUTPUTS, SIDE> Up##OUTPUTS;                                           \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1)                                          \
+    __launch_bounds__(Up##OUTPUTS::THREADS, Up##OUTPUTS::BLOCKS) convolve_back_down_##OUTPUTS(    \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
+        bf16* output, int images, int accumulate)                                                 \
+    {                                                                                             \
+        convolve_up<Up##OUTPUTS>(&maps, &weights, output, images, accumulate);                    \
+    }
+
+UP_KERNEL(64, 128, 16)
+UP_KERNEL(128, 256, 8)
+UP_KERNEL(256, 512, 4)
+
+#define SAME(bytes, as) static_assert(bytes == as, "shared memory as in cuda/hopper.rs")
+SAME((Shape<64, 32>::BYTES), 227536);
+SAME((Shape<128, 16>::BYTES), 231504);
+SAME(Band<32>::BYTES, 163872);
+SAME(Band<16>::BYTES, 153632);
+SAME(First::BYTES, 47112);
+SAME(FirstBand::BYTES, 153280);
+SAME(Tile256::BYTES, 208944);
+SAME(TileBack256::BYTES, 208944);
+SAME(Band256::BYTES, 155680);
+SAME(Tile512::BYTES, 221232);
+SAME(TileBack512::BYTES, 221232);
+SAME(Band512::BYTES, 180256);
+SAME(Tiledown_128::BYTES, 167968);
+SAME(Up128::BYTES, 94240);
+SAME(Banddown_128::BYTES, 190512);
+SAME(Tiledown_256::BYTES, 167968);
+SAME(Up256::BYTES, 219184);
+SAME(Banddown_256::BYTES, 181296);
+SAME(Tiledown_512::BYTES, 172064);
+SAME(Up512::BYTES, 225328);
+SAME(Banddown_512::BYTES, 190512);
 
 extern "C" __global__ void __launch_bounds__(3 * GROUP, 1) convolve_first(
     const __grid_constant__ CUtensorMap images, const bf16* weights, bf16* output, const float* shift,
@@ -739,5 +836,5 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, 1) weigh_first(
 extern "C" __global__ void __launch_bounds__(256) add_weights_first(
     const float* partial, int blocks, bf16* target)
 {
-    add_weights<8>(partial, blocks, target);
+    add_weights<8, false>(partial, blocks, target);
 }

@@ -46,6 +46,13 @@ __device__ __forceinline__ void arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// At a barrier of another block of the cluster. Says nothing of what this thread has written: a fence
+// for that takes microseconds.
+__device__ __forceinline__ void arrive_there(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // Waits for turn number `turn`, from 0 on.
 __device__ __forceinline__ void await_turn(uint32_t barrier, int turn)
 {
@@ -66,7 +73,7 @@ __device__ __forceinline__ void publish_barriers()
 }
 
 // What this thread has written to shared memory is there for copies and products, too.
-__device__ __forceinline__ void publish_writes() { asm volatile("fence.proxy.async;" ::: "memory"); }
+__device__ __forceinline__ void publish_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Waits for the other threads of the group. Number 0 is __syncthreads.
 __device__ __forceinline__ void join_group(int group)
@@ -85,11 +92,18 @@ __device__ __forceinline__ void take_turn(int group)
     asm volatile("bar.sync %0, 256;" ::"r"(5 + group) : "memory");
 }
 
-// Waits for the other block of a cluster, too.
+// Waits for the other blocks of a cluster, too: what they have written is there.
 __device__ __forceinline__ void join_blocks()
 {
     asm volatile(
         "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// The same without what they have written: they have come as far as this.
+__device__ __forceinline__ void meet_blocks()
+{
+    asm volatile(
+        "barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
 // A place in the shared memory of a block of the cluster.
@@ -119,6 +133,25 @@ __device__ __forceinline__ void copy_pixels(
         : "memory");
 }
 
+// Copies a box of four dimensions, innermost first; to the same place of every block of the cluster
+// that is in `blocks`, a bit for each, and to their barriers.
+__device__ __forceinline__ void copy_box(
+    uint32_t to, const CUtensorMap* from, int a, int b, int c, int d, uint32_t barrier)
+{
+    copy_pixels(to, from, a, b, c, d, barrier);
+}
+
+__device__ __forceinline__ void copy_box_to(
+    uint32_t blocks, uint32_t to, const CUtensorMap* from, int a, int b, int c, int d,
+    uint32_t barrier)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+        "l"(from), "r"(a), "r"(b), "r"(c), "r"(d), "r"(barrier), "h"((uint16_t)blocks)
+        : "memory");
+}
+
 // Copies one tap of all weights: of the inputs from `channel` on.
 __device__ __forceinline__ void copy_tap(
     uint32_t to, const CUtensorMap* weights, int channel, int tap, uint32_t barrier)
@@ -130,11 +163,21 @@ __device__ __forceinline__ void copy_tap(
         : "memory");
 }
 
+// An address as operands of wgmma have it: without the bits that tell a block of a cluster.
+__device__ __forceinline__ uint64_t start_of(uint32_t address) { return (address & 0x3ffff) >> 4; }
+
 // An operand of wgmma that begins at a row: its address, the distance of eight rows, and that its
 // pieces are swizzled. What is added to it are bytes / 16.
 __device__ __forceinline__ uint64_t operand(uint32_t address)
 {
-    return (uint64_t)(address >> 4) | (uint64_t)1 << 16 | (uint64_t)(REPEAT >> 4) << 32 |
+    return start_of(address) | (uint64_t)1 << 16 | (uint64_t)(REPEAT >> 4) << 32 | (uint64_t)1 << 62;
+}
+
+// A transposed one of more than 64 rows: `step` bytes from 64 of them to the next, which may overlap, as
+// the inputs of neighbouring taps do; `outer` bytes from eight terms to the next.
+__device__ __forceinline__ uint64_t stepped_operand(uint32_t address, int step, int outer)
+{
+    return start_of(address) | (uint64_t)(step >> 4) << 16 | (uint64_t)(outer >> 4) << 32 |
            (uint64_t)1 << 62;
 }
 
@@ -142,7 +185,7 @@ __device__ __forceinline__ uint64_t operand(uint32_t address)
 // row to the next, `outer` from eight rows to the next; for a transposed one the other way round.
 __device__ __forceinline__ uint64_t plain_operand(uint32_t address, int inner, int outer)
 {
-    return (uint64_t)(address >> 4) | (uint64_t)(inner >> 4) << 16 | (uint64_t)(outer >> 4) << 32;
+    return start_of(address) | (uint64_t)(inner >> 4) << 16 | (uint64_t)(outer >> 4) << 32;
 }
 
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -178,16 +221,40 @@ __device__ __forceinline__ void multiply(
         : "l"(left), "l"(right), "r"((int)add), "n"((int)TRANSPOSED));
 }
 
-// sums += left * right: 64 by 64, both transposed.
-__device__ __forceinline__ void multiply_transposed(
-    float (&sums)[8][4], uint64_t left, uint64_t right)
+// The same, 64 by 128.
+template <bool TRANSPOSED>
+__device__ __forceinline__ void multiply(
+    float (&sums)[16][4], uint64_t left, uint64_t right, bool add)
 {
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{\n"
+        ".reg .pred add;\n"
+        "setp.ne.b32 add, %66, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, 1, 1, 1, 1, 1;"
-        : SIXTEEN(sums, 0), SIXTEEN(sums, 4)
+        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, "
+        "%37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, "
+        "%55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "%64, %65, add, 1, 1, %67, 0;\n"
+        "}"
+        : SIXTEEN(sums, 0), SIXTEEN(sums, 4), SIXTEEN(sums, 8), SIXTEEN(sums, 12)
+        : "l"(left), "l"(right), "r"((int)add), "n"((int)TRANSPOSED));
+}
+
+// sums += left * right: 64 by 192, both transposed. The right operand is a `stepped_operand`.
+__device__ __forceinline__ void multiply_transposed(
+    float (&sums)[24][4], uint64_t left, uint64_t right)
+{
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, "
+        "%37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, "
+        "%55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, "
+        "%73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, "
+        "%91, %92, %93, %94, %95}, %96, %97, 1, 1, 1, 1, 1;"
+        : SIXTEEN(sums, 0), SIXTEEN(sums, 4), SIXTEEN(sums, 8), SIXTEEN(sums, 12),
+          SIXTEEN(sums, 16), SIXTEEN(sums, 20)
         : "l"(left), "l"(right));
 }
 

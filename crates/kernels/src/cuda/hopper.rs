@@ -18,13 +18,32 @@ const CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hopper.cubin"));
 /// The cards that they run on.
 const COMPUTE_CAPABILITY: (i32, i32) = (9, 0);
 
-/// Bytes of shared memory of a block that convolves an image, and of one of a weights' gradient. As in
-/// `hopper.cu`, which says what is where.
-fn shared(shape: OwnShape) -> [u32; 2] {
+/// Bytes of shared memory of a block that convolves, of one that takes the input's gradient, and of one
+/// that takes the weights'. As in `hopper.cu`, which says what is where.
+fn shared(shape: OwnShape) -> [u32; 3] {
     match shape {
-        OwnShape::First => [47_112, 153_280],
-        OwnShape::Narrow => [227_536, 163_872],
-        OwnShape::Wide => [231_504, 153_632],
+        OwnShape::First => [47_112, 0, 153_280],
+        OwnShape::Narrow => [227_536, 227_536, 163_872],
+        OwnShape::Wide => [231_504, 231_504, 153_632],
+        OwnShape::Deep => [208_944, 208_944, 155_680],
+        OwnShape::Deepest => [221_232, 221_232, 180_256],
+        OwnShape::ToWide => [167_968, 94_240, 190_512],
+        OwnShape::ToDeep => [167_968, 219_184, 181_296],
+        OwnShape::ToDeepest => [172_064, 225_328, 190_512],
+    }
+}
+
+/// What the kernels of a shape are called after.
+fn suffix(shape: OwnShape) -> &'static str {
+    match shape {
+        OwnShape::First => "first",
+        OwnShape::Narrow => "64",
+        OwnShape::Wide => "128",
+        OwnShape::Deep => "256",
+        OwnShape::Deepest => "512",
+        OwnShape::ToWide => "down_128",
+        OwnShape::ToDeep => "down_256",
+        OwnShape::ToDeepest => "down_512",
     }
 }
 
@@ -34,9 +53,18 @@ const GROUP: u32 = 128;
 /// Channels that lie in one row of shared memory; as in `hopper.cu`.
 const SLICE: usize = 64;
 
+/// Pixels of an output's tile, and of one of a weights' gradient; as in `hopper_tile.cuh`.
+const TILE: usize = 128;
+const HALF_TILE: usize = 64;
+
 /// Sums of a block of a weights' gradient: 64 outputs, nine taps, 64 inputs or all there are.
 fn sums(shape: OwnShape) -> usize {
     SLICE * 9 * shape.inputs().min(SLICE)
+}
+
+/// Whether a block convolves a tile of an image or of several, not one image as a whole.
+fn is_tiled(shape: OwnShape) -> bool {
+    !matches!(shape, OwnShape::First | OwnShape::Narrow | OwnShape::Wide)
 }
 
 /// The kernels of one shape.
@@ -52,9 +80,8 @@ struct Kernels {
 /// All kernels.
 #[derive(Debug)]
 pub(crate) struct Hopper {
-    first: Kernels,
-    narrow: Kernels,
-    wide: Kernels,
+    /// Those of each shape, in the order of [`OwnShape::ALL`].
+    kernels: Vec<Kernels>,
 }
 
 /// Images of feature maps, or weights, as the hardware copies them: a box at a time, zeros beyond.
@@ -71,7 +98,7 @@ unsafe impl DeviceRepr for Map {}
 pub(crate) struct Sums {
     /// What is subtracted from each channel before.
     pub(crate) shift: u64,
-    /// (2, channels, images) sums.
+    /// (2, channels, [`Hopper::sums`]) sums.
     pub(crate) parts: u64,
 }
 
@@ -82,43 +109,30 @@ impl Hopper {
             return Ok(None);
         }
         let module = context.load_module(Ptx::from_binary(CODE.to_vec()))?;
-        let kernels = |shape: OwnShape| {
-            let suffix = match shape {
-                OwnShape::First => "first",
-                OwnShape::Narrow => "64",
-                OwnShape::Wide => "128",
+        let kernels = OwnShape::ALL.into_iter().map(|shape| {
+            let load = |name, shared_bytes: u32| {
+                let function = module.load_function(&format!("{name}_{}", suffix(shape)))?;
+                function.set_attribute(
+                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    shared_bytes.cast_signed(),
+                )?;
+                Ok::<_, DriverError>(function)
             };
-            let load = |name| module.load_function(&format!("{name}_{suffix}"));
-            let back = shape.has(Direction::BackwardData);
-            let kernels = Kernels {
-                convolve: load("convolve")?,
-                convolve_back: back.then(|| load("convolve_back")).transpose()?,
-                weigh: load("weigh")?,
-                add_weights: load("add_weights")?,
-            };
-            let attribute =
-                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let [image, bands] = shared(shape).map(u32::cast_signed);
-            kernels.convolve.set_attribute(attribute, image)?;
-            if let Some(function) = &kernels.convolve_back {
-                function.set_attribute(attribute, image)?;
-            }
-            kernels.weigh.set_attribute(attribute, bands)?;
-            Ok::<_, DriverError>(kernels)
-        };
-        Ok(Some(Self {
-            first: kernels(OwnShape::First)?,
-            narrow: kernels(OwnShape::Narrow)?,
-            wide: kernels(OwnShape::Wide)?,
-        }))
+            let [forward, back, weights] = shared(shape);
+            let has_back = shape.has(Direction::BackwardData);
+            Ok::<_, DriverError>(Kernels {
+                convolve: load("convolve", forward)?,
+                convolve_back: has_back.then(|| load("convolve_back", back)).transpose()?,
+                weigh: load("weigh", weights)?,
+                add_weights: load("add_weights", 0)?,
+            })
+        });
+        let kernels = kernels.collect::<Result<_, _>>()?;
+        Ok(Some(Self { kernels }))
     }
 
     fn kernels(&self, shape: OwnShape) -> &Kernels {
-        match shape {
-            OwnShape::First => &self.first,
-            OwnShape::Narrow => &self.narrow,
-            OwnShape::Wide => &self.wide,
-        }
+        &self.kernels[shape as usize]
     }
 
     /// Convolves a batch of feature maps.
@@ -138,15 +152,24 @@ impl Hopper {
         sums: Option<Sums>,
     ) -> Result<(), DriverError> {
         let (shift, parts) = sums.map_or((0, 0), |sums| (sums.shift, sums.parts));
-        let images = input_map(shape, batch, input, 2)?;
-        let mut maps = vec![images];
         let mut arguments = [output, shift, parts].map(Argument::Pointer).to_vec();
-        if shape == OwnShape::First {
+        let maps = if shape == OwnShape::First {
             arguments.insert(0, Argument::Pointer(weights));
+            vec![input_map(shape, batch, input, 2)?]
+        } else if is_tiled(shape) {
+            arguments.insert(1, Argument::Int(batch.cast_signed()));
+            let pixels = Pixels::of(shape, TILE);
+            // With a stride of 2 odd rows of the input, and even ones.
+            let (step, more) = (shape.stride() as u32, 3 - shape.stride() as u32);
+            let input = |rows| pixels.map(shape.inputs(), batch, input, (step, step), rows);
+            let weights = Map::half_tap(shape, weights, SLICE)?;
+            vec![input(pixels.rows + more)?, input(pixels.rows)?, weights]
         } else {
-            maps.push(Map::weights(shape, weights)?);
-        }
-        let (function, grid) = (&self.kernels(shape).convolve, image_grid(shape, batch));
+            let images = input_map(shape, batch, input, 2)?;
+            vec![images, Map::weights(shape, weights)?]
+        };
+        let function = &self.kernels(shape).convolve;
+        let grid = grid(shape, Direction::Forward, batch);
         // SAFETY: the arguments of `convolve`; the caller's promise.
         unsafe { launch(stream, function, grid, &maps, &arguments) }
     }
@@ -165,18 +188,24 @@ impl Hopper {
         (input, weights, gradient): (u64, u64, u64),
         accumulate: bool,
     ) -> Result<(), DriverError> {
-        let maps = [
-            output_map(shape, batch, gradient, 2)?,
-            Map::weights(shape, weights)?,
-        ];
-        let arguments = [
-            Argument::Pointer(input),
-            Argument::Int(i32::from(accumulate)),
-        ];
+        let accumulate = Argument::Int(i32::from(accumulate));
+        let mut arguments = vec![Argument::Pointer(input), accumulate];
+        let maps = if is_tiled(shape) {
+            arguments.insert(1, Argument::Int(batch.cast_signed()));
+            let pixels = Pixels::of(shape, TILE);
+            // Neighbours above and below, or below alone.
+            let rows = pixels.rows + 3 - shape.stride() as u32;
+            let gradients = pixels.map(shape.outputs(), batch, gradient, (1, 1), rows)?;
+            let rows = (shape.inputs() / 2).min(SLICE);
+            [gradients, Map::half_tap(shape, weights, rows)?]
+        } else {
+            let gradients = output_map(shape, batch, gradient, 2)?;
+            [gradients, Map::weights(shape, weights)?]
+        };
         let Some(function) = &self.kernels(shape).convolve_back else {
             return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED));
         };
-        let grid = image_grid(shape, batch);
+        let grid = grid(shape, Direction::BackwardData, batch);
         // SAFETY: the arguments of `convolve_back`; the caller's promise.
         unsafe { launch(stream, function, grid, &maps, &arguments) }
     }
@@ -196,35 +225,53 @@ impl Hopper {
         room: u64,
     ) -> Result<(), DriverError> {
         let kernels = self.kernels(shape);
-        let (blocks, pairs) = (weight_blocks(shape, batch), slice_pairs(shape));
-        let rows = band_rows(shape);
-        // The rows above and below, and one more, where the last pixel's padding is.
-        let maps = [
-            input_map(shape, batch, input, rows + 3)?,
-            output_map(shape, batch, gradient, rows)?,
-        ];
-        // Three groups that multiply, and a warp that copies where that goes on in between.
-        let copies = if shape == OwnShape::First { 0 } else { WARP };
-        let grid = Grid {
-            blocks: (blocks, pairs),
-            threads: (3 * GROUP + copies, 1),
+        let parts = weight_parts(shape, batch);
+        let mut arguments = vec![Argument::Pointer(room)];
+        let maps = if is_tiled(shape) {
+            arguments.push(Argument::Pointer(weights));
+            let pixels = Pixels::of(shape, weight_tile(shape));
+            let step = shape.stride() as u32;
+            // Half of the input's rows, which are not skipped.
+            let rows = (step * (pixels.rows - 1) + 3).div_ceil(2);
+            [
+                pixels.map(shape.inputs(), batch, input, (step, 1), rows)?,
+                pixels.map(shape.outputs(), batch, gradient, (1, 1), pixels.rows)?,
+            ]
+        } else {
+            // The rows above and below, and one more, where the last pixel's padding is.
+            let rows = band_rows(shape);
+            [
+                input_map(shape, batch, input, rows + 3)?,
+                output_map(shape, batch, gradient, rows)?,
+            ]
         };
-        let grid = (grid, shared(shape)[1]);
-        let arguments = [Argument::Pointer(room)];
+        let grid = grid(shape, Direction::BackwardFilter, batch);
         // SAFETY: the arguments of `weigh`; the caller's promise.
         unsafe { launch(stream, &kernels.weigh, grid, &maps, &arguments) }?;
+        if is_tiled(shape) && parts == 1 {
+            return Ok(());
+        }
         let arguments = [
             Argument::Pointer(room),
-            Argument::Int(weight_parts(shape, batch).cast_signed()),
+            Argument::Int(parts.cast_signed()),
             Argument::Pointer(weights),
         ];
         // Four threads for each four sums.
         let grid = Grid {
-            blocks: (sums(shape) as u32 / 4 / 64, pairs),
+            blocks: (sums(shape) as u32 / 4 / 64, slice_pairs(shape)),
             threads: (64, 4),
         };
         // SAFETY: the arguments of `add_weights`; the caller's promise.
         unsafe { launch(stream, &kernels.add_weights, (grid, 0), &[], &arguments) }
+    }
+
+    /// How many sums there are of each channel of a convolution's result.
+    pub(crate) fn sums(shape: OwnShape, batch: u32) -> u32 {
+        if is_tiled(shape) {
+            tiles(shape, TILE, batch).next_multiple_of(2)
+        } else {
+            batch
+        }
     }
 
     /// Bytes that a weights' gradient needs on the way.
@@ -234,41 +281,127 @@ impl Hopper {
     }
 }
 
-/// A block for each image, and its shared memory.
-fn image_grid(shape: OwnShape, batch: u32) -> (Grid, u32) {
-    let groups = match shape {
-        OwnShape::First | OwnShape::Narrow => 3,
-        OwnShape::Wide => 4,
+/// Blocks and threads of one of the three products, and the blocks' shared memory.
+fn grid(shape: OwnShape, direction: Direction, batch: u32) -> (Grid, u32) {
+    let [forward, back, weights] = shared(shape);
+    // A group multiplies for 64 channels, or for a strip of an image, or for taps; a warp copies where
+    // that goes on in between.
+    let (blocks, groups, copies, bytes) = match direction {
+        Direction::BackwardFilter if is_tiled(shape) => {
+            // Two blocks for two slices of outputs.
+            let blocks = (2 * weight_parts(shape, batch), slice_pairs(shape) / 2);
+            (blocks, 3, true, weights)
+        }
+        Direction::BackwardFilter => {
+            let blocks = (weight_blocks(shape, batch), slice_pairs(shape));
+            (blocks, 3, shape != OwnShape::First, weights)
+        }
+        Direction::Forward if is_tiled(shape) => {
+            let channels = shape.outputs() / (2 * SLICE);
+            (
+                (Hopper::sums(shape, batch), channels as u32),
+                2,
+                true,
+                forward,
+            )
+        }
+        Direction::BackwardData if is_tiled(shape) => {
+            let slices = (shape.inputs() / SLICE).min(2);
+            let channels = (shape.inputs() / (slices * SLICE)) as u32;
+            // With a stride of 2 for even and for odd rows of each.
+            let groups = if shape.stride() == 2 { 2 * slices } else { 2 };
+            let blocks = (Hopper::sums(shape, batch), channels);
+            (blocks, groups as u32, true, back)
+        }
+        Direction::Forward | Direction::BackwardData => {
+            let groups = if shape == OwnShape::Wide { 4 } else { 3 };
+            ((batch, 1), groups, false, forward)
+        }
     };
-    let grid = Grid {
-        blocks: (batch, 1),
-        threads: (groups * GROUP, 1),
-    };
-    (grid, shared(shape)[0])
+    let threads = (groups * GROUP + if copies { WARP } else { 0 }, 1);
+    (Grid { blocks, threads }, bytes)
 }
 
 /// Rows of pixels that a weights' gradient is summed over at once: a quarter of an image or all of it.
 fn band_rows(shape: OwnShape) -> u32 {
-    match shape {
-        OwnShape::First | OwnShape::Narrow => 8,
-        OwnShape::Wide => 16,
-    }
+    if shape == OwnShape::Wide { 16 } else { 8 }
 }
 
 /// Blocks that share the images of a weights' gradient, each four bands.
 fn weight_blocks(shape: OwnShape, batch: u32) -> u32 {
     match shape {
         OwnShape::First => batch,
-        OwnShape::Narrow => batch.next_multiple_of(2),
         OwnShape::Wide => batch.div_ceil(4).next_multiple_of(2),
+        _ => batch.next_multiple_of(2),
     }
 }
 
-/// How often there are sums of them: two blocks add up theirs, but for those of the first layer.
+/// How often there are sums of them: two blocks add up theirs where images are not taken apart, but for
+/// those of the first layer.
 fn weight_parts(shape: OwnShape, batch: u32) -> u32 {
-    match shape {
-        OwnShape::First => batch,
-        OwnShape::Narrow | OwnShape::Wide => weight_blocks(shape, batch) / 2,
+    if is_tiled(shape) {
+        // As in `hopper_tile.cuh`.
+        let bands = if shape == OwnShape::ToDeepest { 32 } else { 16 };
+        tiles(shape, weight_tile(shape), batch).div_ceil(bands)
+    } else if shape == OwnShape::First {
+        batch
+    } else {
+        weight_blocks(shape, batch) / 2
+    }
+}
+
+/// Pixels of the output that a weights' gradient is summed over at once.
+fn weight_tile(shape: OwnShape) -> usize {
+    if shape.stride() == 1 { TILE } else { HALF_TILE }
+}
+
+/// Tiles of a batch: several of an image, or of several images.
+fn tiles(shape: OwnShape, count: usize, batch: u32) -> u32 {
+    (batch as usize * shape.side() * shape.side()).div_ceil(count) as u32
+}
+
+/// Pixels of a tile of images of a convolution's output; as in `hopper_tile.cuh`.
+#[derive(Copy, Clone, Debug)]
+struct Pixels {
+    /// Columns of an image.
+    side: u32,
+    /// Rows of each image.
+    rows: u32,
+    /// Images.
+    images: u32,
+}
+
+impl Pixels {
+    fn of(shape: OwnShape, count: usize) -> Self {
+        let side = shape.side();
+        let rows = side.min(count / side);
+        Self {
+            side: side as u32,
+            rows: rows as u32,
+            images: (count / (rows * side)) as u32,
+        }
+    }
+
+    /// Feature maps of which every `step.0`th column and `step.1`th row of these images is copied, from
+    /// the first on, `rows` of them; in the order (row, image, column), a slice of channels each. They
+    /// are `step.0` times as large as the output.
+    fn map(
+        self,
+        channels: usize,
+        batch: u32,
+        address: u64,
+        step: (u32, u32),
+        rows: u32,
+    ) -> Result<Map, DriverError> {
+        let side = u64::from(self.side * step.0);
+        let (pixel, images) = (2 * channels as u64, u64::from(batch));
+        Map::new(
+            address,
+            [channels as u64, side, images, side],
+            [pixel, side * side * pixel, side * pixel],
+            [SLICE as u32, step.0 * self.side, self.images, step.1 * rows],
+            [1, step.0, 1, step.1],
+        )
     }
 }
 
@@ -281,7 +414,7 @@ fn slice_pairs(shape: OwnShape) -> u32 {
 fn input_map(shape: OwnShape, batch: u32, address: u64, rows: u32) -> Result<Map, DriverError> {
     let rows = match shape {
         OwnShape::First => shape.side() as u32 + 2,
-        OwnShape::Narrow | OwnShape::Wide => rows,
+        _ => rows,
     };
     Map::images(shape.inputs(), shape.side(), batch, address, rows)
 }
@@ -301,43 +434,61 @@ impl Map {
         address: u64,
         rows: u32,
     ) -> Result<Self, DriverError> {
-        let slice = channels.min(SLICE) as u32;
+        let (slice, row) = (channels.min(SLICE) as u32, side as u64);
+        let pixel = 2 * channels as u64;
         Self::new(
             address,
-            [channels as u64, side as u64, side as u64, u64::from(batch)],
+            [channels as u64, row, row, u64::from(batch)],
+            [pixel, row * pixel, row * row * pixel],
             [slice, side as u32 + 1, rows, 1],
+            [1; 4],
         )
     }
 
     /// Weights, one tap at a time.
     fn weights(shape: OwnShape, address: u64) -> Result<Self, DriverError> {
         let (inputs, outputs) = (shape.inputs() as u64, shape.outputs());
-        let sizes = [inputs, 9, outputs as u64];
-        Self::new(address, sizes, [SLICE as u32, 1, outputs as u32])
+        Self::new(
+            address,
+            [inputs, 9, outputs as u64],
+            [2 * inputs, 18 * inputs],
+            [SLICE as u32, 1, outputs as u32],
+            [1; 3],
+        )
     }
 
-    /// bf16 values of `sizes`, innermost first, without gaps. Rows of a box are swizzled if they are a
-    /// slice of channels.
+    /// Weights, so many outputs of a slice of inputs of one tap at a time; by input, output, row and column
+    /// of the kernel.
+    fn half_tap(shape: OwnShape, address: u64, outputs: usize) -> Result<Self, DriverError> {
+        let inputs = shape.inputs() as u64;
+        Self::new(
+            address,
+            [inputs, shape.outputs() as u64, 3, 3],
+            [18 * inputs, 6 * inputs, 2 * inputs],
+            [SLICE as u32, outputs as u32, 1, 1],
+            [1; 4],
+        )
+    }
+
+    /// bf16 values of `sizes`, innermost first, `strides` bytes apart but for the innermost; of a box
+    /// every `steps`th. Rows of a box are swizzled if they are a slice of channels.
     #[allow(unsafe_code)]
-    fn new<const N: usize>(
+    fn new<const N: usize, const M: usize>(
         address: u64,
         sizes: [u64; N],
+        strides: [u64; M],
         a_box: [u32; N],
+        steps: [u32; N],
     ) -> Result<Self, DriverError> {
-        let mut strides = sizes;
-        strides[0] *= 2;
-        for i in 1..N {
-            strides[i] *= strides[i - 1];
-        }
+        const { assert!(M + 1 == N, "the innermost has no stride") }
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        let ones = [1; N];
         let swizzle = if a_box[0] == SLICE as u32 {
             sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B
         } else {
             sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE
         };
         // SAFETY: the map is written, arrays of as many numbers as there are dimensions (strides but
-        // for the last) are read; the address is not.
+        // for one) are read; the address is not.
         unsafe {
             sys::cuTensorMapEncodeTiled(
                 &raw mut map,
@@ -347,7 +498,7 @@ impl Map {
                 sizes.as_ptr(),
                 strides.as_ptr(),
                 a_box.as_ptr(),
-                ones.as_ptr(),
+                steps.as_ptr(),
                 sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
                 swizzle,
                 sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,

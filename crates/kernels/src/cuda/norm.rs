@@ -104,8 +104,8 @@ impl CudaNorm {
             channels,
             precision,
             parts,
-            // A convolution that takes them has a part for each image, of 256 pixels or more.
-            sums: DeviceBuffer::zeros(device, parts.count.max(rows / 256) * 2 * channels)?,
+            // A convolution that takes them has a part for 128 pixels or more, and an even number.
+            sums: DeviceBuffer::zeros(device, parts.count.max(rows / 128 + 2) * 2 * channels)?,
             taken: None,
             coefficients: DeviceBuffer::zeros(device, COEFFICIENTS * channels)?,
             factors: DeviceBuffer::zeros(device, FACTORS * channels)?,
@@ -113,23 +113,23 @@ impl CudaNorm {
         })
     }
 
-    /// Where a convolution puts the sums of its result, a part for each image, for the moments that are
-    /// taken next; and the running mean, which is what they are taken around.
+    /// Where a convolution puts so many parts of its result's sums, for the moments that are taken
+    /// next; and the running mean, which is what they are taken around.
     /// [`CudaNorm::take_sums`] says that they are there.
     pub(super) fn place_for_sums(
         &mut self,
         device: &CudaDevice,
         (rows, channels): (usize, usize),
-        images: usize,
+        parts: usize,
         (running, mean): (&DeviceBuffer<f32>, Place),
     ) -> Result<Sums> {
         self.forget_sums();
         self.device.check_same(device)?;
-        let fits = images * 2 * channels <= self.sums.len();
+        let fits = parts * 2 * channels <= self.sums.len();
         if (rows, channels) != (self.rows, self.channels) || !fits {
             return Err(CudaError::argument(
-                "images, rows and channels of a convolution's result",
-                format!("{images}, {rows} and {channels}"),
+                "parts, rows and channels of a convolution's result",
+                format!("{parts}, {rows} and {channels}"),
                 format!("those of {} rows and {} channels", self.rows, self.channels),
             ));
         }

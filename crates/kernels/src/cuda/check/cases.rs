@@ -25,6 +25,11 @@ pub(super) fn convolutions(
         (8, 64, 3, 1, (32, 32)),
         (64, 64, 3, 1, (32, 32)),
         (128, 128, 3, 1, (16, 16)),
+        (256, 256, 3, 1, (8, 8)),
+        (512, 512, 3, 1, (4, 4)),
+        (64, 128, 3, 2, (32, 32)),
+        (128, 256, 3, 2, (16, 16)),
+        (256, 512, 3, 2, (8, 8)),
     ];
     // They take long on the host, and only bf16 has kernels of its own for them.
     let own = if precision == Precision::Bf16 {
