@@ -88,6 +88,12 @@ impl OwnShape {
         self != Self::First || direction != Direction::BackwardData
     }
 
+    /// Whether the kernel of the input's gradient lets that through a ReLU and takes sums of it: with a
+    /// stride of 2 there are not enough registers.
+    pub(crate) fn lets_through(self) -> bool {
+        self.has(Direction::BackwardData) && self.stride() == 1
+    }
+
     /// Channels of the input.
     pub(crate) fn inputs(self) -> usize {
         match self {

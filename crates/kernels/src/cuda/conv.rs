@@ -7,7 +7,7 @@ use super::dnn::Addresses;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 use super::function::{Argument, Kernel};
-use super::hopper::{Hopper, Sums};
+use super::hopper::{Hopper, Sums, Through};
 use super::launch::{Grid, index, int};
 use super::norm::CudaNorm;
 use crate::ConvShape;
@@ -33,6 +33,16 @@ pub struct Convolution {
     /// What a 1×1 convolution of stride 2 sees of its input: every second row and column, or the
     /// gradients of these. cuDNN is slow at stride 2, and convolves them with stride 1.
     thinned: Option<Values>,
+}
+
+/// What own kernels do for batch norm on the way of a result to memory.
+#[derive(Copy, Clone, Debug)]
+enum OnTheWay {
+    Nothing,
+    /// Sums for the moments of a forward pass.
+    Moments(Sums),
+    /// A gradient let through the ReLU before it, and its sums.
+    Gradient(Through),
 }
 
 impl Convolution {
@@ -90,6 +100,11 @@ impl Convolution {
             convolution.thinned = Some(Values::zeros(device, len, precision)?);
         }
         Ok(convolution)
+    }
+
+    /// Channels of the input.
+    pub fn in_channels(&self) -> usize {
+        self.shape.in_channels
     }
 
     /// Values of the input.
@@ -180,7 +195,12 @@ impl Convolution {
         let result = (self.output_len() / channels, channels);
         let parts = Hopper::sums(own, index(self.batch)?) as usize;
         let sums = norm.place_for_sums(&self.device, result, parts, running_mean)?;
-        self.run_own(Direction::Forward, addresses, false, Some(sums))?;
+        self.run_own(
+            Direction::Forward,
+            addresses,
+            false,
+            OnTheWay::Moments(sums),
+        )?;
         norm.take_sums(parts);
         Ok(())
     }
@@ -203,6 +223,42 @@ impl Convolution {
             output: self.output(gradient)?,
         };
         self.run(Direction::BackwardData, addresses, accumulate)
+    }
+
+    /// The same, which completes the gradient of a layer's output: of one with batch norm and a ReLU, whose
+    /// result before that is `y`. The gradient is let through the ReLU, and with `sums` those are taken
+    /// that [`CudaNorm::reduce_gradient`] needs, where the convolution can do it on its way; `norm` knows
+    /// then.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Convolution::forward`].
+    pub fn input_gradient_to_norm(
+        &self,
+        (weights, place): (&Values, Place),
+        gradient: &Values,
+        (target, accumulate): (&mut Values, bool),
+        (norm, y): (&mut CudaNorm, &Values),
+        sums: bool,
+    ) -> Result<()> {
+        let Some(own) = self.own.filter(|own| own.lets_through()) else {
+            return self.input_gradient((weights, place), gradient, target, accumulate);
+        };
+        let addresses = Addresses {
+            input: self.input(target)?,
+            filter: self.weights(weights, place)?,
+            output: self.output(gradient)?,
+        };
+        let parts = if sums {
+            Some(Hopper::sums(own, index(self.batch)?) as usize)
+        } else {
+            None
+        };
+        let through = norm.place_for_gradient(&self.device, y, self.input_len(), parts)?;
+        let on_the_way = OnTheWay::Gradient(through);
+        self.run_own(Direction::BackwardData, addresses, accumulate, on_the_way)?;
+        norm.let_through(parts);
+        Ok(())
     }
 
     /// The gradient of the weights, written to a place of a flat buffer.
@@ -246,7 +302,7 @@ impl Convolution {
 
     fn run(&self, direction: Direction, at: Addresses, accumulate: bool) -> Result<()> {
         if self.own(direction).is_some() {
-            return self.run_own(direction, at, accumulate, None);
+            return self.run_own(direction, at, accumulate, OnTheWay::Nothing);
         }
         let Some(thinned) = &self.thinned else {
             return self.convolve(direction, at, accumulate);
@@ -303,7 +359,7 @@ impl Convolution {
         direction: Direction,
         at: Addresses,
         accumulate: bool,
-        sums: Option<Sums>,
+        on_the_way: OnTheWay,
     ) -> Result<()> {
         let (Some(hopper), Some(own)) = (self.device.hopper(), self.own(direction)) else {
             return Err(CudaError::argument(
@@ -328,9 +384,19 @@ impl Convolution {
         // was checked of the weights.
         let started = unsafe {
             match direction {
-                Direction::Forward => hopper.forward(stream, own, batch, addresses, sums),
+                Direction::Forward => {
+                    let sums = match on_the_way {
+                        OnTheWay::Moments(sums) => Some(sums),
+                        _ => None,
+                    };
+                    hopper.forward(stream, own, batch, addresses, sums)
+                }
                 Direction::BackwardData => {
-                    hopper.input_gradient(stream, own, batch, addresses, accumulate)
+                    let through = match on_the_way {
+                        OnTheWay::Gradient(through) => Some(through),
+                        _ => None,
+                    };
+                    hopper.input_gradient(stream, own, batch, addresses, accumulate, through)
                 }
                 Direction::BackwardFilter => {
                     let bytes = Hopper::room(own, batch);

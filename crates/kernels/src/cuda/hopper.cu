@@ -51,12 +51,14 @@ template <int CHANNELS, int SIDE> struct Shape {
     static constexpr int SLOTS = SLICES == 1 ? TAPS : 4;
     static constexpr int TAP = CHANNELS * ROW;  // bytes of a slice of one
     static_assert(SLOTS == TAPS || STRIPS <= AT_ONCE, "turns of slots are those of one strip");
-    // Pixels that a group stores at once.
-    static constexpr int STORED = SLICES == 1 ? 24 : 40;
+    // Pixels that a group stores at once: all of its strip if it has no other, where the weights were.
+    static constexpr int STORED = STRIPS > AT_ONCE ? 24 : STRIP;
     // Places in shared memory.
     static constexpr int WEIGHTS = SLICES * PIXELS;
-    static constexpr int STORE = WEIGHTS + SLOTS * SLICES * TAP;
-    static constexpr int BARRIERS = STORE + GROUPS * STORED * ROW;
+    static constexpr int BEHIND = WEIGHTS + SLOTS * SLICES * TAP;
+    static constexpr int STORE = STORED < STRIP ? BEHIND : WEIGHTS;
+    static constexpr int BARRIERS = STORED < STRIP ? STORE + GROUPS * STORED * ROW : BEHIND;
+    static_assert(STORED < STRIP || WEIGHTS + GROUPS * STORED * ROW <= BEHIND, "strips fit there");
     static constexpr int BYTES = BARRIERS + 8 * (STRIPS + 2 * SLOTS);
 };
 
@@ -118,15 +120,108 @@ struct Moments {
         sum[half] += value;
         square[half] += value * value;
     }
+
+    // Adds up those of the four threads that have the same channels.
+    __device__ __forceinline__ void add_lanes()
+    {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+            for (int distance = 1; distance < 4; distance *= 2) {
+                sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], distance);
+                square[half] += __shfl_xor_sync(0xffffffffu, square[half], distance);
+            }
+        }
+    }
 };
 
-// Rounds the results of a strip and stores them where its first pixel, and this slice of channels,
-// begins; with `accumulate` adds them to what is there. The group has `store` for it, which it may
-// have used before if `again`.
+// A gradient on its way to memory that completes that of a unit's output: what passes where the output
+// was positive, and the sums of it that the gradient of batch norm takes, for the eight channels of a
+// thread's pieces.
+struct Passing {
+    const unsigned char* gates;  // a bit for each value; null if everything passes
+    const bf16* images;          // what batch norm normalizes; null if no sums are wanted
+    const float* means;          // of the thread's channels: read each time, registers are few
+    float sum[8] = {};
+    float product[8] = {};
+
+    // `channel` is the first of the group's; `parts` are for the sums, null if none are wanted.
+    __device__ __forceinline__ Passing(
+        const unsigned char* gates, const bf16* images, const float* means, const float* parts,
+        int channel)
+        : gates(gates), images(parts ? images : nullptr), means(means + channel + threadIdx.x % 8 * 8)
+    {
+    }
+
+    // Eight values of a pixel, of which `open` bits are let through; `image` are those normalized.
+    __device__ __forceinline__ uint4 pass(uint4 piece, uint4 image, int open)
+    {
+        __nv_bfloat162* own = reinterpret_cast<__nv_bfloat162*>(&piece);
+        const __nv_bfloat162* others = reinterpret_cast<const __nv_bfloat162*>(&image);
+        const float2* mean = reinterpret_cast<const float2*>(means);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float2 g = __bfloat1622float2(own[i]);
+            g.x = open >> 2 * i & 1 ? g.x : 0.0f;
+            g.y = open >> (2 * i + 1) & 1 ? g.y : 0.0f;
+            own[i] = __floats2bfloat162_rn(g.x, g.y);
+            if (images) {
+                float2 y = __bfloat1622float2(others[i]);
+                sum[2 * i] += g.x;
+                sum[2 * i + 1] += g.y;
+                product[2 * i] += g.x * (y.x - mean[i].x);
+                product[2 * i + 1] += g.y * (y.y - mean[i].y);
+            }
+        }
+        return piece;
+    }
+
+    // Adds up the sums of all threads, in `memory` that nobody needs any more, and stores them, (2,
+    // channels, parts), as part `part`. A group has the slice `group % SLICES` after the channel
+    // `first`.
+    template <int GROUPS, int SLICES>
+    __device__ __forceinline__ void store(
+        unsigned char* memory, float* parts, int channels, int first, int part, int count)
+    {
+        float* totals = reinterpret_cast<float*>(memory);
+        int thread = threadIdx.x;
+        if (thread < GROUPS * GROUP) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+#pragma unroll
+                for (int distance = 8; distance < WARP; distance *= 2) {
+                    sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], distance);
+                    product[i] += __shfl_xor_sync(0xffffffffu, product[i], distance);
+                }
+                if (thread % WARP < 8) {
+                    float* own = totals + thread / WARP * 2 * SLICE + thread % WARP * 8 + i;
+                    own[0] = sum[i];
+                    own[SLICE] = product[i];
+                }
+            }
+        }
+        __syncthreads();
+        for (int i = thread; i < SLICES * 2 * SLICE; i += blockDim.x) {
+            int slice = i / (2 * SLICE);
+            float total = 0.0f;
+            for (int warp = 0; warp < GROUPS * GROUP / WARP; ++warp) {
+                if (warp / (GROUP / WARP) % SLICES == slice) {
+                    total += totals[warp * 2 * SLICE + i % (2 * SLICE)];
+                }
+            }
+            int channel = first + slice * SLICE + i % SLICE;
+            parts[(i / SLICE % 2 * channels + channel) * count + part] = total;
+        }
+    }
+};
+
+// Rounds the results of a strip and stores them from `start` on, where its first pixel, and this slice of
+// channels, begins; with `accumulate` adds them to what is there, and lets them through. The group has
+// `store` for it, which it may have used before if `again`.
 template <class S>
 __device__ __forceinline__ void store_strip(
-    const float (&sums)[EIGHTHS][4], unsigned char* store, bool again, bf16* target, int accumulate,
-    Moments& moments)
+    const float (&sums)[EIGHTHS][4], unsigned char* store, bool again, bf16* output, int start,
+    int accumulate, Moments& moments, Passing& passing)
 {
     int lane = threadIdx.x % WARP;
     int in_group = threadIdx.x % GROUP;
@@ -142,17 +237,33 @@ __device__ __forceinline__ void store_strip(
         // Where this thread's pieces belong; -1: nowhere.
         int places[ROUNDS];
         uint4 there[ROUNDS];
-#pragma unroll
-        for (int i = 0; i < ROUNDS; ++i) {
+        uint4 images[ROUNDS];
+        int open[ROUNDS];
+        auto load = [&](int i) {
             int at = (i * GROUP + in_group) / 8;
             int row = (begin + at) / S::PITCH;
             int column = (begin + at) % S::PITCH;
             bool wanted = at < S::STORED && row < S::ROWS && column < S::PITCH - 1;
             int pixel = row * (S::PITCH - 1) + column;
-            places[i] = wanted ? pixel * S::OUTPUTS + in_group % 8 * 8 : -1;
+            places[i] = wanted ? start + pixel * S::OUTPUTS + in_group % 8 * 8 : -1;
+            // Else registers would keep what was there before.
+            there[i] = images[i] = make_uint4(0, 0, 0, 0);
+            open[i] = 0;
             if (accumulate && wanted) {
-                there[i] = *reinterpret_cast<const uint4*>(target + places[i]);
+                there[i] = *reinterpret_cast<const uint4*>(output + places[i]);
             }
+            if (passing.gates && wanted) {
+                open[i] = passing.gates[places[i] / 8];
+            }
+            if (passing.images && wanted) {
+                images[i] = *reinterpret_cast<const uint4*>(passing.images + places[i]);
+            }
+        };
+        // On their way while results are put into shared memory, unless registers do not suffice.
+        constexpr bool EARLY = S::STORED < STRIP;
+#pragma unroll
+        for (int i = 0; EARLY && i < ROUNDS; ++i) {
+            load(i);
         }
         if (again || begin > 0) {
             join_group(group);
@@ -188,6 +299,14 @@ __device__ __forceinline__ void store_strip(
         join_group(group);
 #pragma unroll
         for (int i = 0; i < ROUNDS; ++i) {
+            if (!EARLY && i % 3 == 0) {
+#pragma unroll
+                for (int next = 0; next < 3; ++next) {
+                    if (i + next < ROUNDS) {
+                        load(i + next);
+                    }
+                }
+            }
             if (places[i] < 0) {
                 continue;
             }
@@ -197,7 +316,10 @@ __device__ __forceinline__ void store_strip(
             if (accumulate) {
                 piece = add_pieces(piece, there[i]);
             }
-            *reinterpret_cast<uint4*>(target + places[i]) = piece;
+            if (passing.gates) {
+                piece = passing.pass(piece, images[i], open[i]);
+            }
+            *reinterpret_cast<uint4*>(output + places[i]) = piece;
         }
     }
 }
@@ -210,13 +332,9 @@ __device__ __forceinline__ void store_moments(Moments& moments, unsigned char* m
     int group = threadIdx.x / GROUP;
     float* totals = reinterpret_cast<float*>(memory);
     __syncthreads();
+    moments.add_lanes();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int distance = 1; distance < 4; distance *= 2) {
-            moments.sum[half] += __shfl_xor_sync(0xffffffffu, moments.sum[half], distance);
-            moments.square[half] += __shfl_xor_sync(0xffffffffu, moments.square[half], distance);
-        }
         if (threadIdx.x % 4 == 0) {
             int channel = group % S::SLICES * SLICE + Moments::first_of_thread() + 8 * half;
             int at = group / S::SLICES * 2 * S::OUTPUTS + channel;
@@ -237,11 +355,12 @@ __device__ __forceinline__ void store_moments(Moments& moments, unsigned char* m
 // The result of a convolution with `weights`, (output, tap, input), of one image by each block; with
 // BACK the input's gradient from the output's: the other way round, taps in reverse. It is written
 // or, with `accumulate`, added to what is there. With `parts`, (2, channels, images), the sums over
-// each image of the results less `shift`, and of their squares, are taken on the way.
+// each image of the results less `shift`, and of their squares, are taken on the way; of a gradient
+// those of `Passing`, where `shift` are the means.
 template <int CHANNELS, int SIDE, bool BACK>
 __device__ __forceinline__ void convolve(
     const CUtensorMap* maps, const CUtensorMap* weights, bf16* output, int accumulate,
-    const float* shift, float* parts)
+    const unsigned char* gates, const bf16* normalized, const float* shift, float* parts)
 {
     typedef Shape<CHANNELS, SIDE> S;
     unsigned char* memory = shared_memory();
@@ -308,7 +427,8 @@ __device__ __forceinline__ void convolve(
     __syncwarp();
 
     int slice = group % S::SLICES;  // of the outputs
-    Moments moments(parts != nullptr, shift, slice);
+    Moments moments(!BACK && parts, shift, slice);
+    Passing passing(BACK ? gates : nullptr, normalized, shift, BACK ? parts : nullptr, slice * SLICE);
 #pragma unroll 1
     for (int strip = group / S::SLICES; strip < S::STRIPS; strip += S::AT_ONCE) {
         uint32_t start = pixels + strip * S::ROWS * S::PITCH * ROW;
@@ -361,12 +481,23 @@ __device__ __forceinline__ void convolve(
         }
         await_products<0>();
 
-        bf16* target = output + (image * SIDE + strip * S::ROWS) * SIDE * CHANNELS + slice * SLICE;
+        int at = (image * SIDE + strip * S::ROWS) * SIDE * CHANNELS + slice * SLICE;
         bool again = strip >= S::AT_ONCE;
-        store_strip<S>(sums, memory + S::STORE, again, target, accumulate, moments);
+        if (!TURNS) {
+            // All have multiplied: nobody needs the weights any more.
+            __syncthreads();
+        }
+        store_strip<S>(
+            sums, memory + S::STORE, again, output, at, accumulate, moments, passing);
     }
-    if (parts) {
+    if (!BACK && parts) {
         store_moments<S>(moments, memory + S::WEIGHTS, parts);
+    }
+    if (BACK && parts) {
+        // All have multiplied.
+        __syncthreads();
+        passing.store<S::GROUPS, S::SLICES>(
+            memory + S::WEIGHTS, parts, CHANNELS, 0, image, gridDim.x);
     }
 }
 
@@ -426,6 +557,7 @@ __device__ __forceinline__ void convolve_images(
     }
     __syncwarp();
     Moments moments(parts != nullptr, shift, 0);
+    Passing passing(nullptr, nullptr, nullptr, nullptr, 0);
     await_turn(there, 0);
 #pragma unroll 1
     for (int strip = group; strip < S::STRIPS; strip += S::AT_ONCE) {
@@ -444,9 +576,9 @@ __device__ __forceinline__ void convolve_images(
         }
         end_products();
         await_products<0>();
-        bf16* target = output + (blockIdx.x * S::SIDE + strip * S::ROWS) * S::SIDE * S::OUTPUTS;
+        int at = (blockIdx.x * S::SIDE + strip * S::ROWS) * S::SIDE * S::OUTPUTS;
         bool again = strip >= S::AT_ONCE;
-        store_strip<S>(sums, memory + S::STORE, again, target, 0, moments);
+        store_strip<S>(sums, memory + S::STORE, again, output, at, 0, moments, passing);
     }
     if (parts) {
         store_moments<S>(moments, memory, parts);
@@ -710,17 +842,22 @@ __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf
 }
 
 #define KERNELS(CHANNELS, SIDE)                                                                   \
-    extern "C" __global__ void __launch_bounds__(4 * GROUP, 1) convolve_##CHANNELS(               \
+    extern "C" __global__ void                                                                    \
+    __launch_bounds__(Shape<CHANNELS, SIDE>::GROUPS * GROUP, 1) convolve_##CHANNELS(              \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
         bf16* output, const float* shift, float* parts)                                           \
     {                                                                                             \
-        convolve<CHANNELS, SIDE, false>(&maps, &weights, output, 0, shift, parts);                \
+        convolve<CHANNELS, SIDE, false>(                                                          \
+            &maps, &weights, output, 0, nullptr, nullptr, shift, parts);                          \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(4 * GROUP, 1) convolve_back_##CHANNELS(          \
+    extern "C" __global__ void                                                                    \
+    __launch_bounds__(Shape<CHANNELS, SIDE>::GROUPS * GROUP, 1) convolve_back_##CHANNELS(         \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
-        bf16* output, int accumulate)                                                             \
+        bf16* output, int accumulate, const unsigned char* gates, const bf16* images,             \
+        const float* means, float* parts)                                                         \
     {                                                                                             \
-        convolve<CHANNELS, SIDE, true>(&maps, &weights, output, accumulate, nullptr, nullptr);    \
+        convolve<CHANNELS, SIDE, true>(                                                           \
+            &maps, &weights, output, accumulate, gates, images, means, parts);                    \
     }                                                                                             \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(3 * GROUP + WARP, 1)   \
     weigh_##CHANNELS(                                                                             \
@@ -746,7 +883,8 @@ KERNELS(128, 16)
         const __grid_constant__ CUtensorMap weights, bf16* output, int images,                    \
         const float* shift, float* parts)                                                         \
     {                                                                                             \
-        convolve_tile<Tile##NAME>(&maps, &evens, &weights, output, images, 0, shift, parts);      \
+        convolve_tile<Tile##NAME>(                                                                \
+            &maps, &evens, &weights, output, images, 0, nullptr, nullptr, shift, parts);          \
     }                                                                                             \
     typedef TileBand<INPUTS, OUTPUTS, SIDE, STRIDE> Band##NAME;                                   \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(Band##NAME::THREADS, 1) \
@@ -773,10 +911,12 @@ TILE_KERNELS(down_512, 256, 512, 4, 2)
     extern "C" __global__ void __cluster_dims__(2, 1, 1)                                          \
     __launch_bounds__(TileBack##CHANNELS::THREADS, 1) convolve_back_##CHANNELS(                   \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
-        bf16* output, int images, int accumulate)                                                 \
+        bf16* output, int images, int accumulate, const unsigned char* gates,                     \
+        const bf16* normalized, const float* means, float* parts)                                 \
     {                                                                                             \
         convolve_tile<TileBack##CHANNELS>(                                                        \
-            &maps, nullptr, &weights, output, images, accumulate, nullptr, nullptr);              \
+            &maps, nullptr, &weights, output, images, accumulate, gates, normalized, means,       \
+            parts);                                                                               \
     }
 
 TILE_BACK_KERNEL(256, 8)
@@ -798,7 +938,7 @@ UP_KERNEL(256, 512, 4)
 
 #define SAME(bytes, as) static_assert(bytes == as, "shared memory as in cuda/hopper.rs")
 SAME((Shape<64, 32>::BYTES), 227536);
-SAME((Shape<128, 16>::BYTES), 231504);
+SAME((Shape<128, 16>::BYTES), 211024);
 SAME(Band<32>::BYTES, 163872);
 SAME(Band<16>::BYTES, 153632);
 SAME(First::BYTES, 47112);

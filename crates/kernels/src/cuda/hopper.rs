@@ -24,7 +24,7 @@ fn shared(shape: OwnShape) -> [u32; 3] {
     match shape {
         OwnShape::First => [47_112, 0, 153_280],
         OwnShape::Narrow => [227_536, 227_536, 163_872],
-        OwnShape::Wide => [231_504, 231_504, 153_632],
+        OwnShape::Wide => [211_024, 211_024, 153_632],
         OwnShape::Deep => [208_944, 208_944, 155_680],
         OwnShape::Deepest => [221_232, 221_232, 180_256],
         OwnShape::ToWide => [167_968, 94_240, 190_512],
@@ -102,6 +102,18 @@ pub(crate) struct Sums {
     pub(crate) parts: u64,
 }
 
+/// What a gradient is let through on its way to memory: see `Passing` in `hopper.cu`.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Through {
+    /// A bit for each value.
+    pub(crate) gate: u64,
+    /// What batch norm normalizes, and its means.
+    pub(crate) image: u64,
+    pub(crate) mean: u64,
+    /// (2, channels, [`Hopper::sums`]) sums; null if none are wanted.
+    pub(crate) parts: u64,
+}
+
 impl Hopper {
     /// The kernels, if the card runs them.
     pub(crate) fn load(context: &Arc<CudaContext>) -> Result<Option<Self>, DriverError> {
@@ -174,7 +186,7 @@ impl Hopper {
         unsafe { launch(stream, function, grid, &maps, &arguments) }
     }
 
-    /// The input's gradient, written or, with `accumulate`, added to what is there.
+    /// The input's gradient, written or, with `accumulate`, added to what is there; then let through.
     ///
     /// # Safety
     ///
@@ -187,6 +199,7 @@ impl Hopper {
         batch: u32,
         (input, weights, gradient): (u64, u64, u64),
         accumulate: bool,
+        through: Option<Through>,
     ) -> Result<(), DriverError> {
         let accumulate = Argument::Int(i32::from(accumulate));
         let mut arguments = vec![Argument::Pointer(input), accumulate];
@@ -202,6 +215,12 @@ impl Hopper {
             let gradients = output_map(shape, batch, gradient, 2)?;
             [gradients, Map::weights(shape, weights)?]
         };
+        let through = through.map_or([0; 4], |through| {
+            [through.gate, through.image, through.mean, through.parts]
+        });
+        if shape.lets_through() {
+            arguments.extend(through.map(Argument::Pointer));
+        }
         let Some(function) = &self.kernels(shape).convolve_back else {
             return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED));
         };
@@ -265,7 +284,7 @@ impl Hopper {
         unsafe { launch(stream, &kernels.add_weights, (grid, 0), &[], &arguments) }
     }
 
-    /// How many sums there are of each channel of a convolution's result.
+    /// How many sums there are of each channel of a convolution's result, or of its input's gradient.
     pub(crate) fn sums(shape: OwnShape, batch: u32) -> u32 {
         if is_tiled(shape) {
             tiles(shape, TILE, batch).next_multiple_of(2)

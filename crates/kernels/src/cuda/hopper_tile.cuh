@@ -93,13 +93,13 @@ __device__ __forceinline__ void release(uint32_t free)
 }
 
 // Rounds the results of `COUNT` times eight pixels of a tile, those from `first` on, and stores them;
-// with `accumulate` adds them to what is there. `store` is for this group alone. With `moments.wanted`
-// takes sums. Where there are several phases, a result's pixel is that of `phase`, (row, column), of
+// with `accumulate` adds them to what is there, and lets them through. `store` is for this group alone.
+// With `moments.wanted` takes sums. Where there are several phases, a result's pixel is that of `phase`, (row, column), of
 // each.
 template <class S, int COUNT>
 __device__ __forceinline__ void store_pixels(
     const float (*sums)[4], unsigned char* store, bf16* output, int channel, int first, int tile,
-    int phase, int images, int accumulate, Moments& moments)
+    int phase, int images, int accumulate, Moments& moments, Passing& passing)
 {
     typedef typename S::P P;
     int first_image = P::first_image(tile);
@@ -108,6 +108,8 @@ __device__ __forceinline__ void store_pixels(
     constexpr int ROUNDS = COUNT / 2;
     int places[ROUNDS];  // where this thread's pieces belong; -1: nowhere
     uint4 there[ROUNDS];
+    uint4 normalized[ROUNDS];
+    int open[ROUNDS];
 #pragma unroll
     for (int i = 0; i < ROUNDS; ++i) {
         int pixel = first + (i * GROUP + in_group) / 8;
@@ -116,8 +118,16 @@ __device__ __forceinline__ void store_pixels(
         int column = pixel % S::SIDE * S::STEP + phase % S::STEP;
         int at = (image * S::SIDE * S::STEP + row) * S::SIDE * S::STEP + column;
         places[i] = image < images ? at * S::RESULTS + channel + in_group % 8 * 8 : -1;
+        there[i] = normalized[i] = make_uint4(0, 0, 0, 0);
+        open[i] = 0;
         if (accumulate && places[i] >= 0) {
             there[i] = *reinterpret_cast<const uint4*>(output + places[i]);
+        }
+        if (passing.gates && places[i] >= 0) {
+            open[i] = passing.gates[places[i] / 8];
+        }
+        if (passing.images && places[i] >= 0) {
+            normalized[i] = *reinterpret_cast<const uint4*>(passing.images + places[i]);
         }
     }
     // As in `store_strip`.
@@ -152,6 +162,9 @@ __device__ __forceinline__ void store_pixels(
         if (accumulate) {
             piece = add_pieces(piece, there[i]);
         }
+        if (passing.gates) {
+            piece = passing.pass(piece, normalized[i], open[i]);
+        }
         *reinterpret_cast<uint4*>(output + places[i]) = piece;
     }
 }
@@ -163,7 +176,8 @@ __device__ __forceinline__ void store_pixels(
 template <class S>
 __device__ __forceinline__ void convolve_tile(
     const CUtensorMap* maps, const CUtensorMap* evens, const CUtensorMap* weights, bf16* output,
-    int images, int accumulate, const float* shift, float* parts)
+    int images, int accumulate, const unsigned char* gates, const bf16* normalized,
+    const float* shift, float* parts)
 {
     typedef typename S::P P;
     unsigned char* memory = shared_memory();
@@ -235,27 +249,27 @@ __device__ __forceinline__ void convolve_tile(
     await_products<0>();
     // Nobody needs the stages any more, and nobody arrives at this block's barriers.
     meet_blocks();
-    if (!multiplies) {
-        return;
+    int channel = results + group % S::GROUPS * SLICE;
+    Moments moments(!S::BACK && parts, shift, channel / SLICE);
+    Passing passing(
+        S::BACK ? gates : nullptr, normalized, shift, S::BACK ? parts : nullptr, channel);
+    if (multiplies) {
+        store_pixels<S, TILE / 8>(
+            sums, memory + group * TILE * ROW, output, channel, 0, tile, 0, images, accumulate,
+            moments, passing);
     }
-    int channel = results + group * SLICE;
-    Moments moments(parts != nullptr, shift, channel / SLICE);
-    store_pixels<S, TILE / 8>(
-        sums, memory + group * TILE * ROW, output, channel, 0, tile, 0, images, accumulate, moments);
-    if (!parts) {
-        return;
+    if (S::BACK && parts) {
+        passing.store<S::GROUPS, S::GROUPS>(
+            memory + S::GROUPS * TILE * ROW, parts, S::RESULTS, results, tile, gridDim.x);
     }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int distance = 1; distance < 4; distance *= 2) {
-            moments.sum[half] += __shfl_xor_sync(0xffffffffu, moments.sum[half], distance);
-            moments.square[half] += __shfl_xor_sync(0xffffffffu, moments.square[half], distance);
-        }
-        if (thread % 4 == 0) {
+    if (moments.wanted && multiplies) {
+        moments.add_lanes();
+        for (int half = 0; half < 2; ++half) {
             int own = channel + Moments::first_of_thread() + 8 * half;
-            parts[own * gridDim.x + tile] = moments.sum[half];
-            parts[(S::RESULTS + own) * gridDim.x + tile] = moments.square[half];
+            if (thread % 4 == 0) {
+                parts[own * gridDim.x + tile] = moments.sum[half];
+                parts[(S::RESULTS + own) * gridDim.x + tile] = moments.square[half];
+            }
         }
     }
 }
@@ -338,7 +352,9 @@ __device__ __forceinline__ void convolve_up(
     int half = group / 2;
     unsigned char* store = memory + S::STORE + group * S::STORED * 8 * ROW;
     float sums[TILE / 8][4];
+    int channel = results + half % S::HALVES * SLICE;
     Moments none(false, nullptr, 0);
+    Passing all(nullptr, nullptr, nullptr, nullptr, 0);
     int stage = 0;
 #pragma unroll 1
     for (int odd = 0; multiplies && odd < 2; ++odd) {
@@ -380,8 +396,8 @@ __device__ __forceinline__ void convolve_up(
         for (int eighth = 0; eighth < TILE / 8; eighth += S::STORED) {
             join_group(group);
             store_pixels<S, S::STORED>(
-                sums + eighth, store, output, results + half * SLICE, eighth * 8, tile,
-                phase_row * 2 + odd, images, accumulate, none);
+                sums + eighth, store, output, channel, eighth * 8, tile, phase_row * 2 + odd, images,
+                accumulate, none, all);
         }
     }
     // Nobody arrives at this block's barriers any more.

@@ -23,6 +23,9 @@
 #define SHIFT 2
 #define INVERSE 3
 
+// Bits of channels whose gradient passes, all of LANES.
+#define ALL_OPEN 0xff
+
 // Factors of a gradient beside its scale: `channels` of the image, then constants.
 #define OF_IMAGE 0
 #define CONSTANT 1
@@ -214,14 +217,13 @@ struct Normalizing {
 
     __device__ __forceinline__ float of(float y, int lane) const
     {
-        // Contracted by hand: a gate that is computed again has the bits of the output.
         return fmaf(y - mean.lane[lane], scale.lane[lane], shift.lane[lane]);
     }
 };
 
 // One thread for each 8 channels of a pixel: output = relu(normalized y + residual). `residual`
-// may be null; with `residual_coefficients` it is normalized first. `positive` (may be null) notes
-// where the output is, a bit for each channel: gradients read that instead of the output.
+// may be null; with `residual_coefficients` it is normalized first. With `relu` `positive` notes where
+// the output is, a bit for each channel: gradients read that instead of the output.
 extern "C" __global__ void normalize(
     const value* y, const float* coefficients, const value* residual,
     const float* residual_coefficients, int relu, int groups, int channels, value* output,
@@ -260,65 +262,23 @@ extern "C" __global__ void normalize(
         bits |= (to_float(result.lane[lane]) > 0.0f) << lane;
     }
     reinterpret_cast<Lanes*>(output)[at] = result;
-    if (positive) {
+    if (relu) {
         positive[at] = (unsigned char)bits;
     }
 }
 
-// Where a unit's gradient passes: with `relu`, where the unit's output is positive. That is noted in
-// the bits of `gate` or, if these are not `given`, seen from y normalized: there is no residual then.
-struct Gate {
-    bool relu, given;
-    Normalizing normalizing;
-
-    __device__ __forceinline__ float pass(float gradient, int gate, float y, int lane) const
-    {
-        bool positive = given ? gate >> lane & 1 : normalizing.of(y, lane) > 0.0f;
-        return !relu || positive ? gradient : 0.0f;
-    }
-};
-
-// Adds up g and g * (y - mean) over every `step`th row from `row` on, before `last`. What is read
-// begins at the thread's channels. Inlined for each kind of gate, so that threads keep only what
-// they need.
-__device__ __forceinline__ void add_gradients(
-    const Gate& through, const Lanes* gradients, const unsigned char* gates, const Lanes* images,
-    int row, int last, int step, int groups, Eight& sum, Eight& product)
+// What passes of a gradient where bits are set.
+__device__ __forceinline__ float pass(float gradient, int bits, int lane)
 {
-    for (; row < last; row += GRADIENTS_AT_ONCE * step) {
-        Lanes gradient[GRADIENTS_AT_ONCE];
-        int gate[GRADIENTS_AT_ONCE];
-        Lanes image[GRADIENTS_AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
-            if (row + i * step < last) {
-                int at = (row + i * step) * groups;
-                gradient[i] = gradients[at];
-                image[i] = images[at];
-                gate[i] = through.given ? gates[at] : 0;
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
-            if (row + i * step >= last) {
-                return;
-            }
-#pragma unroll
-            for (int lane = 0; lane < LANES; ++lane) {
-                float y = to_float(image[i].lane[lane]);
-                float g = through.pass(to_float(gradient[i].lane[lane]), gate[i], y, lane);
-                sum.lane[lane] += g;
-                product.lane[lane] += g * (y - through.normalizing.mean.lane[lane]);
-            }
-        }
-    }
+    return bits >> lane & 1 ? gradient : 0.0f;
 }
 
 // Sums of g and of g * (y - mean) over the rows of part blockIdx.y, where g is what passes of the
-// gradient (`Gate`; `gate` may be null). Two blocks at once on a multiprocessor, as there are parts.
+// gradient: all of it or, with `gate`, what has its bit set. Two blocks at once on a multiprocessor, as
+// there are parts.
 extern "C" __global__ void __launch_bounds__(SUM_THREADS, 2) gradient_parts(
-    const value* gradient, int relu, const unsigned char* gate, const value* y,
-    const float* coefficients, int rows, int channels, int rows_in_part, float* parts)
+    const value* gradient, const unsigned char* gate, const value* y, const float* coefficients,
+    int rows, int channels, int rows_in_part, float* parts)
 {
     int groups = channels / LANES;
     int group = sum_group();
@@ -327,18 +287,35 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS, 2) gradient_parts(
     if (group < groups) {
         const Lanes* gradients = reinterpret_cast<const Lanes*>(gradient) + group;
         const Lanes* images = reinterpret_cast<const Lanes*>(y) + group;
-        Normalizing normalizing(coefficients, group * LANES, channels);
+        Eight mean = eight(coefficients, MEAN, group * LANES, channels);
         int step = blockDim.y;
         int last = min(rows, (int)(blockIdx.y + 1) * rows_in_part);
         int row = blockIdx.y * rows_in_part + threadIdx.y;
-        if (gate) {
-            Gate through{relu != 0, true, normalizing};
-            add_gradients(
-                through, gradients, gate + group, images, row, last, step, groups, sum, product);
-        } else {
-            Gate through{relu != 0, false, normalizing};
-            add_gradients(
-                through, gradients, nullptr, images, row, last, step, groups, sum, product);
+        for (; row < last; row += GRADIENTS_AT_ONCE * step) {
+            Lanes some[GRADIENTS_AT_ONCE];
+            Lanes image[GRADIENTS_AT_ONCE];
+            int open[GRADIENTS_AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
+                if (row + i * step < last) {
+                    int at = (row + i * step) * groups;
+                    some[i] = gradients[at];
+                    image[i] = images[at];
+                    open[i] = gate ? gate[at + group] : ALL_OPEN;
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < GRADIENTS_AT_ONCE; ++i) {
+                if (row + i * step >= last) {
+                    break;
+                }
+#pragma unroll
+                for (int lane = 0; lane < LANES; ++lane) {
+                    float g = pass(to_float(some[i].lane[lane]), open[i], lane);
+                    sum.lane[lane] += g;
+                    product.lane[lane] += g * (to_float(image[i].lane[lane]) - mean.lane[lane]);
+                }
+            }
         }
     }
     store_part(sum, product, channels, parts);
@@ -369,7 +346,7 @@ extern "C" __global__ void gradient_factors(
 // residual (may be null), which is written or, with `accumulate`, added to. What passes of the
 // gradient is as in `gradient_parts`.
 extern "C" __global__ void apply_gradient(
-    value* gradient, int relu, const unsigned char* gate, const value* y, const float* coefficients,
+    value* gradient, const unsigned char* gate, const value* y, const float* coefficients,
     const float* factors, value* residual_gradient, int accumulate, int groups, int channels)
 {
     int at = thread_index();
@@ -379,20 +356,19 @@ extern "C" __global__ void apply_gradient(
     int first = at % (channels / LANES) * LANES;
     Lanes own = reinterpret_cast<Lanes*>(gradient)[at];
     Lanes image = reinterpret_cast<const Lanes*>(y)[at];
-    int open = gate ? gate[at] : 0;
+    int open = gate ? gate[at] : ALL_OPEN;
     Lanes other = residual_gradient && accumulate
         ? reinterpret_cast<Lanes*>(residual_gradient)[at] : own;
-    Gate through{relu != 0, gate != nullptr, Normalizing(coefficients, first, channels)};
+    Eight mean = eight(coefficients, MEAN, first, channels);
+    Eight scale = eight(coefficients, SCALE, first, channels);
     Eight of_image = eight(factors, OF_IMAGE, first, channels);
     Eight constant = eight(factors, CONSTANT, first, channels);
     Lanes result;
 #pragma unroll
     for (int lane = 0; lane < LANES; ++lane) {
-        float x = to_float(image.lane[lane]);
-        float g = through.pass(to_float(own.lane[lane]), open, x, lane);
-        float scaled = through.normalizing.scale.lane[lane] * g;
-        float centred = x - through.normalizing.mean.lane[lane];
-        float of_y = scaled + of_image.lane[lane] * centred + constant.lane[lane];
+        float g = pass(to_float(own.lane[lane]), open, lane);
+        float centred = to_float(image.lane[lane]) - mean.lane[lane];
+        float of_y = scale.lane[lane] * g + of_image.lane[lane] * centred + constant.lane[lane];
         store(&result.lane[lane], of_y);
         store(&other.lane[lane], accumulate ? to_float(other.lane[lane]) + g : g);
     }

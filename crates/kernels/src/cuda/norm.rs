@@ -7,7 +7,7 @@ use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 use super::function::{Argument, Kernel};
-use super::hopper::Sums;
+use super::hopper::{Sums, Through};
 use super::launch::{Grid, Parts, int};
 
 /// A channel's mean, scale, shift and inverse deviation.
@@ -29,6 +29,9 @@ pub struct CudaNorm {
     sums: DeviceBuffer<f32>,
     /// Parts of the sums that a convolution has taken for the next moments, if it has.
     taken: Option<usize>,
+    /// Whether a convolution has let the gradient that is reduced or applied next through the gate, and
+    /// how many parts of its sums it has taken.
+    passed: Option<usize>,
     coefficients: DeviceBuffer<f32>,
     factors: DeviceBuffer<f32>,
     /// Where the output was positive, a bit for each channel of a pixel: a sixteenth of what it is to
@@ -72,10 +75,8 @@ pub enum Residual<'a> {
 pub enum Gate {
     /// Everywhere: it has no ReLU.
     Open,
-    /// Where its output was positive, as [`CudaNorm::normalize`] has noted for a layer with a residual.
+    /// Where its output was positive, as [`CudaNorm::normalize`] has noted.
     Noted,
-    /// The same for a layer without one: the output is computed again, from what is read anyway.
-    Normalized,
 }
 
 impl CudaNorm {
@@ -107,6 +108,7 @@ impl CudaNorm {
             // A convolution that takes them has a part for 128 pixels or more, and an even number.
             sums: DeviceBuffer::zeros(device, parts.count.max(rows / 128 + 2) * 2 * channels)?,
             taken: None,
+            passed: None,
             coefficients: DeviceBuffer::zeros(device, COEFFICIENTS * channels)?,
             factors: DeviceBuffer::zeros(device, FACTORS * channels)?,
             positive: DeviceBuffer::zeros(device, rows * channels / CHANNEL_MULTIPLE)?,
@@ -142,6 +144,41 @@ impl CudaNorm {
     /// Sums of so many parts were put there.
     pub(super) fn take_sums(&mut self, parts: usize) {
         self.taken = Some(parts);
+    }
+
+    /// Where a convolution that completes the gradient of this layer's output lets it through, and puts
+    /// so many parts of its sums with the result `y` that is normalized here.
+    /// [`CudaNorm::let_through`] says that it has.
+    pub(super) fn place_for_gradient(
+        &mut self,
+        device: &CudaDevice,
+        y: &Values,
+        len: usize,
+        parts: Option<usize>,
+    ) -> Result<Through> {
+        self.forget_sums();
+        self.device.check_same(device)?;
+        let room = parts.unwrap_or(0) * 2 * self.channels;
+        if len != self.rows * self.channels || room > self.sums.len() {
+            return Err(CudaError::argument(
+                "values and parts of a gradient",
+                format!("{len} and {parts:?}"),
+                format!("those of {} rows and {} channels", self.rows, self.channels),
+            ));
+        }
+        let whole = |what, buffer: &DeviceBuffer<f32>| buffer.whole(device, what, buffer.len());
+        let sums = whole("sums", &self.sums)?;
+        Ok(Through {
+            gate: self.positive.whole(device, "a gate", self.groups())?,
+            image: y.whole(device, "a convolution's result", len, self.precision)?,
+            mean: whole("coefficients", &self.coefficients)?,
+            parts: if parts.is_some() { sums } else { 0 },
+        })
+    }
+
+    /// A gradient was let through, with so many parts of its sums.
+    pub(super) fn let_through(&mut self, parts: Option<usize>) {
+        self.passed = Some(parts.unwrap_or(0));
     }
 
     /// What was put there before does not count.
@@ -234,8 +271,8 @@ impl CudaNorm {
         }
     }
 
-    /// `output = relu(normalized y + residual)`, the ReLU if asked for. With a residual it is noted
-    /// where the output is positive.
+    /// `output = relu(normalized y + residual)`, the ReLU if asked for. With it, it is noted where the
+    /// output is positive.
     ///
     /// # Errors
     ///
@@ -273,12 +310,9 @@ impl CudaNorm {
             Argument::Int(int(self.groups())?),
             Argument::Int(int(self.channels)?),
             self.layer("a layer's output", output)?,
-            if residual.is_some() {
-                self.noted()?
-            } else {
-                null
-            },
+            self.noted()?,
         ];
+        self.passed = None;
         let grid = Grid::list(self.groups())?;
         // SAFETY: the arguments of `normalize`; lengths were checked.
         unsafe {
@@ -302,12 +336,10 @@ impl CudaNorm {
         (targets, gamma, beta): (&mut DeviceBuffer<f32>, Place, Place),
     ) -> Result<()> {
         let [rows, channels] = [int(self.rows)?, int(self.channels)?];
-        let [relu, gate] = self.gate(gate)?;
         self.forget_sums();
         let arguments = [
             self.layer("a gradient", gradient)?,
-            relu,
-            gate,
+            self.gate(gate)?,
             self.layer("a convolution's result", y)?,
             self.coefficients()?,
             Argument::Int(rows),
@@ -315,15 +347,18 @@ impl CudaNorm {
             Argument::Int(int(self.parts.rows)?),
             self.sums()?,
         ];
-        let grid = Grid::sums(self.channels, &self.parts)?;
-        // SAFETY: the arguments of `gradient_parts`; lengths were checked.
-        unsafe {
-            self.device
-                .launch(self.precision, Kernel::GradientParts, grid, &arguments)
-        }?;
+        let there = self.passed.filter(|parts| *parts > 0);
+        if there.is_none() {
+            let grid = Grid::sums(self.channels, &self.parts)?;
+            // SAFETY: the arguments of `gradient_parts`; lengths were checked.
+            unsafe {
+                self.device
+                    .launch(self.precision, Kernel::GradientParts, grid, &arguments)
+            }?;
+        }
         let arguments = [
             self.sums()?,
-            Argument::Int(int(self.parts.count)?),
+            Argument::Int(int(there.unwrap_or(self.parts.count))?),
             Argument::Int(rows),
             Argument::Int(channels),
             self.coefficients()?,
@@ -348,29 +383,19 @@ impl CudaNorm {
     /// As for [`CudaNorm::take_moments`].
     #[allow(unsafe_code)]
     pub fn apply_gradient(
-        &self,
+        &mut self,
         gradient: &mut Values,
         gate: Gate,
         y: &Values,
         residual: Option<(&mut Values, bool)>,
     ) -> Result<()> {
-        if residual.is_some() && matches!(gate, Gate::Normalized) {
-            let (found, expected) = ("computed without it", "read");
-            return Err(CudaError::argument(
-                "the gate of a residual",
-                found,
-                expected,
-            ));
-        }
         let (residual, accumulate) = match residual {
             None => (Argument::Pointer(0), false),
             Some((values, accumulate)) => (self.layer("a residual", values)?, accumulate),
         };
-        let [relu, gate] = self.gate(gate)?;
         let arguments = [
             self.layer("a gradient", gradient)?,
-            relu,
-            gate,
+            self.gate(gate)?,
             self.layer("a convolution's result", y)?,
             self.coefficients()?,
             self.factors()?,
@@ -379,6 +404,7 @@ impl CudaNorm {
             Argument::Int(int(self.groups())?),
             Argument::Int(int(self.channels)?),
         ];
+        self.passed = None;
         let grid = Grid::list(self.groups())?;
         // SAFETY: the arguments of `apply_gradient`; lengths were checked. Each thread reads its
         // values before it writes them.
@@ -405,14 +431,12 @@ impl CudaNorm {
         Ok(Argument::Pointer(address))
     }
 
-    /// Whether there is a ReLU, and where its output was noted if that is to be read.
-    fn gate(&self, gate: Gate) -> Result<[Argument; 2]> {
-        let null = Argument::Pointer(0);
-        Ok(match gate {
-            Gate::Open => [Argument::Int(0), null],
-            Gate::Noted => [Argument::Int(1), self.noted()?],
-            Gate::Normalized => [Argument::Int(1), null],
-        })
+    /// Where it is noted what passes; null if everything does, or has been let through already.
+    fn gate(&self, gate: Gate) -> Result<Argument> {
+        match gate {
+            Gate::Noted if self.passed.is_none() => self.noted(),
+            Gate::Noted | Gate::Open => Ok(Argument::Pointer(0)),
+        }
     }
 
     fn channel_place(&self, buffer: &DeviceBuffer<f32>, place: Place) -> Result<Argument> {

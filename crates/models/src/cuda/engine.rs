@@ -286,7 +286,6 @@ impl Engine {
             let raw = &layer.raw;
             let gate = match &layer.output {
                 None => Gate::Open,
-                Some(_) if unit.residual.is_none() => Gate::Normalized,
                 Some(_) => Gate::Noted,
             };
             if let (Some(norm), Some(places)) = (&mut layer.norm, places.norm) {
@@ -322,7 +321,21 @@ impl Engine {
                 let [gradient, input] = two(&mut self.gradients, step.gradient, to.slot)?;
                 let weights = (copies, places.filter);
                 let convolution = &layer.convolution;
-                convolution.input_gradient(weights, gradient, input, to.accumulate)?;
+                let completed = to.completes.then(|| to.node - 1);
+                match completed.and_then(|unit| before.get_mut(unit)) {
+                    Some(Layer {
+                        raw,
+                        norm: Some(norm),
+                        output: Some(_),
+                        ..
+                    }) => {
+                        let (target, sums) = ((input, to.accumulate), targets.is_some());
+                        let norm = (norm, &*raw);
+                        convolution
+                            .input_gradient_to_norm(weights, gradient, target, norm, sums)?;
+                    }
+                    _ => convolution.input_gradient(weights, gradient, input, to.accumulate)?,
+                }
             }
         }
         Ok(())

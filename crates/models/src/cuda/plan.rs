@@ -69,6 +69,8 @@ pub(crate) struct Target {
     pub(crate) slot: usize,
     /// Whether another unit has written there before.
     pub(crate) accumulate: bool,
+    /// Whether no other unit does after: the gradient of a unit's output is then whole.
+    pub(crate) completes: bool,
 }
 
 /// The backward pass of one unit.
@@ -190,10 +192,19 @@ impl Plan {
         let mut free: Vec<usize> = Vec::new();
         let mut of_node: Vec<Option<usize>> = vec![None; self.nodes.len()];
         let mut of_skips: Vec<Option<usize>> = vec![None; graph.units.len()];
-        let reach = |plan: &mut Backward,
-                     free: &mut Vec<usize>,
-                     of_node: &mut [Option<usize>],
-                     node: Node| {
+        // How many units read each node; the head reads the last.
+        let mut waiting = vec![0_usize; self.nodes.len()];
+        waiting[graph.units.len()] = 1;
+        for unit in &graph.units {
+            waiting[unit.input] += 1;
+            if let Some(node) = unit.residual {
+                waiting[node] += 1;
+            }
+        }
+        let mut reach = |plan: &mut Backward,
+                         free: &mut Vec<usize>,
+                         of_node: &mut [Option<usize>],
+                         node: Node| {
             if node == 0 && !image_gradient {
                 return None;
             }
@@ -203,10 +214,12 @@ impl Plan {
                 take(&mut plan.slots, free, height * width * channels)
             });
             of_node[node] = Some(slot);
+            waiting[node] -= 1;
             Some(Target {
                 node,
                 slot,
                 accumulate,
+                completes: node > 0 && waiting[node] == 0,
             })
         };
         reach(&mut plan, &mut free, &mut of_node, graph.units.len());
@@ -349,6 +362,8 @@ mod tests {
                 assert_ne!(target.slot, step.gradient);
                 assert_ne!(Some(target.slot), step.of_skip);
                 assert_eq!(backward.slots[target.slot], size(target.node));
+                let last = target.node > 0 && waiting[target.node] == 1;
+                assert_eq!(target.completes, last, "whether a gradient is whole");
                 if target.accumulate {
                     assert_eq!(held[target.slot], Some(target.node));
                 } else {

@@ -41,13 +41,8 @@ pub(super) fn norms(timer: &mut Timer) -> Result<Vec<GpuRow>> {
 enum Kind {
     Moments,
     Normalize,
-    /// With a residual, behind which the gate was noted; without, it is computed again.
-    Reduce {
-        residual: bool,
-    },
-    Apply {
-        residual: bool,
-    },
+    Reduce,
+    Apply { residual: bool },
 }
 
 #[derive(Clone, Copy)]
@@ -60,7 +55,7 @@ struct Pass {
     count: usize,
 }
 
-const PASSES: [Pass; 6] = [
+const PASSES: [Pass; 5] = [
     Pass {
         kind: Kind::Moments,
         name: "statistics",
@@ -74,16 +69,10 @@ const PASSES: [Pass; 6] = [
         count: 5,
     },
     Pass {
-        kind: Kind::Reduce { residual: true },
+        kind: Kind::Reduce,
         name: "gradient's sums",
         maps: 2,
-        count: 2,
-    },
-    Pass {
-        kind: Kind::Reduce { residual: false },
-        name: "gradient's sums, no residual",
-        maps: 2,
-        count: 3,
+        count: 5,
     },
     Pass {
         kind: Kind::Apply { residual: true },
@@ -156,13 +145,6 @@ impl Layer {
     fn run(&mut self, kind: Kind) -> Result<()> {
         let [first, second] = self.places;
         let (norm, raw) = (&mut self.norm, &self.raw);
-        let gate = |residual| {
-            if residual {
-                Gate::Noted
-            } else {
-                Gate::Normalized
-            }
-        };
         match kind {
             Kind::Moments => {
                 let parameters = NormParameters {
@@ -173,13 +155,13 @@ impl Layer {
                 norm.take_moments(raw, parameters, (&mut self.running, first, second), 0.1)
             }
             Kind::Normalize => norm.normalize(raw, None, true, &mut self.output),
-            Kind::Reduce { residual } => {
+            Kind::Reduce => {
                 let targets = (&mut self.targets, first, second);
-                norm.reduce_gradient(&self.gradient, gate(residual), raw, targets)
+                norm.reduce_gradient(&self.gradient, Gate::Noted, raw, targets)
             }
             Kind::Apply { residual } => {
                 let target = residual.then_some((&mut self.residual, false));
-                norm.apply_gradient(&mut self.gradient, gate(residual), raw, target)
+                norm.apply_gradient(&mut self.gradient, Gate::Noted, raw, target)
             }
         }?;
         Ok(())

@@ -9,7 +9,7 @@ use crate::cuda::conv::Convolution;
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::{CudaError, Result};
 use crate::cuda::images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers};
-use crate::cuda::norm::{CudaNorm, NormParameters};
+use crate::cuda::norm::{CudaNorm, Gate, NormParameters};
 use crate::cuda::optimizer::{Descent, DeviceDescent};
 use crate::cuda::packing::PlanLimits;
 use crate::{ImagePlan, Stamp};
@@ -110,6 +110,8 @@ pub(super) fn convolutions(
         let name = format!("{what}: forward to batch norm");
         let plain = wide(&results[0]);
         found.push(Comparison::new(name, precision, &again, &plain, 0.0));
+        let filter = (&weights, place);
+        through_norm(device, (&conv, &what), filter, &gradient, found)?;
         let expected = moments_of(&results[0], out_channels);
         let (name, bar) = (format!("{what}: moments"), tolerance(Precision::F32));
         found.push(Comparison::new(name, precision, &moments, &expected, bar));
@@ -145,6 +147,79 @@ fn before_norm(
     let moved = (&mut running, mean, variance);
     norm.take_moments(&output, parameters, moved, 1.0)?;
     Ok((output.read()?, running.read()?))
+}
+
+/// An input's gradient that is added to another and lets batch norm's gradient begin: against the same
+/// by that alone, once with its sums and once without.
+fn through_norm(
+    device: &CudaDevice,
+    (conv, what): (&Convolution, &str),
+    filter: (&Values, Place),
+    gradient: &Values,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    let (precision, channels) = (gradient.precision(), conv.in_channels());
+    let len = conv.input_len();
+    let raw = Values::from_slice(device, &noise(21, len), precision)?;
+    let of_norm = DeviceBuffer::from_slice(device, &noise(22, 4 * channels))?;
+    let place = |part| Place {
+        offset: part * channels,
+        len: channels,
+    };
+    let parameters = NormParameters {
+        weights: &of_norm,
+        gamma: place(0),
+        beta: place(1),
+    };
+    let mut all = Vec::new();
+    for (together, sums) in [(false, true), (true, true), (false, false), (true, false)] {
+        let mut norm = CudaNorm::new(device, len / channels, channels, precision)?;
+        let mut running = DeviceBuffer::from_slice(device, &vec![1.0; 2 * channels])?;
+        let (mean, variance) = (place(0), place(1));
+        if sums {
+            let running = (&mut running, mean, variance);
+            norm.take_moments(&raw, parameters, running, 0.1)?;
+        } else {
+            norm.fix_moments(parameters, (&running, mean, variance))?;
+        }
+        let mut output = Values::zeros(device, len, precision)?;
+        norm.normalize(&raw, None, true, &mut output)?;
+        let mut target = Values::from_slice(device, &noise(23, len), precision)?;
+        if together {
+            let (target, norm) = ((&mut target, true), (&mut norm, &raw));
+            conv.input_gradient_to_norm(filter, gradient, target, norm, sums)?;
+        } else {
+            conv.input_gradient(filter, gradient, &mut target, true)?;
+        }
+        let mut of_parameters = DeviceBuffer::zeros(device, 2 * channels)?;
+        if sums {
+            let targets = (&mut of_parameters, place(0), place(1));
+            norm.reduce_gradient(&target, Gate::Noted, &raw, targets)?;
+        }
+        let mut residual = Values::zeros(device, len, precision)?;
+        let to = Some((&mut residual, false));
+        norm.apply_gradient(&mut target, Gate::Noted, &raw, to)?;
+        all.push([target.read()?, residual.read()?, of_parameters.read()?]);
+    }
+    let names = ["", ", handed on", ", of scale and shift"];
+    for (pair, kind) in all.chunks(2).zip(["batch norm", "fixed statistics"]) {
+        for ((name, alone), together) in names.iter().zip(&pair[0]).zip(&pair[1]) {
+            let name = format!("{what}: gradient on to {kind}{name}");
+            // The order of sums is another one.
+            let bar = match kind {
+                "batch norm" => tolerance(precision) / 4.0,
+                _ => 0.0,
+            };
+            found.push(Comparison::new(
+                name,
+                precision,
+                together,
+                &wide(alone),
+                bar,
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The same from the result itself; the variance unbiased.
