@@ -37,6 +37,7 @@ struct __nv_bfloat162 {
 };
 
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y)
@@ -421,33 +422,41 @@ namespace {
 // How: blocks of a cluster.
 const std::vector<Entry> entries = {
     {"convolve_first", sizes(convolve_first), invoke<convolve_first>, 1},
+    {"convolve_fixed_first", sizes(convolve_fixed_first), invoke<convolve_fixed_first>, 1},
     {"weigh_first", sizes(weigh_first), invoke<weigh_first>, 1},
     {"add_weights_first", sizes(add_weights_first), invoke<add_weights_first>, 1},
     {"convolve_64", sizes(convolve_64), invoke<convolve_64>, 1},
+    {"convolve_fixed_64", sizes(convolve_fixed_64), invoke<convolve_fixed_64>, 1},
     {"convolve_back_64", sizes(convolve_back_64), invoke<convolve_back_64>, 1},
     {"weigh_64", sizes(weigh_64), invoke<weigh_64>, 2},
     {"add_weights_64", sizes(add_weights_64), invoke<add_weights_64>, 1},
     {"convolve_128", sizes(convolve_128), invoke<convolve_128>, 1},
+    {"convolve_fixed_128", sizes(convolve_fixed_128), invoke<convolve_fixed_128>, 1},
     {"convolve_back_128", sizes(convolve_back_128), invoke<convolve_back_128>, 1},
     {"weigh_128", sizes(weigh_128), invoke<weigh_128>, 2},
     {"add_weights_128", sizes(add_weights_128), invoke<add_weights_128>, 1},
     {"convolve_256", sizes(convolve_256), invoke<convolve_256>, 2},
+    {"convolve_fixed_256", sizes(convolve_fixed_256), invoke<convolve_fixed_256>, 2},
     {"convolve_back_256", sizes(convolve_back_256), invoke<convolve_back_256>, 2},
     {"weigh_256", sizes(weigh_256), invoke<weigh_256>, 2},
     {"add_weights_256", sizes(add_weights_256), invoke<add_weights_256>, 1},
     {"convolve_512", sizes(convolve_512), invoke<convolve_512>, 2},
+    {"convolve_fixed_512", sizes(convolve_fixed_512), invoke<convolve_fixed_512>, 2},
     {"convolve_back_512", sizes(convolve_back_512), invoke<convolve_back_512>, 2},
     {"weigh_512", sizes(weigh_512), invoke<weigh_512>, 2},
     {"add_weights_512", sizes(add_weights_512), invoke<add_weights_512>, 1},
     {"convolve_down_128", sizes(convolve_down_128), invoke<convolve_down_128>, 2},
+    {"convolve_fixed_down_128", sizes(convolve_fixed_down_128), invoke<convolve_fixed_down_128>, 2},
     {"convolve_back_down_128", sizes(convolve_back_down_128), invoke<convolve_back_down_128>, 2},
     {"weigh_down_128", sizes(weigh_down_128), invoke<weigh_down_128>, 2},
     {"add_weights_down_128", sizes(add_weights_down_128), invoke<add_weights_down_128>, 1},
     {"convolve_down_256", sizes(convolve_down_256), invoke<convolve_down_256>, 2},
+    {"convolve_fixed_down_256", sizes(convolve_fixed_down_256), invoke<convolve_fixed_down_256>, 2},
     {"convolve_back_down_256", sizes(convolve_back_down_256), invoke<convolve_back_down_256>, 2},
     {"weigh_down_256", sizes(weigh_down_256), invoke<weigh_down_256>, 2},
     {"add_weights_down_256", sizes(add_weights_down_256), invoke<add_weights_down_256>, 1},
     {"convolve_down_512", sizes(convolve_down_512), invoke<convolve_down_512>, 2},
+    {"convolve_fixed_down_512", sizes(convolve_fixed_down_512), invoke<convolve_fixed_down_512>, 2},
     {"convolve_back_down_512", sizes(convolve_back_down_512), invoke<convolve_back_down_512>, 2},
     {"weigh_down_512", sizes(weigh_down_512), invoke<weigh_down_512>, 2},
     {"add_weights_down_512", sizes(add_weights_down_512), invoke<add_weights_down_512>, 1},

@@ -341,7 +341,8 @@ mod tests {
         for precision in [Precision::F32, Precision::Tf32] {
             assert_eq!(OwnShape::of(&shape(64, 64), (32, 32), precision), None);
         }
-        for own in OwnShape::ALL {
+        for (at, own) in OwnShape::ALL.into_iter().enumerate() {
+            assert_eq!(own as usize, at);
             assert!(own.has(Direction::Forward) && own.has(Direction::BackwardFilter));
             assert_eq!(own.has(Direction::BackwardData), own != OwnShape::First);
         }

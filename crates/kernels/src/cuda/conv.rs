@@ -7,9 +7,9 @@ use super::dnn::Addresses;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 use super::function::{Argument, Kernel};
-use super::hopper::{Hopper, Sums, Through};
+use super::hopper::{Hopper, Then, Through};
 use super::launch::{Grid, index, int};
-use super::norm::CudaNorm;
+use super::norm::{CudaNorm, Onward, Residual};
 use crate::ConvShape;
 
 /// Bytes that addresses of what the hardware copies are multiples of.
@@ -35,14 +35,12 @@ pub struct Convolution {
     thinned: Option<Values>,
 }
 
-/// What own kernels do for batch norm on the way of a result to memory.
+/// One of the three products of own kernels, and what is done on the result's way to memory.
 #[derive(Copy, Clone, Debug)]
-enum OnTheWay {
-    Nothing,
-    /// Sums for the moments of a forward pass.
-    Moments(Sums),
-    /// A gradient let through the ReLU before it, and its sums.
-    Gradient(Through),
+enum Product {
+    Forward(Then),
+    InputGradient(bool, Option<Through>),
+    WeightGradient,
 }
 
 impl Convolution {
@@ -195,14 +193,36 @@ impl Convolution {
         let result = (self.output_len() / channels, channels);
         let parts = Hopper::sums(own, index(self.batch)?) as usize;
         let sums = norm.place_for_sums(&self.device, result, parts, running_mean)?;
-        self.run_own(
-            Direction::Forward,
-            addresses,
-            false,
-            OnTheWay::Moments(sums),
-        )?;
+        self.run_own(own, Product::Forward(Then::Moments(sums)), addresses)?;
         norm.take_sums(parts);
         Ok(())
+    }
+
+    /// The same with all that follows in a layer whose statistics are fixed, as
+    /// [`CudaNorm::normalize`] does it; false if the convolution cannot, and has done nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Convolution::forward`].
+    pub fn forward_fixed(
+        &self,
+        input: &Values,
+        (weights, place): (&Values, Place),
+        output: &mut Values,
+        norm: &mut CudaNorm,
+        residual: Option<Residual<'_>>,
+    ) -> Result<bool> {
+        let Some(own) = self.own(Direction::Forward) else {
+            return Ok(false);
+        };
+        let addresses = Addresses {
+            input: self.input(input)?,
+            filter: self.weights(weights, place)?,
+            output: self.output(output)?,
+        };
+        let normal = norm.normal(&self.device, self.output_len(), residual)?;
+        self.run_own(own, Product::Forward(Then::Normalize(normal)), addresses)?;
+        Ok(true)
     }
 
     /// The gradient of the input, written or, with `accumulate`, added to what is there.
@@ -226,9 +246,8 @@ impl Convolution {
     }
 
     /// The same, which completes the gradient of a layer's output: of one with batch norm and a ReLU, whose
-    /// result before that is `y`. The gradient is let through the ReLU, and with `sums` those are taken
-    /// that [`CudaNorm::reduce_gradient`] needs, where the convolution can do it on its way; `norm` knows
-    /// then.
+    /// result before that is `y`. What is to be done to it then is done on its way, where the convolution
+    /// can; `norm` knows.
     ///
     /// # Errors
     ///
@@ -239,7 +258,7 @@ impl Convolution {
         gradient: &Values,
         (target, accumulate): (&mut Values, bool),
         (norm, y): (&mut CudaNorm, &Values),
-        sums: bool,
+        onward: Onward,
     ) -> Result<()> {
         let Some(own) = self.own.filter(|own| own.lets_through()) else {
             return self.input_gradient((weights, place), gradient, target, accumulate);
@@ -249,15 +268,12 @@ impl Convolution {
             filter: self.weights(weights, place)?,
             output: self.output(gradient)?,
         };
-        let parts = if sums {
-            Some(Hopper::sums(own, index(self.batch)?) as usize)
-        } else {
-            None
-        };
-        let through = norm.place_for_gradient(&self.device, y, self.input_len(), parts)?;
-        let on_the_way = OnTheWay::Gradient(through);
-        self.run_own(Direction::BackwardData, addresses, accumulate, on_the_way)?;
-        norm.let_through(parts);
+        let parts = Hopper::sums(own, index(self.batch)?) as usize;
+        let len = self.input_len();
+        let through = norm.place_for_gradient(&self.device, y, len, (onward, parts))?;
+        let product = Product::InputGradient(accumulate, Some(through));
+        self.run_own(own, product, addresses)?;
+        norm.let_through(onward, parts);
         Ok(())
     }
 
@@ -301,8 +317,13 @@ impl Convolution {
     }
 
     fn run(&self, direction: Direction, at: Addresses, accumulate: bool) -> Result<()> {
-        if self.own(direction).is_some() {
-            return self.run_own(direction, at, accumulate, OnTheWay::Nothing);
+        if let Some(own) = self.own(direction) {
+            let product = match direction {
+                Direction::Forward => Product::Forward(Then::Nothing),
+                Direction::BackwardData => Product::InputGradient(accumulate, None),
+                Direction::BackwardFilter => Product::WeightGradient,
+            };
+            return self.run_own(own, product, at);
         }
         let Some(thinned) = &self.thinned else {
             return self.convolve(direction, at, accumulate);
@@ -354,14 +375,8 @@ impl Convolution {
 
     /// Convolves with own kernels.
     #[allow(unsafe_code)]
-    fn run_own(
-        &self,
-        direction: Direction,
-        at: Addresses,
-        accumulate: bool,
-        on_the_way: OnTheWay,
-    ) -> Result<()> {
-        let (Some(hopper), Some(own)) = (self.device.hopper(), self.own(direction)) else {
+    fn run_own(&self, own: OwnShape, product: Product, at: Addresses) -> Result<()> {
+        let Some(hopper) = self.device.hopper() else {
             return Err(CudaError::argument(
                 "a convolution of own kernels",
                 "none on this card",
@@ -383,22 +398,12 @@ impl Convolution {
         // order. Whoever calls has borrowed what is written mutably. Addresses are whole multiples, as
         // was checked of the weights.
         let started = unsafe {
-            match direction {
-                Direction::Forward => {
-                    let sums = match on_the_way {
-                        OnTheWay::Moments(sums) => Some(sums),
-                        _ => None,
-                    };
-                    hopper.forward(stream, own, batch, addresses, sums)
-                }
-                Direction::BackwardData => {
-                    let through = match on_the_way {
-                        OnTheWay::Gradient(through) => Some(through),
-                        _ => None,
-                    };
+            match product {
+                Product::Forward(then) => hopper.forward(stream, own, batch, addresses, then),
+                Product::InputGradient(accumulate, through) => {
                     hopper.input_gradient(stream, own, batch, addresses, accumulate, through)
                 }
-                Direction::BackwardFilter => {
+                Product::WeightGradient => {
                     let bytes = Hopper::room(own, batch);
                     if dnn.room().1 < bytes {
                         self.device.check_not_recording("preparing a convolution")?;

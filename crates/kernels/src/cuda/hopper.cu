@@ -135,6 +135,87 @@ struct Moments {
     }
 };
 
+// How a gradient is let through on its way to memory, by host: see `Passing`.
+struct Through {
+    const unsigned char* gates;
+    const bf16* images;
+    const float* means;
+    const float* scales;
+    float* parts;
+};
+
+// How a result is normalized on its way to memory, with fixed statistics, by host: see `Normalizing`.
+struct Normal {
+    const float* coefficients;
+    const bf16* residual;
+    const float* residual_coefficients;
+    unsigned char* gates;
+};
+
+// What a convolution does with its results.
+enum Kind { FORWARD, FIXED, BACK };
+
+// A result on its way to memory that batch norm with fixed statistics, the residual sum and the ReLU
+// follow: it is normalized for the two channels of a thread, as `Moments`, and then, for the eight of
+// its pieces, the residual is added. `channels` are those of a row of coefficients: means, scales,
+// shifts.
+struct Normalizing {
+    const bf16* residual;         // null if there is none
+    const float* of_residual;     // what normalizes that, from the pieces' channels on; null if it is ready
+    unsigned char* gates;         // a bit for each value, where the output is positive; null: nothing of all
+    int channels;
+    float mean[2], scale[2], shift[2];
+
+    __device__ __forceinline__ Normalizing() : gates(nullptr) {}
+    __device__ __forceinline__ Normalizing(const Normal& normal, int channels, int slice)
+        : residual(normal.residual), gates(normal.gates), channels(channels)
+    {
+        int piece = slice * SLICE + threadIdx.x % 8 * 8;
+        of_residual = normal.residual_coefficients ? normal.residual_coefficients + piece : nullptr;
+        for (int half = 0; half < 2; ++half) {
+            int channel = slice * SLICE + Moments::first_of_thread() + 8 * half;
+            mean[half] = normal.coefficients[channel];
+            scale[half] = normal.coefficients[channels + channel];
+            shift[half] = normal.coefficients[2 * channels + channel];
+        }
+    }
+
+    // Two pixels of one of the thread's channels; behind the ReLU if there is no residual.
+    __device__ __forceinline__ float2 of(float x, float y, int half) const
+    {
+        x = fmaf(x - mean[half], scale[half], shift[half]);
+        y = fmaf(y - mean[half], scale[half], shift[half]);
+        return residual ? make_float2(x, y) : make_float2(fmaxf(x, 0.0f), fmaxf(y, 0.0f));
+    }
+
+    // Eight channels of the pixel at `place`, with the residual there.
+    __device__ __forceinline__ uint4 finish(uint4 piece, uint4 there, int place) const
+    {
+        __nv_bfloat162* own = reinterpret_cast<__nv_bfloat162*>(&piece);
+        const __nv_bfloat162* others = reinterpret_cast<const __nv_bfloat162*>(&there);
+        int bits = 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float2 value = __bfloat1622float2(own[i]);
+            if (residual) {
+                float2 other = __bfloat1622float2(others[i]);
+                if (of_residual) {
+                    const float* at = of_residual + 2 * i;
+                    other.x = fmaf(other.x - at[0], at[channels], at[2 * channels]);
+                    other.y = fmaf(other.y - at[1], at[channels + 1], at[2 * channels + 1]);
+                }
+                value.x = fmaxf(value.x + other.x, 0.0f);
+                value.y = fmaxf(value.y + other.y, 0.0f);
+                own[i] = __floats2bfloat162_rn(value.x, value.y);
+                value = __bfloat1622float2(own[i]);
+            }
+            bits |= (value.x > 0.0f) << 2 * i | (value.y > 0.0f) << (2 * i + 1);
+        }
+        gates[place / 8] = (unsigned char)bits;
+        return piece;
+    }
+};
+
 // A gradient on its way to memory that completes that of a unit's output: what passes where the output
 // was positive, and the sums of it that the gradient of batch norm takes, for the eight channels of a
 // thread's pieces.
@@ -142,14 +223,16 @@ struct Passing {
     const unsigned char* gates;  // a bit for each value; null if everything passes
     const bf16* images;          // what batch norm normalizes; null if no sums are wanted
     const float* means;          // of the thread's channels: read each time, registers are few
+    const float* scales;         // by which what passes is multiplied; null if by none
     float sum[8] = {};
     float product[8] = {};
 
-    // `channel` is the first of the group's; `parts` are for the sums, null if none are wanted.
-    __device__ __forceinline__ Passing(
-        const unsigned char* gates, const bf16* images, const float* means, const float* parts,
-        int channel)
-        : gates(gates), images(parts ? images : nullptr), means(means + channel + threadIdx.x % 8 * 8)
+    // Nothing passes, or `through` does; `channel` is the first of the group's.
+    __device__ __forceinline__ Passing() : gates(nullptr), images(nullptr), scales(nullptr) {}
+    __device__ __forceinline__ Passing(const Through& through, int channel)
+        : gates(through.gates), images(through.parts ? through.images : nullptr),
+          means(through.means + channel + threadIdx.x % 8 * 8),
+          scales(through.scales ? through.scales + channel + threadIdx.x % 8 * 8 : nullptr)
     {
     }
 
@@ -164,6 +247,10 @@ struct Passing {
             float2 g = __bfloat1622float2(own[i]);
             g.x = open >> 2 * i & 1 ? g.x : 0.0f;
             g.y = open >> (2 * i + 1) & 1 ? g.y : 0.0f;
+            if (scales) {
+                g.x *= scales[2 * i];
+                g.y *= scales[2 * i + 1];
+            }
             own[i] = __floats2bfloat162_rn(g.x, g.y);
             if (images) {
                 float2 y = __bfloat1622float2(others[i]);
@@ -216,12 +303,13 @@ struct Passing {
 };
 
 // Rounds the results of a strip and stores them from `start` on, where its first pixel, and this slice of
-// channels, begins; with `accumulate` adds them to what is there, and lets them through. The group has
+// channels, begins; with `accumulate` adds them to what is there, and lets them through; or normalizes
+// them. The group has
 // `store` for it, which it may have used before if `again`.
 template <class S>
 __device__ __forceinline__ void store_strip(
     const float (&sums)[EIGHTHS][4], unsigned char* store, bool again, bf16* output, int start,
-    int accumulate, Moments& moments, Passing& passing)
+    int accumulate, Moments& moments, Passing& passing, const Normalizing& normalizing)
 {
     int lane = threadIdx.x % WARP;
     int in_group = threadIdx.x % GROUP;
@@ -252,6 +340,9 @@ __device__ __forceinline__ void store_strip(
             if (accumulate && wanted) {
                 there[i] = *reinterpret_cast<const uint4*>(output + places[i]);
             }
+            if (normalizing.gates && normalizing.residual && wanted) {
+                images[i] = *reinterpret_cast<const uint4*>(normalizing.residual + places[i]);
+            }
             if (passing.gates && wanted) {
                 open[i] = passing.gates[places[i] / 8];
             }
@@ -277,8 +368,11 @@ __device__ __forceinline__ void store_strip(
             uint32_t rounded[2];
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                __nv_bfloat162 pair =
-                    __floats2bfloat162_rn(sums[eighth][2 * half], sums[eighth][2 * half + 1]);
+                float2 result = make_float2(sums[eighth][2 * half], sums[eighth][2 * half + 1]);
+                if (normalizing.gates) {
+                    result = normalizing.of(result.x, result.y, half);
+                }
+                __nv_bfloat162 pair = __floats2bfloat162_rn(result.x, result.y);
                 rounded[half] = *reinterpret_cast<uint32_t*>(&pair);
                 if (!moments.wanted) {
                     continue;
@@ -299,9 +393,9 @@ __device__ __forceinline__ void store_strip(
         join_group(group);
 #pragma unroll
         for (int i = 0; i < ROUNDS; ++i) {
-            if (!EARLY && i % 3 == 0) {
+            if (!EARLY && i % 2 == 0) {
 #pragma unroll
-                for (int next = 0; next < 3; ++next) {
+                for (int next = 0; next < 2; ++next) {
                     if (i + next < ROUNDS) {
                         load(i + next);
                     }
@@ -318,6 +412,9 @@ __device__ __forceinline__ void store_strip(
             }
             if (passing.gates) {
                 piece = passing.pass(piece, images[i], open[i]);
+            }
+            if (normalizing.gates) {
+                piece = normalizing.finish(piece, images[i], places[i]);
             }
             *reinterpret_cast<uint4*>(output + places[i]) = piece;
         }
@@ -353,15 +450,16 @@ __device__ __forceinline__ void store_moments(Moments& moments, unsigned char* m
 }
 
 // The result of a convolution with `weights`, (output, tap, input), of one image by each block; with
-// BACK the input's gradient from the output's: the other way round, taps in reverse. It is written
-// or, with `accumulate`, added to what is there. With `parts`, (2, channels, images), the sums over
-// each image of the results less `shift`, and of their squares, are taken on the way; of a gradient
-// those of `Passing`, where `shift` are the means.
-template <int CHANNELS, int SIDE, bool BACK>
+// BACK the input's gradient from the output's: the other way round, taps in reverse. With FORWARD the
+// sums over each image of the results less `shift`, and of their squares, are taken on the way if
+// there are `parts`, (2, channels, images); with FIXED it is normalized; with BACK it is written or,
+// with `accumulate`, added to what is there, and let through if that has gates.
+template <int CHANNELS, int SIDE, Kind KIND>
 __device__ __forceinline__ void convolve(
-    const CUtensorMap* maps, const CUtensorMap* weights, bf16* output, int accumulate,
-    const unsigned char* gates, const bf16* normalized, const float* shift, float* parts)
+    const CUtensorMap* maps, const CUtensorMap* weights, bf16* output, const float* shift,
+    float* parts, const Normal& normal, int accumulate, const Through& through)
 {
+    constexpr bool BACK = KIND == Kind::BACK;
     typedef Shape<CHANNELS, SIDE> S;
     unsigned char* memory = shared_memory();
     uint32_t pixels = shared_address(memory);
@@ -427,8 +525,15 @@ __device__ __forceinline__ void convolve(
     __syncwarp();
 
     int slice = group % S::SLICES;  // of the outputs
-    Moments moments(!BACK && parts, shift, slice);
-    Passing passing(BACK ? gates : nullptr, normalized, shift, BACK ? parts : nullptr, slice * SLICE);
+    Moments moments(KIND == FORWARD && parts, shift, slice);
+    Passing passing;
+    Normalizing normalizing;
+    if (BACK) {
+        passing = Passing(through, slice * SLICE);
+    }
+    if (KIND == FIXED) {
+        normalizing = Normalizing(normal, CHANNELS, slice);
+    }
 #pragma unroll 1
     for (int strip = group / S::SLICES; strip < S::STRIPS; strip += S::AT_ONCE) {
         uint32_t start = pixels + strip * S::ROWS * S::PITCH * ROW;
@@ -488,16 +593,16 @@ __device__ __forceinline__ void convolve(
             __syncthreads();
         }
         store_strip<S>(
-            sums, memory + S::STORE, again, output, at, accumulate, moments, passing);
+            sums, memory + S::STORE, again, output, at, accumulate, moments, passing, normalizing);
     }
-    if (!BACK && parts) {
+    if (KIND == FORWARD && parts) {
         store_moments<S>(moments, memory + S::WEIGHTS, parts);
     }
-    if (BACK && parts) {
+    if (BACK && passing.images) {
         // All have multiplied.
         __syncthreads();
         passing.store<S::GROUPS, S::SLICES>(
-            memory + S::WEIGHTS, parts, CHANNELS, 0, image, gridDim.x);
+            memory + S::WEIGHTS, through.parts, CHANNELS, 0, image, gridDim.x);
     }
 }
 
@@ -523,8 +628,10 @@ struct First {
     static constexpr int BYTES = BARRIER + 8;
 };
 
+template <Kind KIND>
 __device__ __forceinline__ void convolve_images(
-    const CUtensorMap* images, const bf16* weights, bf16* output, const float* shift, float* parts)
+    const CUtensorMap* images, const bf16* weights, bf16* output, const float* shift, float* parts,
+    const Normal& normal)
 {
     typedef First S;
     unsigned char* memory = shared_memory();
@@ -557,7 +664,11 @@ __device__ __forceinline__ void convolve_images(
     }
     __syncwarp();
     Moments moments(parts != nullptr, shift, 0);
-    Passing passing(nullptr, nullptr, nullptr, nullptr, 0);
+    Passing passing;
+    Normalizing normalizing;
+    if (KIND == FIXED) {
+        normalizing = Normalizing(normal, S::OUTPUTS, 0);
+    }
     await_turn(there, 0);
 #pragma unroll 1
     for (int strip = group; strip < S::STRIPS; strip += S::AT_ONCE) {
@@ -578,7 +689,8 @@ __device__ __forceinline__ void convolve_images(
         await_products<0>();
         int at = (blockIdx.x * S::SIDE + strip * S::ROWS) * S::SIDE * S::OUTPUTS;
         bool again = strip >= S::AT_ONCE;
-        store_strip<S>(sums, memory + S::STORE, again, output, at, 0, moments, passing);
+        store_strip<S>(
+            sums, memory + S::STORE, again, output, at, 0, moments, passing, normalizing);
     }
     if (parts) {
         store_moments<S>(moments, memory, parts);
@@ -842,22 +954,29 @@ __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf
 }
 
 #define KERNELS(CHANNELS, SIDE)                                                                   \
-    extern "C" __global__ void                                                                    \
-    __launch_bounds__(Shape<CHANNELS, SIDE>::GROUPS * GROUP, 1) convolve_##CHANNELS(              \
+    typedef Shape<CHANNELS, SIDE> Shape##CHANNELS;                                                \
+    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, 1)              \
+    convolve_##CHANNELS(                                                                          \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
         bf16* output, const float* shift, float* parts)                                           \
     {                                                                                             \
-        convolve<CHANNELS, SIDE, false>(                                                          \
-            &maps, &weights, output, 0, nullptr, nullptr, shift, parts);                          \
+        convolve<CHANNELS, SIDE, FORWARD>(&maps, &weights, output, shift, parts, {}, 0, {});      \
     }                                                                                             \
-    extern "C" __global__ void                                                                    \
-    __launch_bounds__(Shape<CHANNELS, SIDE>::GROUPS * GROUP, 1) convolve_back_##CHANNELS(         \
+    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, 1)              \
+    convolve_fixed_##CHANNELS(                                                                    \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
-        bf16* output, int accumulate, const unsigned char* gates, const bf16* images,             \
-        const float* means, float* parts)                                                         \
+        bf16* output, Normal normal)                                                              \
     {                                                                                             \
-        convolve<CHANNELS, SIDE, true>(                                                           \
-            &maps, &weights, output, accumulate, gates, images, means, parts);                    \
+        convolve<CHANNELS, SIDE, FIXED>(                                                          \
+            &maps, &weights, output, nullptr, nullptr, normal, 0, {});                            \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, 1)              \
+    convolve_back_##CHANNELS(                                                                     \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
+        bf16* output, int accumulate, Through through)                                            \
+    {                                                                                             \
+        convolve<CHANNELS, SIDE, BACK>(                                                           \
+            &maps, &weights, output, nullptr, nullptr, {}, accumulate, through);                  \
     }                                                                                             \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(3 * GROUP + WARP, 1)   \
     weigh_##CHANNELS(                                                                             \
@@ -883,8 +1002,16 @@ KERNELS(128, 16)
         const __grid_constant__ CUtensorMap weights, bf16* output, int images,                    \
         const float* shift, float* parts)                                                         \
     {                                                                                             \
-        convolve_tile<Tile##NAME>(                                                                \
-            &maps, &evens, &weights, output, images, 0, nullptr, nullptr, shift, parts);          \
+        convolve_tile<Tile##NAME, FORWARD>(                                                       \
+            &maps, &evens, &weights, output, images, shift, parts, {}, 0, {});                    \
+    }                                                                                             \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(Tile##NAME::THREADS, 1) \
+    convolve_fixed_##NAME(                                                                        \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap evens,      \
+        const __grid_constant__ CUtensorMap weights, bf16* output, int images, Normal normal)     \
+    {                                                                                             \
+        convolve_tile<Tile##NAME, FIXED>(                                                         \
+            &maps, &evens, &weights, output, images, nullptr, nullptr, normal, 0, {});            \
     }                                                                                             \
     typedef TileBand<INPUTS, OUTPUTS, SIDE, STRIDE> Band##NAME;                                   \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(Band##NAME::THREADS, 1) \
@@ -911,12 +1038,10 @@ TILE_KERNELS(down_512, 256, 512, 4, 2)
     extern "C" __global__ void __cluster_dims__(2, 1, 1)                                          \
     __launch_bounds__(TileBack##CHANNELS::THREADS, 1) convolve_back_##CHANNELS(                   \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
-        bf16* output, int images, int accumulate, const unsigned char* gates,                     \
-        const bf16* normalized, const float* means, float* parts)                                 \
+        bf16* output, int images, int accumulate, Through through)                                \
     {                                                                                             \
-        convolve_tile<TileBack##CHANNELS>(                                                        \
-            &maps, nullptr, &weights, output, images, accumulate, gates, normalized, means,       \
-            parts);                                                                               \
+        convolve_tile<TileBack##CHANNELS, BACK>(                                                  \
+            &maps, nullptr, &weights, output, images, nullptr, nullptr, {}, accumulate, through); \
     }
 
 TILE_BACK_KERNEL(256, 8)
@@ -963,7 +1088,13 @@ extern "C" __global__ void __launch_bounds__(3 * GROUP, 1) convolve_first(
     const __grid_constant__ CUtensorMap images, const bf16* weights, bf16* output, const float* shift,
     float* parts)
 {
-    convolve_images(&images, weights, output, shift, parts);
+    convolve_images<FORWARD>(&images, weights, output, shift, parts, {});
+}
+
+extern "C" __global__ void __launch_bounds__(3 * GROUP, 1) convolve_fixed_first(
+    const __grid_constant__ CUtensorMap images, const bf16* weights, bf16* output, Normal normal)
+{
+    convolve_images<FIXED>(&images, weights, output, nullptr, nullptr, normal);
 }
 
 extern "C" __global__ void __launch_bounds__(3 * GROUP, 1) weigh_first(

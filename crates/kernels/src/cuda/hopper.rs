@@ -71,6 +71,7 @@ fn is_tiled(shape: OwnShape) -> bool {
 #[derive(Debug)]
 struct Kernels {
     convolve: CudaFunction,
+    convolve_fixed: CudaFunction,
     /// None where there is none.
     convolve_back: Option<CudaFunction>,
     weigh: CudaFunction,
@@ -102,16 +103,49 @@ pub(crate) struct Sums {
     pub(crate) parts: u64,
 }
 
-/// What a gradient is let through on its way to memory: see `Passing` in `hopper.cu`.
-#[derive(Copy, Clone, Debug)]
+/// How a gradient is let through on its way to memory; as in `hopper.cu`, see `Passing` there.
+#[derive(Copy, Clone, Debug, Default)]
+#[repr(C)]
 pub(crate) struct Through {
-    /// A bit for each value.
-    pub(crate) gate: u64,
+    /// A bit for each value; null: nothing of all this.
+    pub(crate) gates: u64,
     /// What batch norm normalizes, and its means.
-    pub(crate) image: u64,
-    pub(crate) mean: u64,
+    pub(crate) images: u64,
+    pub(crate) means: u64,
+    /// By which what passes is multiplied; null if by none.
+    pub(crate) scales: u64,
     /// (2, channels, [`Hopper::sums`]) sums; null if none are wanted.
     pub(crate) parts: u64,
+}
+
+/// How a result is normalized on its way to memory; as in `hopper.cu`, see `Normalizing` there.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub(crate) struct Normal {
+    /// Means, scales and shifts.
+    pub(crate) coefficients: u64,
+    /// What is added; null if nothing is. What normalizes that; null if it is ready.
+    pub(crate) residual: u64,
+    pub(crate) residual_coefficients: u64,
+    /// A bit for each value: where the output is positive.
+    pub(crate) gates: u64,
+}
+
+// SAFETY: kernels take them by value, as structures of as many pointers.
+#[allow(unsafe_code)]
+unsafe impl DeviceRepr for Through {}
+#[allow(unsafe_code)]
+unsafe impl DeviceRepr for Normal {}
+
+/// What comes after a convolution.
+#[derive(Copy, Clone, Debug)]
+pub(crate) enum Then {
+    /// Nothing.
+    Nothing,
+    /// Batch norm, which takes its moments from these sums.
+    Moments(Sums),
+    /// Batch norm with fixed statistics, the residual and a ReLU: all of it.
+    Normalize(Normal),
 }
 
 impl Hopper {
@@ -134,6 +168,7 @@ impl Hopper {
             let has_back = shape.has(Direction::BackwardData);
             Ok::<_, DriverError>(Kernels {
                 convolve: load("convolve", forward)?,
+                convolve_fixed: load("convolve_fixed", forward)?,
                 convolve_back: has_back.then(|| load("convolve_back", back)).transpose()?,
                 weigh: load("weigh", weights)?,
                 add_weights: load("add_weights", 0)?,
@@ -152,8 +187,8 @@ impl Hopper {
     /// # Safety
     ///
     /// Addresses are those of as many bf16 values as a batch of `shape`, and its weights, have, whole
-    /// multiples of 128 bytes; those of `sums` of as many f32. All live until the stream has come past
-    /// this.
+    /// multiples of 128 bytes; those of what comes then, of as many values as are said. All live until the
+    /// stream has come past this.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn forward(
         &self,
@@ -161,10 +196,9 @@ impl Hopper {
         shape: OwnShape,
         batch: u32,
         (input, weights, output): (u64, u64, u64),
-        sums: Option<Sums>,
+        then: Then,
     ) -> Result<(), DriverError> {
-        let (shift, parts) = sums.map_or((0, 0), |sums| (sums.shift, sums.parts));
-        let mut arguments = [output, shift, parts].map(Argument::Pointer).to_vec();
+        let mut arguments = vec![Argument::Pointer(output)];
         let maps = if shape == OwnShape::First {
             arguments.insert(0, Argument::Pointer(weights));
             vec![input_map(shape, batch, input, 2)?]
@@ -180,10 +214,20 @@ impl Hopper {
             let images = input_map(shape, batch, input, 2)?;
             vec![images, Map::weights(shape, weights)?]
         };
-        let function = &self.kernels(shape).convolve;
         let grid = grid(shape, Direction::Forward, batch);
+        if let Then::Normalize(normal) = then {
+            let function = &self.kernels(shape).convolve_fixed;
+            // SAFETY: the arguments of `convolve_fixed`; the caller's promise.
+            return unsafe { launch(stream, function, grid, &maps, &arguments, Some(&normal)) };
+        }
+        let (shift, parts) = match then {
+            Then::Moments(sums) => (sums.shift, sums.parts),
+            _ => (0, 0),
+        };
+        arguments.extend([shift, parts].map(Argument::Pointer));
+        let function = &self.kernels(shape).convolve;
         // SAFETY: the arguments of `convolve`; the caller's promise.
-        unsafe { launch(stream, function, grid, &maps, &arguments) }
+        unsafe { launch(stream, function, grid, &maps, &arguments, NO_MORE) }
     }
 
     /// The input's gradient, written or, with `accumulate`, added to what is there; then let through.
@@ -215,18 +259,13 @@ impl Hopper {
             let gradients = output_map(shape, batch, gradient, 2)?;
             [gradients, Map::weights(shape, weights)?]
         };
-        let through = through.map_or([0; 4], |through| {
-            [through.gate, through.image, through.mean, through.parts]
-        });
-        if shape.lets_through() {
-            arguments.extend(through.map(Argument::Pointer));
-        }
         let Some(function) = &self.kernels(shape).convolve_back else {
             return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED));
         };
         let grid = grid(shape, Direction::BackwardData, batch);
+        let through = shape.lets_through().then(|| through.unwrap_or_default());
         // SAFETY: the arguments of `convolve_back`; the caller's promise.
-        unsafe { launch(stream, function, grid, &maps, &arguments) }
+        unsafe { launch(stream, function, grid, &maps, &arguments, through.as_ref()) }
     }
 
     /// The gradient of the weights. `room` has [`Hopper::room`] bytes.
@@ -266,7 +305,7 @@ impl Hopper {
         };
         let grid = grid(shape, Direction::BackwardFilter, batch);
         // SAFETY: the arguments of `weigh`; the caller's promise.
-        unsafe { launch(stream, &kernels.weigh, grid, &maps, &arguments) }?;
+        unsafe { launch(stream, &kernels.weigh, grid, &maps, &arguments, NO_MORE) }?;
         if is_tiled(shape) && parts == 1 {
             return Ok(());
         }
@@ -281,7 +320,16 @@ impl Hopper {
             threads: (64, 4),
         };
         // SAFETY: the arguments of `add_weights`; the caller's promise.
-        unsafe { launch(stream, &kernels.add_weights, (grid, 0), &[], &arguments) }
+        unsafe {
+            launch(
+                stream,
+                &kernels.add_weights,
+                (grid, 0),
+                &[],
+                &arguments,
+                NO_MORE,
+            )
+        }
     }
 
     /// How many sums there are of each channel of a convolution's result, or of its input's gradient.
@@ -529,18 +577,22 @@ impl Map {
     }
 }
 
-/// Starts a kernel whose arguments are maps and then others.
+/// No structure among a kernel's arguments.
+const NO_MORE: Option<&Through> = None;
+
+/// Starts a kernel whose arguments are maps, then others, and perhaps a structure.
 ///
 /// # Safety
 ///
 /// They are those of the kernel's declaration, and what they say is true.
 #[allow(unsafe_code)]
-unsafe fn launch(
+unsafe fn launch<T: DeviceRepr>(
     stream: &CudaStream,
     function: &CudaFunction,
     (grid, shared_mem_bytes): (Grid, u32),
     maps: &[Map],
     arguments: &[Argument],
+    more: Option<&T>,
 ) -> Result<(), DriverError> {
     let mut launch = stream.launch_builder(function);
     for map in maps {
@@ -548,6 +600,9 @@ unsafe fn launch(
     }
     for argument in arguments {
         argument.push(&mut launch);
+    }
+    if let Some(more) = more {
+        launch.arg(more);
     }
     // SAFETY: the caller's promise.
     unsafe { launch.launch(grid.config(shared_mem_bytes)) }?;

@@ -93,13 +93,15 @@ __device__ __forceinline__ void release(uint32_t free)
 }
 
 // Rounds the results of `COUNT` times eight pixels of a tile, those from `first` on, and stores them;
-// with `accumulate` adds them to what is there, and lets them through. `store` is for this group alone.
+// with `accumulate` adds them to what is there, and lets them through; or normalizes them. `store` is for
+// this group alone.
 // With `moments.wanted` takes sums. Where there are several phases, a result's pixel is that of `phase`, (row, column), of
 // each.
 template <class S, int COUNT>
 __device__ __forceinline__ void store_pixels(
     const float (*sums)[4], unsigned char* store, bf16* output, int channel, int first, int tile,
-    int phase, int images, int accumulate, Moments& moments, Passing& passing)
+    int phase, int images, int accumulate, Moments& moments, Passing& passing,
+    const Normalizing& normalizing)
 {
     typedef typename S::P P;
     int first_image = P::first_image(tile);
@@ -123,6 +125,9 @@ __device__ __forceinline__ void store_pixels(
         if (accumulate && places[i] >= 0) {
             there[i] = *reinterpret_cast<const uint4*>(output + places[i]);
         }
+        if (normalizing.gates && normalizing.residual && places[i] >= 0) {
+            normalized[i] = *reinterpret_cast<const uint4*>(normalizing.residual + places[i]);
+        }
         if (passing.gates && places[i] >= 0) {
             open[i] = passing.gates[places[i] / 8];
         }
@@ -140,7 +145,11 @@ __device__ __forceinline__ void store_pixels(
         bool inside = first_image + pixel % P::PITCH / S::SIDE < images;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            __nv_bfloat162 pair = __floats2bfloat162_rn(sums[i][2 * half], sums[i][2 * half + 1]);
+            float2 result = make_float2(sums[i][2 * half], sums[i][2 * half + 1]);
+            if (normalizing.gates) {
+                result = normalizing.of(result.x, result.y, half);
+            }
+            __nv_bfloat162 pair = __floats2bfloat162_rn(result.x, result.y);
             rounded[half] = *reinterpret_cast<uint32_t*>(&pair);
             if (moments.wanted && inside) {
                 float2 values = __bfloat1622float2(pair);
@@ -165,6 +174,9 @@ __device__ __forceinline__ void store_pixels(
         if (passing.gates) {
             piece = passing.pass(piece, normalized[i], open[i]);
         }
+        if (normalizing.gates) {
+            piece = normalizing.finish(piece, normalized[i], places[i]);
+        }
         *reinterpret_cast<uint4*>(output + places[i]) = piece;
     }
 }
@@ -173,12 +185,13 @@ __device__ __forceinline__ void store_pixels(
 // `convolve`. `maps` are boxes of the pixels of a stage (with a stride of 2, of the odd rows; `evens` of
 // the others), `weights` of a block's half of a tap. A block is for a tile and 128 results; `parts` are
 // (2, channels, tiles).
-template <class S>
+template <class S, Kind KIND>
 __device__ __forceinline__ void convolve_tile(
     const CUtensorMap* maps, const CUtensorMap* evens, const CUtensorMap* weights, bf16* output,
-    int images, int accumulate, const unsigned char* gates, const bf16* normalized,
-    const float* shift, float* parts)
+    int images, const float* shift, float* parts, const Normal& normal, int accumulate,
+    const Through& through)
 {
+    static_assert(S::BACK == (KIND == Kind::BACK), "of which the other shapes know nothing");
     typedef typename S::P P;
     unsigned char* memory = shared_memory();
     uint32_t stages = shared_address(memory);
@@ -250,17 +263,23 @@ __device__ __forceinline__ void convolve_tile(
     // Nobody needs the stages any more, and nobody arrives at this block's barriers.
     meet_blocks();
     int channel = results + group % S::GROUPS * SLICE;
-    Moments moments(!S::BACK && parts, shift, channel / SLICE);
-    Passing passing(
-        S::BACK ? gates : nullptr, normalized, shift, S::BACK ? parts : nullptr, channel);
+    Moments moments(KIND == FORWARD && parts, shift, channel / SLICE);
+    Passing passing;
+    Normalizing normalizing;
+    if (S::BACK) {
+        passing = Passing(through, channel);
+    }
+    if (KIND == FIXED) {
+        normalizing = Normalizing(normal, S::RESULTS, channel / SLICE);
+    }
     if (multiplies) {
         store_pixels<S, TILE / 8>(
             sums, memory + group * TILE * ROW, output, channel, 0, tile, 0, images, accumulate,
-            moments, passing);
+            moments, passing, normalizing);
     }
-    if (S::BACK && parts) {
+    if (S::BACK && passing.images) {
         passing.store<S::GROUPS, S::GROUPS>(
-            memory + S::GROUPS * TILE * ROW, parts, S::RESULTS, results, tile, gridDim.x);
+            memory + S::GROUPS * TILE * ROW, through.parts, S::RESULTS, results, tile, gridDim.x);
     }
     if (moments.wanted && multiplies) {
         moments.add_lanes();
@@ -354,7 +373,8 @@ __device__ __forceinline__ void convolve_up(
     float sums[TILE / 8][4];
     int channel = results + half % S::HALVES * SLICE;
     Moments none(false, nullptr, 0);
-    Passing all(nullptr, nullptr, nullptr, nullptr, 0);
+    Passing all;
+    Normalizing as_it_is;
     int stage = 0;
 #pragma unroll 1
     for (int odd = 0; multiplies && odd < 2; ++odd) {
@@ -397,7 +417,7 @@ __device__ __forceinline__ void convolve_up(
             join_group(group);
             store_pixels<S, S::STORED>(
                 sums + eighth, store, output, channel, eighth * 8, tile, phase_row * 2 + odd, images,
-                accumulate, none, all);
+                accumulate, none, all, as_it_is);
         }
     }
     // Nobody arrives at this block's barriers any more.

@@ -78,7 +78,7 @@ pub use self::{
     images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers},
     mark::{Mark, Versions},
     matrix::{Matrix, MatrixPlace},
-    norm::{CudaNorm, Gate, NormParameters, Residual},
+    norm::{CudaNorm, Gate, NormParameters, Onward, Residual},
     optimizer::{Descent, DeviceDescent},
     perceptron::{Activation, AdamStep, DeviceAdam, LayerEnd},
 };

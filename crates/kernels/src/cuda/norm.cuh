@@ -344,7 +344,7 @@ extern "C" __global__ void gradient_factors(
 
 // One thread for each 8 channels of a pixel: the gradient of y, in place, and that of the
 // residual (may be null), which is written or, with `accumulate`, added to. What passes of the
-// gradient is as in `gradient_parts`.
+// gradient is as in `gradient_parts`. With fixed statistics `y` is null: it has no part in this.
 extern "C" __global__ void apply_gradient(
     value* gradient, const unsigned char* gate, const value* y, const float* coefficients,
     const float* factors, value* residual_gradient, int accumulate, int groups, int channels)
@@ -355,7 +355,7 @@ extern "C" __global__ void apply_gradient(
     }
     int first = at % (channels / LANES) * LANES;
     Lanes own = reinterpret_cast<Lanes*>(gradient)[at];
-    Lanes image = reinterpret_cast<const Lanes*>(y)[at];
+    Lanes image = y ? reinterpret_cast<const Lanes*>(y)[at] : own;
     int open = gate ? gate[at] : ALL_OPEN;
     Lanes other = residual_gradient && accumulate
         ? reinterpret_cast<Lanes*>(residual_gradient)[at] : own;
@@ -368,7 +368,8 @@ extern "C" __global__ void apply_gradient(
     for (int lane = 0; lane < LANES; ++lane) {
         float g = pass(to_float(own.lane[lane]), open, lane);
         float centred = to_float(image.lane[lane]) - mean.lane[lane];
-        float of_y = scale.lane[lane] * g + of_image.lane[lane] * centred + constant.lane[lane];
+        float of_y = scale.lane[lane] * g;
+        of_y += y ? of_image.lane[lane] * centred + constant.lane[lane] : 0.0f;
         store(&result.lane[lane], of_y);
         store(&other.lane[lane], accumulate ? to_float(other.lane[lane]) + g : g);
     }

@@ -7,11 +7,14 @@ use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 use super::function::{Argument, Kernel};
-use super::hopper::{Sums, Through};
+use super::hopper::{Normal, Sums, Through};
 use super::launch::{Grid, Parts, int};
 
 /// A channel's mean, scale, shift and inverse deviation.
 const COEFFICIENTS: usize = 4;
+
+/// Which of them the scale is; as in `norm.cuh`.
+const SCALE: usize = 1;
 
 /// A channel's factor of the image in a gradient, and a constant.
 const FACTORS: usize = 2;
@@ -29,9 +32,10 @@ pub struct CudaNorm {
     sums: DeviceBuffer<f32>,
     /// Parts of the sums that a convolution has taken for the next moments, if it has.
     taken: Option<usize>,
-    /// Whether a convolution has let the gradient that is reduced or applied next through the gate, and
-    /// how many parts of its sums it has taken.
-    passed: Option<usize>,
+    /// Whether statistics are fixed, not a batch's.
+    fixed: bool,
+    /// What a convolution has done to the gradient that is reduced or applied next, if anything.
+    passed: Option<Passed>,
     coefficients: DeviceBuffer<f32>,
     factors: DeviceBuffer<f32>,
     /// Where the output was positive, a bit for each channel of a pixel: a sixteenth of what it is to
@@ -59,6 +63,26 @@ impl NormParameters<'_> {
             Argument::Pointer(address(self.beta)?),
         ])
     }
+}
+
+/// What a convolution that completes the gradient of a layer's output does to it on its way, of what
+/// [`CudaNorm::reduce_gradient`] and [`CudaNorm::apply_gradient`] do.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Onward {
+    /// With a batch's statistics: lets it through the ReLU and takes the sums.
+    Reduce,
+    /// With fixed statistics: lets it through the ReLU.
+    Gate,
+    /// With fixed statistics, and without a residual that is handed a gradient: all of it.
+    Apply,
+}
+
+/// What has been done to a gradient.
+#[derive(Copy, Clone, Debug)]
+struct Passed {
+    onward: Onward,
+    /// Of its sums.
+    parts: usize,
 }
 
 /// What is added to a normalized layer.
@@ -108,6 +132,7 @@ impl CudaNorm {
             // A convolution that takes them has a part for 128 pixels or more, and an even number.
             sums: DeviceBuffer::zeros(device, parts.count.max(rows / 128 + 2) * 2 * channels)?,
             taken: None,
+            fixed: false,
             passed: None,
             coefficients: DeviceBuffer::zeros(device, COEFFICIENTS * channels)?,
             factors: DeviceBuffer::zeros(device, FACTORS * channels)?,
@@ -146,39 +171,83 @@ impl CudaNorm {
         self.taken = Some(parts);
     }
 
-    /// Where a convolution that completes the gradient of this layer's output lets it through, and puts
-    /// so many parts of its sums with the result `y` that is normalized here.
+    /// How a convolution that completes the gradient of this layer's output lets it through, and where it
+    /// puts so many parts of its sums with the result `y` that is normalized here.
     /// [`CudaNorm::let_through`] says that it has.
     pub(super) fn place_for_gradient(
         &mut self,
         device: &CudaDevice,
         y: &Values,
         len: usize,
-        parts: Option<usize>,
+        (onward, parts): (Onward, usize),
     ) -> Result<Through> {
         self.forget_sums();
         self.device.check_same(device)?;
-        let room = parts.unwrap_or(0) * 2 * self.channels;
-        if len != self.rows * self.channels || room > self.sums.len() {
+        let fits = parts * 2 * self.channels <= self.sums.len();
+        if len != self.rows * self.channels || !fits || self.fixed == (onward == Onward::Reduce) {
             return Err(CudaError::argument(
-                "values and parts of a gradient",
-                format!("{len} and {parts:?}"),
-                format!("those of {} rows and {} channels", self.rows, self.channels),
+                "values, parts and what is done to a gradient",
+                format!("{len}, {parts} and {onward:?}"),
+                format!(
+                    "those of {} rows and {} channels, of {} statistics",
+                    self.rows,
+                    self.channels,
+                    if self.fixed { "fixed" } else { "a batch's" }
+                ),
             ));
         }
-        let whole = |what, buffer: &DeviceBuffer<f32>| buffer.whole(device, what, buffer.len());
-        let sums = whole("sums", &self.sums)?;
+        let address =
+            |buffer: &DeviceBuffer<f32>, at, len| buffer.at(device, Place { offset: at, len }, len);
+        let [means, scales] = [0, SCALE * self.channels];
+        let wanted = |wanted, address| if wanted { address } else { 0 };
+        let sums = self.sums.whole(device, "sums", self.sums.len())?;
         Ok(Through {
-            gate: self.positive.whole(device, "a gate", self.groups())?,
-            image: y.whole(device, "a convolution's result", len, self.precision)?,
-            mean: whole("coefficients", &self.coefficients)?,
-            parts: if parts.is_some() { sums } else { 0 },
+            gates: self.positive.whole(device, "a gate", self.groups())?,
+            images: y.whole(device, "a convolution's result", len, self.precision)?,
+            means: address(&self.coefficients, means, self.channels)?,
+            scales: wanted(
+                onward == Onward::Apply,
+                address(&self.coefficients, scales, self.channels)?,
+            ),
+            parts: wanted(onward == Onward::Reduce, sums),
         })
     }
 
     /// A gradient was let through, with so many parts of its sums.
-    pub(super) fn let_through(&mut self, parts: Option<usize>) {
-        self.passed = Some(parts.unwrap_or(0));
+    pub(super) fn let_through(&mut self, onward: Onward, parts: usize) {
+        self.passed = Some(Passed { onward, parts });
+    }
+
+    /// How a convolution normalizes its result with fixed statistics, adds a residual of `len` values, and
+    /// notes where that is positive.
+    pub(super) fn normal(
+        &mut self,
+        device: &CudaDevice,
+        len: usize,
+        residual: Option<Residual<'_>>,
+    ) -> Result<Normal> {
+        self.device.check_same(device)?;
+        if len != self.rows * self.channels || !self.fixed {
+            return Err(CudaError::argument(
+                "values to normalize, and statistics",
+                format!("{len}, and fixed ones"),
+                format!(
+                    "{} rows of {} channels, fixed before",
+                    self.rows, self.channels
+                ),
+            ));
+        }
+        self.passed = None;
+        let (residual, of_residual) = self.residual(residual)?;
+        let coefficients = self.coefficients.len();
+        Ok(Normal {
+            coefficients: self
+                .coefficients
+                .whole(device, "coefficients", coefficients)?,
+            residual,
+            residual_coefficients: of_residual,
+            gates: self.positive.whole(device, "a gate", self.groups())?,
+        })
     }
 
     /// What was put there before does not count.
@@ -203,6 +272,7 @@ impl CudaNorm {
         let image = self.layer("a convolution's result", y)?;
         let [rows, channels] = [int(self.rows)?, int(self.channels)?];
         let sums = self.sums()?;
+        self.fixed = false;
         let taken = self.taken.take();
         if taken.is_none() {
             let arguments = [
@@ -263,6 +333,7 @@ impl CudaNorm {
             self.coefficients()?,
             self.factors()?,
         ];
+        self.fixed = true;
         let grid = Grid::list(self.channels)?;
         // SAFETY: the arguments of `fixed_moments`; lengths were checked.
         unsafe {
@@ -285,27 +356,12 @@ impl CudaNorm {
         relu: bool,
         output: &mut Values,
     ) -> Result<()> {
-        let null = Argument::Pointer(0);
-        let (other, other_coefficients) = match residual {
-            None => (null, null),
-            Some(Residual::Ready(values)) => (self.layer("a residual", values)?, null),
-            Some(Residual::Raw(values, norm)) => {
-                if norm.channels != self.channels {
-                    let (found, expected) = (norm.channels, self.channels);
-                    return Err(CudaError::argument(
-                        "a residual's channels",
-                        found,
-                        expected,
-                    ));
-                }
-                (self.layer("a residual", values)?, norm.coefficients()?)
-            }
-        };
+        let (other, other_coefficients) = self.residual(residual)?;
         let arguments = [
             self.layer("a convolution's result", y)?,
             self.coefficients()?,
-            other,
-            other_coefficients,
+            Argument::Pointer(other),
+            Argument::Pointer(other_coefficients),
             Argument::Int(i32::from(relu)),
             Argument::Int(int(self.groups())?),
             Argument::Int(int(self.channels)?),
@@ -347,7 +403,7 @@ impl CudaNorm {
             Argument::Int(int(self.parts.rows)?),
             self.sums()?,
         ];
-        let there = self.passed.filter(|parts| *parts > 0);
+        let there = self.passed.map(|passed| passed.parts);
         if there.is_none() {
             let grid = Grid::sums(self.channels, &self.parts)?;
             // SAFETY: the arguments of `gradient_parts`; lengths were checked.
@@ -389,14 +445,16 @@ impl CudaNorm {
         y: &Values,
         residual: Option<(&mut Values, bool)>,
     ) -> Result<()> {
+        let null = Argument::Pointer(0);
         let (residual, accumulate) = match residual {
-            None => (Argument::Pointer(0), false),
+            None => (null, false),
             Some((values, accumulate)) => (self.layer("a residual", values)?, accumulate),
         };
+        let image = self.layer("a convolution's result", y)?;
         let arguments = [
             self.layer("a gradient", gradient)?,
             self.gate(gate)?,
-            self.layer("a convolution's result", y)?,
+            if self.fixed { null } else { image },
             self.coefficients()?,
             self.factors()?,
             residual,
@@ -404,7 +462,10 @@ impl CudaNorm {
             Argument::Int(int(self.groups())?),
             Argument::Int(int(self.channels)?),
         ];
-        self.passed = None;
+        let done = self.passed.take().map(|passed| passed.onward);
+        if done == Some(Onward::Apply) {
+            return Ok(());
+        }
         let grid = Grid::list(self.groups())?;
         // SAFETY: the arguments of `apply_gradient`; lengths were checked. Each thread reads its
         // values before it writes them.
@@ -412,6 +473,31 @@ impl CudaNorm {
             self.device
                 .launch(self.precision, Kernel::ApplyGradient, grid, &arguments)
         }
+    }
+
+    /// The addresses of a residual and of what normalizes it; null where there is none.
+    fn residual(&self, residual: Option<Residual<'_>>) -> Result<(u64, u64)> {
+        let (values, norm) = match residual {
+            None => return Ok((0, 0)),
+            Some(Residual::Ready(values)) => (values, None),
+            Some(Residual::Raw(values, norm)) => (values, Some(norm)),
+        };
+        let len = self.rows * self.channels;
+        let address = values.whole(&self.device, "a residual", len, self.precision)?;
+        let Some(norm) = norm else {
+            return Ok((address, 0));
+        };
+        if norm.channels != self.channels {
+            let (found, expected) = (norm.channels, self.channels);
+            return Err(CudaError::argument(
+                "a residual's channels",
+                found,
+                expected,
+            ));
+        }
+        let len = COEFFICIENTS * self.channels;
+        let coefficients = norm.coefficients.whole(&self.device, "coefficients", len)?;
+        Ok((address, coefficients))
     }
 
     /// Threads that take [`CHANNEL_MULTIPLE`] channels each.

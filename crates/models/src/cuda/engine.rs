@@ -3,7 +3,8 @@
 use mesa_kernels::ConvShape;
 use mesa_kernels::cuda::{
     BatchPlans, Colors, Convolution, CudaDevice, CudaHead, CudaNorm, DeviceBuffer, Gate,
-    LinearParameters, NormParameters, PlanLimits, Precision, Residual, Totals, Values, padded,
+    LinearParameters, NormParameters, Onward, PlanLimits, Precision, Residual, Totals, Values,
+    padded,
 };
 
 use super::plan::{Backward, NormPlaces, Plan};
@@ -218,6 +219,26 @@ impl Engine {
             let input = ready(&self.image, before, unit.input)?;
             let places = self.plan.unit(index);
             let filter = (copies, places.filter);
+            let residual = match unit.residual {
+                None => None,
+                Some(node) => Some(match node.checked_sub(1).map(|unit| &before[unit]) {
+                    Some(Layer {
+                        raw,
+                        norm: Some(norm),
+                        output: None,
+                        ..
+                    }) => Residual::Raw(raw, norm),
+                    _ => Residual::Ready(ready(&self.image, before, node)?),
+                }),
+            };
+            if let (Some(norm), Some(output), Statistics::Fixed) =
+                (&mut *norm, &mut *output, &statistics)
+            {
+                let alone = !self.graph.keeps_sum(index);
+                if alone && convolution.forward_fixed(input, filter, output, norm, residual)? {
+                    continue;
+                }
+            }
             match (&mut *norm, places.norm, &statistics) {
                 (Some(norm), Some(places), Statistics::Batch(running, _))
                     if unit.skip.is_none() =>
@@ -237,18 +258,6 @@ impl Engine {
                 let running = (&mut **running, places.mean, places.variance);
                 norm.take_moments(raw, places.parameters(values), running, *momentum)?;
             }
-            let residual = match unit.residual {
-                None => None,
-                Some(node) => Some(match node.checked_sub(1).map(|unit| &before[unit]) {
-                    Some(Layer {
-                        raw,
-                        norm: Some(norm),
-                        output: None,
-                        ..
-                    }) => Residual::Raw(raw, norm),
-                    _ => Residual::Ready(ready(&self.image, before, node)?),
-                }),
-            };
             if let Some(output) = output {
                 norm.normalize(raw, residual, true, output)?;
             }
@@ -329,10 +338,14 @@ impl Engine {
                         output: Some(_),
                         ..
                     }) => {
-                        let (target, sums) = ((input, to.accumulate), targets.is_some());
-                        let norm = (norm, &*raw);
+                        let onward = match (&targets, self.graph.units[to.node - 1].residual) {
+                            (Some(_), _) => Onward::Reduce,
+                            (None, Some(_)) => Onward::Gate,
+                            (None, None) => Onward::Apply,
+                        };
+                        let (target, norm) = ((input, to.accumulate), (norm, &*raw));
                         convolution
-                            .input_gradient_to_norm(weights, gradient, target, norm, sums)?;
+                            .input_gradient_to_norm(weights, gradient, target, norm, onward)?;
                     }
                     _ => convolution.input_gradient(weights, gradient, input, to.accumulate)?,
                 }

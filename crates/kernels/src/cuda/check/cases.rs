@@ -9,10 +9,36 @@ use crate::cuda::conv::Convolution;
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::{CudaError, Result};
 use crate::cuda::images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers};
-use crate::cuda::norm::{CudaNorm, Gate, NormParameters};
+use crate::cuda::norm::{CudaNorm, Gate, NormParameters, Onward, Residual};
 use crate::cuda::optimizer::{Descent, DeviceDescent};
 use crate::cuda::packing::PlanLimits;
 use crate::{ImagePlan, Stamp};
+
+/// Channels of input and output, kernel, stride, height and width.
+type Layer = (usize, usize, usize, usize, (usize, usize));
+
+/// What own kernels convolve.
+const OWN: [Layer; 8] = [
+    (8, 64, 3, 1, (32, 32)),
+    (64, 64, 3, 1, (32, 32)),
+    (128, 128, 3, 1, (16, 16)),
+    (256, 256, 3, 1, (8, 8)),
+    (512, 512, 3, 1, (4, 4)),
+    (64, 128, 3, 2, (32, 32)),
+    (128, 256, 3, 2, (16, 16)),
+    (256, 512, 3, 2, (8, 8)),
+];
+
+/// What the other ones do, with sizes that divide nothing.
+const OTHERS: [Layer; 7] = [
+    (8, 16, 3, 1, (32, 32)),
+    (16, 32, 3, 2, (16, 16)),
+    (16, 32, 1, 2, (16, 16)),
+    (24, 16, 1, 2, (7, 9)),
+    (16, 8, 1, 2, (6, 5)),
+    (8, 24, 1, 2, (5, 6)),
+    (64, 64, 3, 1, (7, 5)),
+];
 
 /// All three products of convolutions as a ResNet has them, and with sizes that divide nothing; the
 /// input's gradient added to what is there and written over it; the moments of what is convolved.
@@ -21,32 +47,13 @@ pub(super) fn convolutions(
     precision: Precision,
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
-    let own = [
-        (8, 64, 3, 1, (32, 32)),
-        (64, 64, 3, 1, (32, 32)),
-        (128, 128, 3, 1, (16, 16)),
-        (256, 256, 3, 1, (8, 8)),
-        (512, 512, 3, 1, (4, 4)),
-        (64, 128, 3, 2, (32, 32)),
-        (128, 256, 3, 2, (16, 16)),
-        (256, 512, 3, 2, (8, 8)),
-    ];
     // They take long on the host, and only bf16 has kernels of its own for them.
     let own = if precision == Precision::Bf16 {
-        &own[..]
+        &OWN[..]
     } else {
         &[]
     };
-    let others = [
-        (8, 16, 3, 1, (32, 32)),
-        (16, 32, 3, 2, (16, 16)),
-        (16, 32, 1, 2, (16, 16)),
-        (24, 16, 1, 2, (7, 9)),
-        (16, 8, 1, 2, (6, 5)),
-        (8, 24, 1, 2, (5, 6)),
-        (64, 64, 3, 1, (7, 5)),
-    ];
-    for (in_channels, out_channels, kernel, stride, size) in [own, &others].concat() {
+    for (in_channels, out_channels, kernel, stride, size) in [own, &OTHERS].concat() {
         let shape = ConvShape {
             in_channels,
             out_channels,
@@ -111,6 +118,13 @@ pub(super) fn convolutions(
         let plain = wide(&results[0]);
         found.push(Comparison::new(name, precision, &again, &plain, 0.0));
         let filter = (&weights, place);
+        fixed(
+            device,
+            (&conv, &what),
+            (&input, out_channels),
+            filter,
+            found,
+        )?;
         through_norm(device, (&conv, &what), filter, &gradient, found)?;
         let expected = moments_of(&results[0], out_channels);
         let (name, bar) = (format!("{what}: moments"), tolerance(Precision::F32));
@@ -149,6 +163,86 @@ fn before_norm(
     Ok((output.read()?, running.read()?))
 }
 
+/// A convolution with fixed statistics, a residual and a ReLU: against these one after the other, and
+/// where it is noted what passes.
+fn fixed(
+    device: &CudaDevice,
+    (conv, what): (&Convolution, &str),
+    (input, channels): (&Values, usize),
+    filter: (&Values, Place),
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    let (precision, len) = (input.precision(), conv.output_len());
+    let drawn = noise(31, 4 * channels);
+    let numbers: Vec<f32> = drawn.iter().map(|value| value + 1.5).collect();
+    let numbers = DeviceBuffer::from_slice(device, &numbers)?;
+    let place = |part| Place {
+        offset: part * channels,
+        len: channels,
+    };
+    let parameters = NormParameters {
+        weights: &numbers,
+        gamma: place(0),
+        beta: place(1),
+    };
+    let new = || -> Result<CudaNorm> {
+        let mut norm = CudaNorm::new(device, len / channels, channels, precision)?;
+        norm.fix_moments(parameters, (&numbers, place(2), place(3)))?;
+        Ok(norm)
+    };
+    let other = Values::from_slice(device, &noise(32, len), precision)?;
+    let of_other = new()?;
+    let drawn = Values::from_slice(device, &noise(33, len), precision)?;
+    let ones = DeviceBuffer::from_slice(device, &vec![1.0; 4 * channels])?;
+    for (name, residual) in [
+        ("no residual", None),
+        ("residual", Some(Residual::Ready(&other))),
+        (
+            "normalized residual",
+            Some(Residual::Raw(&other, &of_other)),
+        ),
+    ] {
+        let mut results = Vec::new();
+        for together in [false, true] {
+            let mut norm = new()?;
+            let mut output = Values::zeros(device, len, precision)?;
+            let done =
+                together && conv.forward_fixed(input, filter, &mut output, &mut norm, residual)?;
+            if !done {
+                let mut raw = Values::zeros(device, len, precision)?;
+                conv.forward(input, filter, &mut raw)?;
+                norm.normalize(&raw, residual, true, &mut output)?;
+            }
+            // Batch norm of nothing shows what passes.
+            let parameters = NormParameters {
+                weights: &ones,
+                gamma: place(0),
+                beta: place(1),
+            };
+            norm.fix_moments(parameters, (&ones, place(2), place(3)))?;
+            let mut passes = Values::from_slice(device, &drawn.read()?, precision)?;
+            norm.apply_gradient(&mut passes, Gate::Noted, &drawn, None)?;
+            results.push([output.read()?, passes.read()?]);
+        }
+        let [[plain, _], [output, passes]] = &results[..] else {
+            continue;
+        };
+        let bar = tolerance(precision);
+        let name = format!("{what}: fixed statistics, {name}");
+        let plain = wide(plain);
+        found.push(Comparison::new(&name, precision, output, &plain, bar));
+        let scale = (1.0 + f64::from(crate::EPSILON as f32)).sqrt();
+        let through = output.iter().zip(drawn.read()?).map(|(output, drawn)| {
+            let passed = if *output > 0.0 { drawn } else { 0.0 };
+            f64::from(passed) / scale
+        });
+        let through: Vec<f64> = through.collect();
+        let name = format!("{name}: what passes");
+        found.push(Comparison::new(name, precision, passes, &through, bar));
+    }
+    Ok(())
+}
+
 /// An input's gradient that is added to another and lets batch norm's gradient begin: against the same
 /// by that alone, once with its sums and once without.
 fn through_norm(
@@ -172,7 +266,15 @@ fn through_norm(
         beta: place(1),
     };
     let mut all = Vec::new();
-    for (together, sums) in [(false, true), (true, true), (false, false), (true, false)] {
+    for (together, onward) in [
+        (false, Onward::Reduce),
+        (true, Onward::Reduce),
+        (false, Onward::Gate),
+        (true, Onward::Gate),
+        (false, Onward::Apply),
+        (true, Onward::Apply),
+    ] {
+        let sums = onward == Onward::Reduce;
         let mut norm = CudaNorm::new(device, len / channels, channels, precision)?;
         let mut running = DeviceBuffer::from_slice(device, &vec![1.0; 2 * channels])?;
         let (mean, variance) = (place(0), place(1));
@@ -187,7 +289,7 @@ fn through_norm(
         let mut target = Values::from_slice(device, &noise(23, len), precision)?;
         if together {
             let (target, norm) = ((&mut target, true), (&mut norm, &raw));
-            conv.input_gradient_to_norm(filter, gradient, target, norm, sums)?;
+            conv.input_gradient_to_norm(filter, gradient, target, norm, onward)?;
         } else {
             conv.input_gradient(filter, gradient, &mut target, true)?;
         }
@@ -197,12 +299,13 @@ fn through_norm(
             norm.reduce_gradient(&target, Gate::Noted, &raw, targets)?;
         }
         let mut residual = Values::zeros(device, len, precision)?;
-        let to = Some((&mut residual, false));
+        let to = (onward != Onward::Apply).then_some((&mut residual, false));
         norm.apply_gradient(&mut target, Gate::Noted, &raw, to)?;
         all.push([target.read()?, residual.read()?, of_parameters.read()?]);
     }
     let names = ["", ", handed on", ", of scale and shift"];
-    for (pair, kind) in all.chunks(2).zip(["batch norm", "fixed statistics"]) {
+    let kinds = ["batch norm", "fixed statistics", "fixed statistics alone"];
+    for (pair, kind) in all.chunks(2).zip(kinds) {
         for ((name, alone), together) in names.iter().zip(&pair[0]).zip(&pair[1]) {
             let name = format!("{what}: gradient on to {kind}{name}");
             // The order of sums is another one.
