@@ -1,9 +1,9 @@
-// The kernels of hopper.cu on the host, and what they ask of the card. Threads are fibers, of all blocks
-// of a cluster at once; a fiber goes on until what it waits for has come.
+// The kernels of hopper.cu on the host, and what they ask of the card. Threads are fibers, of all
+// blocks of a cluster at once; a fiber goes on until what it waits for has come.
 //
-// Shared memory is full of values that are no numbers before a block begins, and what is to be copied
-// comes as late as it may: when the first thread waits for it. So whatever reads what nobody has waited
-// for is found out.
+// Shared memory is full of values that are no numbers before a block begins, and what is to be
+// copied comes as late as it may: when the first thread waits for it. So whatever reads what nobody
+// has waited for is found out.
 
 #define MESA_HOPPER
 
@@ -337,16 +337,9 @@ void store_there(uint32_t at, float4 four)
     memcpy(memory[at >> 20] + (at & 0xfffff), &four, sizeof four);
 }
 
-void copy_pixels(
-    uint32_t to, const CUtensorMap* maps, int channel, int column, int row, int image, uint32_t barrier)
+void copy_box(uint32_t to, const CUtensorMap* from, int a, int b, int c, int d, uint32_t barrier)
 {
-    barrier_at(barrier).copies.push_back({to, *maps, {channel, column, row, image}});
-}
-
-void copy_box(
-    uint32_t to, const CUtensorMap* from, int a, int b, int c, int d, uint32_t barrier)
-{
-    copy_pixels(to, from, a, b, c, d, barrier);
+    barrier_at(barrier).copies.push_back({to, *from, {a, b, c, d}});
 }
 
 void copy_box_to(

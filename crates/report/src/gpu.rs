@@ -141,28 +141,24 @@ pub(crate) fn gpu_block(records: &[GpuRecord], runs: &[&Summary]) -> String {
     text
 }
 
-/// README's table: steps beside PyTorch's.
+/// README's table: steps beside PyTorch's, by the newest record.
 pub(crate) fn readme_block(records: &[GpuRecord]) -> Option<String> {
-    let table = comparisons(records);
-    let measured = measured(records);
-    let record = measured.first()?;
-    (!table.rows.is_empty()).then(|| {
-        let mut text = format!(
-            "On a GPU, beside PyTorch there: bf16, channels last, width {}, batch of {}, ours \
-             deterministic; `reduce-overhead` is PyTorch with CUDA graphs, a MESA step the classifier's part \
-             of it on both sides. What is not started as a graph waits for its host, which differs from \
-             machine to machine.\n\n{}",
-            record.width,
-            record.batch_size,
-            table.to_markdown(),
-        );
-        for record in measured {
-            let peer = record.peer.as_deref().unwrap_or("no PyTorch");
-            let (device, program) = (&record.machine.device, &record.program);
-            let _ = write!(text, "\n{}: {device}; {peer}; {program}\n", record.made);
-        }
-        text
-    })
+    let record = records
+        .iter()
+        .find(|record| !record.comparisons.is_empty())?;
+    let peer = record.peer.as_deref().unwrap_or("no PyTorch");
+    let (device, program) = (&record.machine.device, &record.program);
+    Some(format!(
+        "On a GPU, beside PyTorch there: bf16, channels last, width {}, batch of {}, ours \
+         deterministic; `reduce-overhead` is PyTorch with CUDA graphs, a MESA step the classifier's part \
+         of it on both sides. What is not started as a graph waits for its host, which differs from \
+         machine to machine: [docs/performance.md](docs/performance.md#on-an-nvidia-gpu) has what the same \
+         was on the others.\n\n{}\n{}: {device}; {peer}; {program}\n",
+        record.width,
+        record.batch_size,
+        comparisons(std::slice::from_ref(record)).to_markdown(),
+        record.made,
+    ))
 }
 
 /// The same in the report, after what the project set itself.
@@ -236,12 +232,9 @@ mod tests {
             block.replace("147 comparisons", "400 comparisons")
         );
         let readme = readme_block(&[newest.clone(), earlier.clone()]);
-        assert!(
-            readme
-                .as_ref()
-                .unwrap()
-                .contains("2026-02-01T12:00:00Z: G; PyTorch 2")
-        );
+        let text = readme.as_deref().unwrap_or_default();
+        assert!(text.contains("2026-02-01T12:00:00Z: G; PyTorch 2"));
+        assert!(!text.contains(&earlier.made), "the newest alone: {text}");
         assert_eq!(readme_block(&[checked, newest, earlier]), readme);
     }
 

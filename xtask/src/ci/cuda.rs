@@ -112,7 +112,7 @@ fn emulate(shell: &Shell, path: &OsString) -> Result<()> {
     let all = emulator.join("all");
     shell.remove_path(&all)?;
     let out = all.join("gpu");
-    let check = || mesa().args(["gpu", "check", "--out"]).arg(&out);
+    let check = || mesa().args(["gpu", "check", "--quick", "--out"]).arg(&out);
     check().run()?;
     // Its times say nothing; that it comes to its end, something.
     mesa()

@@ -103,6 +103,9 @@ off it may be. Exit code 1 if one misses its tolerance.")]
 pub(crate) struct GpuCheck {
     #[command(flatten)]
     pub(crate) on: OnGpu,
+    /// Whole steps of narrow networks only
+    #[arg(long)]
+    pub(crate) quick: bool,
 }
 
 /// Measure the GPU's rates, each layer, whole steps, and the same in PyTorch: a minute

@@ -198,8 +198,9 @@ impl Convolution {
         Ok(())
     }
 
-    /// The same with all that follows in a layer whose statistics are fixed, as
-    /// [`CudaNorm::normalize`] does it; false if the convolution cannot, and has done nothing.
+    /// The same with all that follows in a layer whose statistics are fixed, as [`CudaNorm::normalize`] does
+    /// it, but that the convolution's result is not rounded before it is normalized; it is after, if a
+    /// residual is to be added. False if the convolution cannot do it, and has done nothing.
     ///
     /// # Errors
     ///
@@ -220,7 +221,7 @@ impl Convolution {
             filter: self.weights(weights, place)?,
             output: self.output(output)?,
         };
-        let normal = norm.normal(&self.device, self.output_len(), residual)?;
+        let normal = norm.place_for_result(&self.device, self.output_len(), residual)?;
         self.run_own(own, Product::Forward(Then::Normalize(normal)), addresses)?;
         Ok(true)
     }
@@ -261,6 +262,7 @@ impl Convolution {
         onward: Onward,
     ) -> Result<()> {
         let Some(own) = self.own.filter(|own| own.lets_through()) else {
+            norm.forget_gradient();
             return self.input_gradient((weights, place), gradient, target, accumulate);
         };
         let addresses = Addresses {
@@ -391,6 +393,9 @@ impl Convolution {
                 format!("a multiple of {COPIED_AT} bytes"),
             ));
         }
+        // Kernels count values by an `int`.
+        index(self.input_len())?;
+        index(self.output_len())?;
         let mut dnn = self.device.dnn()?;
         let (batch, stream) = (index(self.batch)?, self.device.stream());
         let addresses = (at.input, at.filter, at.output);

@@ -1,15 +1,15 @@
-// Convolutions of 3x3 and stride 1 on a Hopper card (sm_90a), bf16: 64 channels on 32x32 images and
-// 128 on 16x16, what most of a ResNet-18's time goes into, and its first layer. See cuda/hopper.rs for
-// the host's side.
+// Convolutions of 3x3 on a Hopper card (sm_90a), bf16: those of a ResNet-18 of width 64. Here are
+// 64 channels on 32x32 images and 128 on 16x16, of stride 1, and the first layer; the others are in
+// hopper_tile.cuh. All kernels are at the end. See cuda/hopper.rs for the host's side.
 //
-// A block convolves one image, which lies in shared memory as a whole: a pixel's channels in rows of
-// 128 bytes, one slice of 64 channels after the other, one pixel of padding behind each row of
+// A block convolves one image, which lies in shared memory as a whole: a pixel's channels in rows
+// of 128 bytes, one slice of 64 channels after the other, one pixel of padding behind each row of
 // pixels, which is also the padding before the next one. So all that a tap of the kernel reads, for
 // any run of outputs, is a run of these rows, and an operand of wgmma wherever it begins. Outputs
 // are computed for the padding, too, and left out.
 //
-// The hardware copies (TMA), fills padding with zeros and swizzles the 16-byte pieces of a row by the
-// row's address; wgmma and what is stored here count on that.
+// The hardware copies (TMA), fills padding with zeros and swizzles the 16-byte pieces of a row by
+// the row's address; wgmma and what is stored here count on that.
 
 #include "hopper.cuh"
 
@@ -29,7 +29,7 @@ typedef __nv_bfloat16 bf16;
 
 #define TAPS 9
 
-// A thread's sums of a weights' gradient, in fours, for each of two blocks.
+// Half of a thread's sums of a weights' gradient, in fours: three taps of 64 outputs and 64 inputs.
 #define HALF 12
 
 // Bytes of so many rows, up to where the next tile may begin.
@@ -51,7 +51,8 @@ template <int CHANNELS, int SIDE> struct Shape {
     static constexpr int SLOTS = SLICES == 1 ? TAPS : 4;
     static constexpr int TAP = CHANNELS * ROW;  // bytes of a slice of one
     static_assert(SLOTS == TAPS || STRIPS <= AT_ONCE, "turns of slots are those of one strip");
-    // Pixels that a group stores at once: all of its strip if it has no other, where the weights were.
+    // Pixels that a group stores at once: all of its strip if it has no other, where the weights
+    // were.
     static constexpr int STORED = STRIPS > AT_ONCE ? 24 : STRIP;
     // Places in shared memory.
     static constexpr int WEIGHTS = SLICES * PIXELS;
@@ -93,8 +94,8 @@ __device__ __forceinline__ uint4 add_pieces(uint4 piece, uint4 there)
     return piece;
 }
 
-// Sums over what a thread has of a convolution's result, around a shift, and of the squares: for two
-// channels, eight apart.
+// Sums over what a thread has of a convolution's result, around a shift, and of the squares: for
+// two channels, eight apart.
 struct Moments {
     bool wanted;
     float shift[2];
@@ -144,7 +145,8 @@ struct Through {
     float* parts;
 };
 
-// How a result is normalized on its way to memory, with fixed statistics, by host: see `Normalizing`.
+// How a result is normalized on its way to memory, with fixed statistics, by host: see
+// `Normalizing`.
 struct Normal {
     const float* coefficients;
     const bf16* residual;
@@ -155,10 +157,10 @@ struct Normal {
 // What a convolution does with its results.
 enum Kind { FORWARD, FIXED, BACK };
 
-// A result on its way to memory that batch norm with fixed statistics, the residual sum and the ReLU
-// follow: it is normalized for the two channels of a thread, as `Moments`, and then, for the eight of
-// its pieces, the residual is added. `channels` are those of a row of coefficients: means, scales,
-// shifts.
+// A result on its way to memory that batch norm with fixed statistics, the residual sum and the
+// ReLU follow: it is normalized for the two channels of a thread, as `Moments`, and then, for the
+// eight of its pieces, the residual is added. `channels` are those of a row of coefficients: means,
+// scales, shifts.
 struct Normalizing {
     const bf16* residual;         // null if there is none
     const float* of_residual;     // what normalizes that, from the pieces' channels on; null if it is ready
@@ -216,9 +218,9 @@ struct Normalizing {
     }
 };
 
-// A gradient on its way to memory that completes that of a unit's output: what passes where the output
-// was positive, and the sums of it that the gradient of batch norm takes, for the eight channels of a
-// thread's pieces.
+// A gradient on its way to memory that completes that of a unit's output: what passes where the
+// output was positive, and the sums of it that the gradient of batch norm takes, for the eight
+// channels of a thread's pieces.
 struct Passing {
     const unsigned char* gates;  // a bit for each value; null if everything passes
     const bf16* images;          // what batch norm normalizes; null if no sums are wanted
@@ -227,7 +229,7 @@ struct Passing {
     float sum[8] = {};
     float product[8] = {};
 
-    // Nothing passes, or `through` does; `channel` is the first of the group's.
+    // A gradient is left as it is, or let `through`; `channel` is the first of the group's.
     __device__ __forceinline__ Passing() : gates(nullptr), images(nullptr), scales(nullptr) {}
     __device__ __forceinline__ Passing(const Through& through, int channel)
         : gates(through.gates), images(through.parts ? through.images : nullptr),
@@ -302,10 +304,9 @@ struct Passing {
     }
 };
 
-// Rounds the results of a strip and stores them from `start` on, where its first pixel, and this slice of
-// channels, begins; with `accumulate` adds them to what is there, and lets them through; or normalizes
-// them. The group has
-// `store` for it, which it may have used before if `again`.
+// Rounds the results of a strip and stores them from `start` on, where its first pixel, and this
+// slice of channels, begins; with `accumulate` adds them to what is there, and lets them through;
+// or normalizes them. The group has `store` for it, which it may have used before if `again`.
 template <class S>
 __device__ __forceinline__ void store_strip(
     const float (&sums)[EIGHTHS][4], unsigned char* store, bool again, bf16* output, int start,
@@ -325,7 +326,7 @@ __device__ __forceinline__ void store_strip(
         // Where this thread's pieces belong; -1: nowhere.
         int places[ROUNDS];
         uint4 there[ROUNDS];
-        uint4 images[ROUNDS];
+        uint4 others[ROUNDS];
         int open[ROUNDS];
         auto load = [&](int i) {
             int at = (i * GROUP + in_group) / 8;
@@ -335,19 +336,19 @@ __device__ __forceinline__ void store_strip(
             int pixel = row * (S::PITCH - 1) + column;
             places[i] = wanted ? start + pixel * S::OUTPUTS + in_group % 8 * 8 : -1;
             // Else registers would keep what was there before.
-            there[i] = images[i] = make_uint4(0, 0, 0, 0);
+            there[i] = others[i] = make_uint4(0, 0, 0, 0);
             open[i] = 0;
             if (accumulate && wanted) {
                 there[i] = *reinterpret_cast<const uint4*>(output + places[i]);
             }
             if (normalizing.gates && normalizing.residual && wanted) {
-                images[i] = *reinterpret_cast<const uint4*>(normalizing.residual + places[i]);
+                others[i] = *reinterpret_cast<const uint4*>(normalizing.residual + places[i]);
             }
             if (passing.gates && wanted) {
                 open[i] = passing.gates[places[i] / 8];
             }
             if (passing.images && wanted) {
-                images[i] = *reinterpret_cast<const uint4*>(passing.images + places[i]);
+                others[i] = *reinterpret_cast<const uint4*>(passing.images + places[i]);
             }
         };
         // On their way while results are put into shared memory, unless registers do not suffice.
@@ -411,13 +412,14 @@ __device__ __forceinline__ void store_strip(
                 piece = add_pieces(piece, there[i]);
             }
             if (passing.gates) {
-                piece = passing.pass(piece, images[i], open[i]);
+                piece = passing.pass(piece, others[i], open[i]);
             }
             if (normalizing.gates) {
-                piece = normalizing.finish(piece, images[i], places[i]);
+                piece = normalizing.finish(piece, others[i], places[i]);
             }
             *reinterpret_cast<uint4*>(output + places[i]) = piece;
         }
+        __syncwarp();
     }
 }
 
@@ -449,11 +451,11 @@ __device__ __forceinline__ void store_moments(Moments& moments, unsigned char* m
     }
 }
 
-// The result of a convolution with `weights`, (output, tap, input), of one image by each block; with
-// BACK the input's gradient from the output's: the other way round, taps in reverse. With FORWARD the
-// sums over each image of the results less `shift`, and of their squares, are taken on the way if
-// there are `parts`, (2, channels, images); with FIXED it is normalized; with BACK it is written or,
-// with `accumulate`, added to what is there, and let through if that has gates.
+// The result of a convolution with `weights`, (output, tap, input), of one image by each block;
+// with BACK the input's gradient from the output's: the other way round, taps in reverse. With
+// FORWARD the sums over each image of the results less `shift`, and of their squares, are taken on
+// the way if there are `parts`, (2, channels, images); with FIXED it is normalized; with BACK it is
+// written or, with `accumulate`, added to what is there, and let through if that has gates.
 template <int CHANNELS, int SIDE, Kind KIND>
 __device__ __forceinline__ void convolve(
     const CUtensorMap* maps, const CUtensorMap* weights, bf16* output, const float* shift,
@@ -488,8 +490,8 @@ __device__ __forceinline__ void convolve(
     }
     __syncthreads();
 
-    // The pixels that a strip needs beyond those of the one before: two rows of pixels at a time, each
-    // with the padding behind it.
+    // The pixels that a strip needs beyond those of the one before: two rows of pixels at a time,
+    // each with the padding behind it.
     auto copy_strip = [&](int strip) {
         int first = strip ? S::ROWS / 2 * strip + 1 : 0;
         int last = S::ROWS / 2 * (strip + 1);
@@ -498,7 +500,7 @@ __device__ __forceinline__ void convolve(
         for (int pair = first; pair <= last; ++pair) {
             for (int slice = 0; slice < S::SLICES; ++slice) {
                 uint32_t to = pixels + slice * S::PIXELS + (1 + pair * 2 * S::PITCH) * ROW;
-                copy_pixels(to, maps, slice * SLICE, 0, 2 * pair - 1, image, barrier);
+                copy_box(to, maps, slice * SLICE, 0, 2 * pair - 1, image, barrier);
             }
         }
     };
@@ -660,7 +662,7 @@ __device__ __forceinline__ void convolve_images(
     __syncthreads();
     if (thread == 0) {
         announce(there, S::END * 16);
-        copy_pixels(pixels, images, 0, -1, -1, blockIdx.x, there);
+        copy_box(pixels, images, 0, -1, -1, blockIdx.x, there);
     }
     __syncwarp();
     Moments moments(parts != nullptr, shift, 0);
@@ -697,8 +699,8 @@ __device__ __forceinline__ void convolve_images(
     }
 }
 
-// Rounds four sums of a weights' gradient and stores them where wgmma has put them: inputs and outputs
-// are those of a thread from `target` on, where outputs are `pitch` apart.
+// Rounds four sums of a weights' gradient and stores them where wgmma has put them: inputs and
+// outputs are those of a thread from `target` on, where outputs are `pitch` apart.
 __device__ __forceinline__ void store_weights(float4 sum, int thread, bf16* target, int pitch)
 {
     int output = thread % GROUP / WARP * 16 + thread % WARP / 4;
@@ -708,8 +710,8 @@ __device__ __forceinline__ void store_weights(float4 sum, int thread, bf16* targ
 }
 
 // How the weights' gradient is taken apart: a block sums over four bands, of one image or of four,
-// for 64 outputs and 64 inputs; a group takes three of the taps. Two blocks add up their sums before
-// these go to memory.
+// for 64 outputs and 64 inputs; a group takes three of the taps. Two blocks add up their sums
+// before these go to memory.
 template <int SIDE> struct Band {
     static constexpr int PITCH = SIDE + 1;
     static constexpr int BANDS = 4;
@@ -724,8 +726,8 @@ template <int SIDE> struct Band {
     static_assert(HALF * 3 * GROUP * 16 <= BARRIERS, "half of a block's sums fit where the bands were");
 };
 
-// Adds up a weights' gradient with a block of the cluster that has other terms of the same sums: each
-// takes half of them, `half` being which. `memory` is what nobody needs any more.
+// Adds up a weights' gradient with a block of the cluster that has other terms of the same sums:
+// each takes half of them, `half` being which. `memory` is what nobody needs any more.
 __device__ __forceinline__ void add_halves(
     const float (&sums)[2 * HALF][4], unsigned char* memory, int other_rank, int half,
     float4 (&totals)[HALF])
@@ -802,8 +804,8 @@ __device__ __forceinline__ void weigh(
                 await_turn(free + 8 * (band % 2), band / 2 - 1);
             }
             announce(barrier, (S::COPIED + S::ROWS) * S::PITCH * ROW);
-            copy_pixels(stage, maps, inputs, -1, top - 1, image, barrier);
-            copy_pixels(stage + S::INPUT, gradients, outputs, 0, top, image, barrier);
+            copy_box(stage, maps, inputs, -1, top - 1, image, barrier);
+            copy_box(stage + S::INPUT, gradients, outputs, 0, top, image, barrier);
         }
     }
     __syncwarp();
@@ -841,10 +843,8 @@ __device__ __forceinline__ void weigh(
     }
 }
 
-#include "hopper_tile.cuh"
-
-// The first layer's: a block for each image, (images, 3, 384) times four sums. A group takes the taps
-// of one row of the kernel, whose inputs lie one after the other.
+// The first layer's: a block for each image, (images, 3, 384) times four sums. A group takes the
+// taps of one row of the kernel, whose inputs lie one after the other.
 struct FirstBand {
     static constexpr int ROWS = 8;
     static constexpr int BANDS = First::SIDE / ROWS;
@@ -880,9 +880,9 @@ __device__ __forceinline__ void weigh_images(
             uint32_t barrier = there + 8 * band;
             announce(barrier, BAND + (band == 0 ? First::END * 16 : 0));
             if (band == 0) {
-                copy_pixels(pixels, images, 0, -1, -1, blockIdx.x, barrier);
+                copy_box(pixels, images, 0, -1, -1, blockIdx.x, barrier);
             }
-            copy_pixels(gradient + band * BAND, gradients, 0, 0, band * S::ROWS, blockIdx.x, barrier);
+            copy_box(gradient + band * BAND, gradients, 0, 0, band * S::ROWS, blockIdx.x, barrier);
         }
     }
     __syncwarp();
@@ -913,8 +913,9 @@ __device__ __forceinline__ void weigh_images(
     }
 }
 
-// Four threads for each four of the sums of `weigh`: added up over `blocks` pairs of blocks and stored
-// as gradients, (output, tap, input). A block is (64, 4).
+// Four threads for each four of the sums of a weights' gradient: added up over `blocks` parts and
+// stored as gradients, (output, tap, input). A group of threads had the taps of a row of the kernel
+// or, with COLUMNS, of a column. A block is (64, 4).
 template <int INPUTS, bool COLUMNS>
 __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf16* target)
 {
@@ -952,6 +953,8 @@ __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf
     int inputs = blockIdx.y % SLICES * SLICE + i % EIGHTS * 8;
     store_weights(sum, thread, target + (outputs * TAPS + tap) * INPUTS + inputs, TAPS * INPUTS);
 }
+
+#include "hopper_tile.cuh"
 
 #define KERNELS(CHANNELS, SIDE)                                                                   \
     typedef Shape<CHANNELS, SIDE> Shape##CHANNELS;                                                \

@@ -46,8 +46,8 @@ __device__ __forceinline__ void arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// At a barrier of another block of the cluster. Says nothing of what this thread has written: a fence
-// for that takes microseconds.
+// At a barrier of another block of the cluster. Says nothing of what this thread has written: a
+// fence for that takes microseconds.
 __device__ __forceinline__ void arrive_there(uint32_t barrier)
 {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
@@ -121,26 +121,19 @@ __device__ __forceinline__ void store_there(uint32_t at, float4 four)
                  : "memory");
 }
 
-// Copies a box of feature maps: of the channels from `channel` on, from a pixel of an image on.
-__device__ __forceinline__ void copy_pixels(
-    uint32_t to, const CUtensorMap* maps, int channel, int column, int row, int image,
-    uint32_t barrier)
+// Copies a box of four dimensions, innermost first, such as channels, columns, rows and images.
+__device__ __forceinline__ void copy_box(
+    uint32_t to, const CUtensorMap* from, int a, int b, int c, int d, uint32_t barrier)
 {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
         "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
-        "l"(maps), "r"(channel), "r"(column), "r"(row), "r"(image), "r"(barrier)
+        "l"(from), "r"(a), "r"(b), "r"(c), "r"(d), "r"(barrier)
         : "memory");
 }
 
-// Copies a box of four dimensions, innermost first; to the same place of every block of the cluster
-// that is in `blocks`, a bit for each, and to their barriers.
-__device__ __forceinline__ void copy_box(
-    uint32_t to, const CUtensorMap* from, int a, int b, int c, int d, uint32_t barrier)
-{
-    copy_pixels(to, from, a, b, c, d, barrier);
-}
-
+// The same to this place of every block of the cluster that has its bit in `blocks`, and to their
+// barriers.
 __device__ __forceinline__ void copy_box_to(
     uint32_t blocks, uint32_t to, const CUtensorMap* from, int a, int b, int c, int d,
     uint32_t barrier)
@@ -173,16 +166,16 @@ __device__ __forceinline__ uint64_t operand(uint32_t address)
     return start_of(address) | (uint64_t)1 << 16 | (uint64_t)(REPEAT >> 4) << 32 | (uint64_t)1 << 62;
 }
 
-// A transposed one of more than 64 rows: `step` bytes from 64 of them to the next, which may overlap, as
-// the inputs of neighbouring taps do; `outer` bytes from eight terms to the next.
+// A transposed one of more than 64 rows: `step` bytes from 64 of them to the next, which may
+// overlap, as the inputs of neighbouring taps do; `outer` bytes from eight terms to the next.
 __device__ __forceinline__ uint64_t stepped_operand(uint32_t address, int step, int outer)
 {
     return start_of(address) | (uint64_t)(step >> 4) << 16 | (uint64_t)(outer >> 4) << 32 |
            (uint64_t)1 << 62;
 }
 
-// One whose pieces lie as they are, eight rows of 16 bytes in a run: `inner` bytes from a piece of a
-// row to the next, `outer` from eight rows to the next; for a transposed one the other way round.
+// One whose pieces lie as they are, eight rows of 16 bytes in a run: `inner` bytes from a piece of
+// a row to the next, `outer` from eight rows to the next; for a transposed one the other way round.
 __device__ __forceinline__ uint64_t plain_operand(uint32_t address, int inner, int outer)
 {
     return start_of(address) | (uint64_t)(inner >> 4) << 16 | (uint64_t)(outer >> 4) << 32;
@@ -200,8 +193,8 @@ template <int MORE> __device__ __forceinline__ void await_products()
 #define FOUR(sums) "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
 #define SIXTEEN(sums, i) FOUR(sums[i]), FOUR(sums[i + 1]), FOUR(sums[i + 2]), FOUR(sums[i + 3])
 
-// sums = left * right, or added to it: 64 by 136. The left operand is transposed if its rows are the
-// terms.
+// sums = left * right, or added to it: 64 by 136. The left operand is transposed if its rows are
+// the terms.
 template <bool TRANSPOSED>
 __device__ __forceinline__ void multiply(
     float (&sums)[EIGHTHS][4], uint64_t left, uint64_t right, bool add)

@@ -53,7 +53,8 @@ const GROUP: u32 = 128;
 /// Channels that lie in one row of shared memory; as in `hopper.cu`.
 const SLICE: usize = 64;
 
-/// Pixels of an output's tile, and of one of a weights' gradient; as in `hopper_tile.cuh`.
+/// Pixels of a tile of the output, and of one of a weights' gradient where the stride is 2; as in
+/// `hopper_tile.cuh`.
 const TILE: usize = 128;
 const HALF_TILE: usize = 64;
 
@@ -253,8 +254,8 @@ impl Hopper {
             // Neighbours above and below, or below alone.
             let rows = pixels.rows + 3 - shape.stride() as u32;
             let gradients = pixels.map(shape.outputs(), batch, gradient, (1, 1), rows)?;
-            let rows = (shape.inputs() / 2).min(SLICE);
-            [gradients, Map::half_tap(shape, weights, rows)?]
+            let outputs = (shape.inputs() / 2).min(SLICE);
+            [gradients, Map::half_tap(shape, weights, outputs)?]
         } else {
             let gradients = output_map(shape, batch, gradient, 2)?;
             [gradients, Map::weights(shape, weights)?]
@@ -263,6 +264,9 @@ impl Hopper {
             return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED));
         };
         let grid = grid(shape, Direction::BackwardData, batch);
+        if through.is_some() && !shape.lets_through() {
+            return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED));
+        }
         let through = shape.lets_through().then(|| through.unwrap_or_default());
         // SAFETY: the arguments of `convolve_back`; the caller's promise.
         unsafe { launch(stream, function, grid, &maps, &arguments, through.as_ref()) }
@@ -343,8 +347,12 @@ impl Hopper {
 
     /// Bytes that a weights' gradient needs on the way.
     pub(crate) fn room(shape: OwnShape, batch: u32) -> usize {
-        let blocks = weight_parts(shape, batch) * slice_pairs(shape);
-        blocks as usize * sums(shape) * size_of::<f32>()
+        let parts = match weight_parts(shape, batch) {
+            // They are the gradient.
+            1 if is_tiled(shape) => 0,
+            parts => parts * slice_pairs(shape),
+        };
+        parts as usize * sums(shape) * size_of::<f32>()
     }
 }
 
@@ -389,12 +397,13 @@ fn grid(shape: OwnShape, direction: Direction, batch: u32) -> (Grid, u32) {
     (Grid { blocks, threads }, bytes)
 }
 
-/// Rows of pixels that a weights' gradient is summed over at once: a quarter of an image or all of it.
+/// Rows of pixels that a weights' gradient is summed over at once: a quarter of an image or all of it;
+/// not for tiles.
 fn band_rows(shape: OwnShape) -> u32 {
     if shape == OwnShape::Wide { 16 } else { 8 }
 }
 
-/// Blocks that share the images of a weights' gradient, each four bands.
+/// Blocks that share the images of a weights' gradient, each four bands; not for tiles.
 fn weight_blocks(shape: OwnShape, batch: u32) -> u32 {
     match shape {
         OwnShape::First => batch,
@@ -403,8 +412,7 @@ fn weight_blocks(shape: OwnShape, batch: u32) -> u32 {
     }
 }
 
-/// How often there are sums of them: two blocks add up theirs where images are not taken apart, but for
-/// those of the first layer.
+/// Parts of a weights' gradient: one for each block, or for each two where two add up theirs.
 fn weight_parts(shape: OwnShape, batch: u32) -> u32 {
     if is_tiled(shape) {
         // As in `hopper_tile.cuh`.

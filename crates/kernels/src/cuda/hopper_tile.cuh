@@ -1,13 +1,14 @@
-// Convolutions of 3x3 on images that are too small, or have too many channels, for a block each, and
-// those of stride 2: see hopper.cu for the others. A block computes a tile: 128 pixels of the output, of
-// whole images or of a part of one, by 128 of its channels. Pixels and weights come in stages, each 64
-// terms of a sum for all taps of one column of the kernel: pixels that are moved by a column, zeros
-// beyond the border, so that no padding is computed; rows above and below are some rows of shared memory
-// away. Pixels lie in the order (row, image, column), so these are whole multiples of eight.
+// Convolutions of 3x3 on images that are too small, or have too many channels, for a block each,
+// and those of stride 2: see hopper.cu for the others. A block computes a tile: 128 pixels of the
+// output, of whole images or of a part of one, by 128 of its channels. Pixels and weights come in
+// stages, each 64 terms of a sum for all taps of one column of the kernel: pixels that are moved by
+// a column, zeros beyond the border, so that no padding is computed; rows above and below are some
+// rows of shared memory away. Pixels lie in the order (row, image, column), so these are whole
+// multiples of eight.
 //
-// The two blocks of a cluster compute different pixels of the same channels and share the weights: each
-// copies half of them for both. (Clusters of four would not fill the card: on some of its parts one
-// multiprocessor or another is missing, and no cluster spans parts.)
+// The two blocks of a cluster compute different pixels of the same channels and share the weights:
+// each copies half of them for both. (Clusters of four would not fill the card: on some of its
+// parts one multiprocessor or another is missing, and no cluster spans parts.)
 
 // The pixels of a tile.
 #define TILE 128
@@ -67,8 +68,8 @@ __device__ __forceinline__ void make_barriers(uint32_t there, int slots, int gro
     meet_blocks();
 }
 
-// Copies a block's half of a stage's weights, for both: of `HALVES` times 64 rows or columns of results,
-// and of 64 terms that begin at `slice`. With BACK the weights' rows are the terms.
+// Copies a block's half of a stage's weights, for both: of `HALVES` times 64 rows or columns of
+// results, and of 64 terms that begin at `slice`. With BACK the weights' rows are the terms.
 template <bool BACK, int HALVES>
 __device__ __forceinline__ void copy_weights(
     uint32_t to, const CUtensorMap* weights, int results, int slice, int row, int column,
@@ -92,11 +93,10 @@ __device__ __forceinline__ void release(uint32_t free)
     }
 }
 
-// Rounds the results of `COUNT` times eight pixels of a tile, those from `first` on, and stores them;
-// with `accumulate` adds them to what is there, and lets them through; or normalizes them. `store` is for
-// this group alone.
-// With `moments.wanted` takes sums. Where there are several phases, a result's pixel is that of `phase`, (row, column), of
-// each.
+// Rounds the results of `COUNT` times eight pixels of a tile, those from `first` on, and stores
+// them; with `accumulate` adds them to what is there, and lets them through; or normalizes them.
+// `store` is for this group alone. With `moments.wanted` takes sums. Where there are several
+// phases, a result's pixel is that of `phase`, (row, column), of each.
 template <class S, int COUNT>
 __device__ __forceinline__ void store_pixels(
     const float (*sums)[4], unsigned char* store, bf16* output, int channel, int first, int tile,
@@ -110,7 +110,7 @@ __device__ __forceinline__ void store_pixels(
     constexpr int ROUNDS = COUNT / 2;
     int places[ROUNDS];  // where this thread's pieces belong; -1: nowhere
     uint4 there[ROUNDS];
-    uint4 normalized[ROUNDS];
+    uint4 others[ROUNDS];
     int open[ROUNDS];
 #pragma unroll
     for (int i = 0; i < ROUNDS; ++i) {
@@ -120,19 +120,19 @@ __device__ __forceinline__ void store_pixels(
         int column = pixel % S::SIDE * S::STEP + phase % S::STEP;
         int at = (image * S::SIDE * S::STEP + row) * S::SIDE * S::STEP + column;
         places[i] = image < images ? at * S::RESULTS + channel + in_group % 8 * 8 : -1;
-        there[i] = normalized[i] = make_uint4(0, 0, 0, 0);
+        there[i] = others[i] = make_uint4(0, 0, 0, 0);
         open[i] = 0;
         if (accumulate && places[i] >= 0) {
             there[i] = *reinterpret_cast<const uint4*>(output + places[i]);
         }
         if (normalizing.gates && normalizing.residual && places[i] >= 0) {
-            normalized[i] = *reinterpret_cast<const uint4*>(normalizing.residual + places[i]);
+            others[i] = *reinterpret_cast<const uint4*>(normalizing.residual + places[i]);
         }
         if (passing.gates && places[i] >= 0) {
             open[i] = passing.gates[places[i] / 8];
         }
         if (passing.images && places[i] >= 0) {
-            normalized[i] = *reinterpret_cast<const uint4*>(passing.images + places[i]);
+            others[i] = *reinterpret_cast<const uint4*>(passing.images + places[i]);
         }
     }
     // As in `store_strip`.
@@ -172,26 +172,27 @@ __device__ __forceinline__ void store_pixels(
             piece = add_pieces(piece, there[i]);
         }
         if (passing.gates) {
-            piece = passing.pass(piece, normalized[i], open[i]);
+            piece = passing.pass(piece, others[i], open[i]);
         }
         if (normalizing.gates) {
-            piece = normalizing.finish(piece, normalized[i], places[i]);
+            piece = normalizing.finish(piece, others[i], places[i]);
         }
         *reinterpret_cast<uint4*>(output + places[i]) = piece;
     }
+    __syncwarp();
 }
 
 // The result of a convolution with `weights`, (output, tap, input), or the input's gradient, as in
-// `convolve`. `maps` are boxes of the pixels of a stage (with a stride of 2, of the odd rows; `evens` of
-// the others), `weights` of a block's half of a tap. A block is for a tile and 128 results; `parts` are
-// (2, channels, tiles).
+// `convolve`. `maps` are boxes of the pixels of a stage (with a stride of 2, of the odd rows;
+// `evens` of the others), `weights` of a block's half of a tap. A block is for a tile and 128
+// results; `parts` are (2, channels, tiles).
 template <class S, Kind KIND>
 __device__ __forceinline__ void convolve_tile(
     const CUtensorMap* maps, const CUtensorMap* evens, const CUtensorMap* weights, bf16* output,
     int images, const float* shift, float* parts, const Normal& normal, int accumulate,
     const Through& through)
 {
-    static_assert(S::BACK == (KIND == Kind::BACK), "of which the other shapes know nothing");
+    static_assert(S::BACK == (KIND == Kind::BACK), "shapes with BACK are for gradients");
     typedef typename S::P P;
     unsigned char* memory = shared_memory();
     uint32_t stages = shared_address(memory);
@@ -260,7 +261,7 @@ __device__ __forceinline__ void convolve_tile(
         __syncwarp();
     }
     await_products<0>();
-    // Nobody needs the stages any more, and nobody arrives at this block's barriers.
+    // Nobody needs the stages any more: results go where they were.
     meet_blocks();
     int channel = results + group % S::GROUPS * SLICE;
     Moments moments(KIND == FORWARD && parts, shift, channel / SLICE);
@@ -293,10 +294,11 @@ __device__ __forceinline__ void convolve_tile(
     }
 }
 
-// The input's gradient where the stride is 2: of a pixel of the output's gradient and its neighbours
-// right and below come four pixels of the input's, its phases, (row, column). A block computes the four
-// of a tile's pixels for 128 of the inputs, or for 64 if there are no more; a group one row of phases,
-// first the even column, of one column of the kernel, then the odd one, of two.
+// The input's gradient where the stride is 2: of a pixel of the output's gradient and its
+// neighbours right and below come four pixels of the input's, its phases, (row, column). A block
+// computes the four of a tile's pixels for 128 of the inputs, or for 64 if there are no more; a
+// group one row of phases, first the even column, of one column of the kernel, then the odd one, of
+// two.
 template <int INPUTS, int OUTPUTS, int SIDE_> struct UpShape {
     typedef Pixels<SIDE_, TILE> P;
     static constexpr int SIDE = SIDE_;
@@ -386,8 +388,8 @@ __device__ __forceinline__ void convolve_up(
             await_turn(there + 8 * (stage % S::SLOTS), stage / S::SLOTS);
 #pragma unroll 1
             for (int i = 0; i <= phase_row; ++i) {
-                // An even row of phases takes the kernel's middle row, an odd one the other two, the
-                // first of these from the pixel below.
+                // An even row of phases takes the kernel's middle row, an odd one the other two,
+                // the first of these from the pixel below.
                 int row = phase_row ? 2 * i : 1;
                 uint64_t left = operand(pixels + S::INPUT + (half * 3 + row) * LEFT * ROW);
                 uint64_t right = operand(pixels + (row == 0 ? P::PITCH * ROW : 0));
@@ -424,9 +426,10 @@ __device__ __forceinline__ void convolve_up(
     meet_blocks();
 }
 
-// How the weights' gradient is taken apart: a block sums over so many bands of pixels, for 64 outputs
-// and 64 inputs; a group takes the taps of one column of the kernel. The two blocks of a cluster have
-// different outputs and share the inputs: each copies half of them, the middle row perhaps twice.
+// How the weights' gradient is taken apart: a block sums over so many bands of pixels, for 64
+// outputs and 64 inputs; a group takes the taps of one column of the kernel. The two blocks of a
+// cluster have different outputs and share the inputs: each copies half of them, the middle row
+// perhaps twice.
 template <int INPUTS_, int OUTPUTS_, int SIDE_, int STRIDE_> struct TileBand {
     static constexpr int INPUTS = INPUTS_;
     static constexpr int OUTPUTS = OUTPUTS_;
@@ -444,9 +447,9 @@ template <int INPUTS_, int OUTPUTS_, int SIDE_, int STRIDE_> struct TileBand {
     static constexpr int BYTES = BARRIERS + 8 * 2 * SLOTS;
 };
 
-// Sums for each block, (output slice and input slice, blocks, 24, 384) times four: whatever a thread has,
-// in its order. If there is one block, its sums are the gradient, (output, tap, input), and stored as that
-// in `target`.
+// Sums for each block, (output slice and input slice, blocks, 24, 384) times four: whatever a
+// thread has, in its order. If there is one block, its sums are the gradient, (output, tap, input),
+// and stored as that in `target`.
 template <class S>
 __device__ __forceinline__ void weigh_tiles(
     const CUtensorMap* maps, const CUtensorMap* gradients, float* partial, bf16* target)

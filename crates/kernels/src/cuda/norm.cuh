@@ -178,11 +178,10 @@ extern "C" __global__ void moments(
     running_variance[channel] = (1.0f - momentum) * old_variance + momentum * unbiased;
 }
 
-// One thread for each channel: the coefficients of fixed statistics, and the factors of a gradient
-// that passes them, which is scaled and nothing else.
+// One thread for each channel: the coefficients of fixed statistics.
 extern "C" __global__ void fixed_moments(
     const float* running_mean, const float* running_variance, const float* gamma, const float* beta,
-    int channels, float* coefficients, float* factors)
+    int channels, float* coefficients)
 {
     int channel = thread_index();
     if (channel >= channels) {
@@ -194,8 +193,6 @@ extern "C" __global__ void fixed_moments(
     coefficients[SCALE * channels + channel] = scale;
     coefficients[SHIFT * channels + channel] = beta[channel];
     coefficients[INVERSE * channels + channel] = (float)inverse;
-    factors[OF_IMAGE * channels + channel] = 0.0f;
-    factors[CONSTANT * channels + channel] = 0.0f;
 }
 
 // Eight channels of a row of coefficients or factors, in two loads.

@@ -182,7 +182,9 @@ impl CudaNorm {
         (onward, parts): (Onward, usize),
     ) -> Result<Through> {
         self.forget_sums();
+        self.passed = None;
         self.device.check_same(device)?;
+        self.check_bf16()?;
         let fits = parts * 2 * self.channels <= self.sums.len();
         if len != self.rows * self.channels || !fits || self.fixed == (onward == Onward::Reduce) {
             return Err(CudaError::argument(
@@ -213,20 +215,35 @@ impl CudaNorm {
         })
     }
 
+    /// Own convolutions are of this type of values alone.
+    fn check_bf16(&self) -> Result<()> {
+        if self.precision == Precision::Bf16 {
+            return Ok(());
+        }
+        let found = format!("{:?}", self.precision);
+        Err(CudaError::argument("the type of a layer", found, "bf16"))
+    }
+
+    /// What was done to a gradient does not count: another one comes.
+    pub(super) fn forget_gradient(&mut self) {
+        self.passed = None;
+    }
+
     /// A gradient was let through, with so many parts of its sums.
     pub(super) fn let_through(&mut self, onward: Onward, parts: usize) {
         self.passed = Some(Passed { onward, parts });
     }
 
-    /// How a convolution normalizes its result with fixed statistics, adds a residual of `len` values, and
-    /// notes where that is positive.
-    pub(super) fn normal(
+    /// How a convolution normalizes its result of `len` values with fixed statistics, what it adds, and
+    /// where it notes what is positive.
+    pub(super) fn place_for_result(
         &mut self,
         device: &CudaDevice,
         len: usize,
         residual: Option<Residual<'_>>,
     ) -> Result<Normal> {
         self.device.check_same(device)?;
+        self.check_bf16()?;
         if len != self.rows * self.channels || !self.fixed {
             return Err(CudaError::argument(
                 "values to normalize, and statistics",
@@ -331,7 +348,6 @@ impl CudaNorm {
             beta,
             Argument::Int(int(self.channels)?),
             self.coefficients()?,
-            self.factors()?,
         ];
         self.fixed = true;
         let grid = Grid::list(self.channels)?;
@@ -403,7 +419,17 @@ impl CudaNorm {
             Argument::Int(int(self.parts.rows)?),
             self.sums()?,
         ];
-        let there = self.passed.map(|passed| passed.parts);
+        let there = match self.passed {
+            None => None,
+            Some(passed) if passed.onward == Onward::Reduce => Some(passed.parts),
+            Some(passed) => {
+                return Err(CudaError::argument(
+                    "the gradient of a batch's statistics",
+                    format!("{:?}", passed.onward),
+                    "not let through, or with its sums",
+                ));
+            }
+        };
         if there.is_none() {
             let grid = Grid::sums(self.channels, &self.parts)?;
             // SAFETY: the arguments of `gradient_parts`; lengths were checked.
@@ -445,6 +471,14 @@ impl CudaNorm {
         y: &Values,
         residual: Option<(&mut Values, bool)>,
     ) -> Result<()> {
+        let done = self.passed.map(|passed| passed.onward);
+        if done == Some(Onward::Apply) && residual.is_some() {
+            return Err(CudaError::argument(
+                "the gradient of a layer with a residual",
+                "applied already",
+                "let through at most",
+            ));
+        }
         let null = Argument::Pointer(0);
         let (residual, accumulate) = match residual {
             None => (null, false),
@@ -462,7 +496,7 @@ impl CudaNorm {
             Argument::Int(int(self.groups())?),
             Argument::Int(int(self.channels)?),
         ];
-        let done = self.passed.take().map(|passed| passed.onward);
+        self.passed = None;
         if done == Some(Onward::Apply) {
             return Ok(());
         }

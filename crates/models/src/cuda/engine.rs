@@ -44,7 +44,8 @@ pub(crate) enum Statistics<'a> {
 #[derive(Debug)]
 struct Layer {
     convolution: Convolution,
-    /// The convolution's result, its skip added.
+    /// The convolution's result, its skip added; not written where the convolution normalizes it with fixed
+    /// statistics.
     raw: Values,
     norm: Option<CudaNorm>,
     /// Normalized, with its residual, behind the ReLU. Units with batch norm and without ReLU are only

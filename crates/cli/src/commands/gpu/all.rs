@@ -122,7 +122,7 @@ impl All<'_> {
             return Ok(check);
         }
         let started = Instant::now();
-        let check = check::check(&self.on, &mut |said| {
+        let check = check::check(&self.on, self.args.quick, &mut |said| {
             if let Said::Device(words) = said {
                 tracing::info!("{words}");
             }

@@ -13,7 +13,7 @@ use crate::{args, output};
 
 pub(super) fn run(args: &args::GpuCheck, json: bool) -> Result<ExitCode> {
     let mut checked = Vec::new();
-    let check = check(&args.on, &mut |said| {
+    let check = check(&args.on, args.quick, &mut |said| {
         if !json {
             match &said {
                 Said::Device(words) => output::text(words)?,
@@ -41,9 +41,11 @@ pub(super) enum Said {
     Compared(GpuChecked),
 }
 
-/// Makes every comparison and writes the record.
+/// Makes every comparison, or with `quick` those that do not take long on any device, and writes the
+/// record.
 pub(super) fn check(
     on: &args::OnGpu,
+    quick: bool,
     tell: &mut dyn FnMut(Said) -> Result<()>,
 ) -> Result<GpuCheck> {
     let device = CudaDevice::open(on.gpu)?;
@@ -60,7 +62,7 @@ pub(super) fn check(
     };
     told(check_kernels(&device))?;
     crate::interrupt::check()?;
-    let steps = check_steps(&device);
+    let steps = check_steps(&device, quick);
     if let Ok(steps) = &steps {
         told(steps.clone())?;
     }

@@ -51,7 +51,7 @@ struct Pass {
     name: &'static str,
     /// Feature maps that are read or written; notes of gates, a sixteenth of one, do not count.
     maps: usize,
-    /// How often it comes in a stage.
+    /// How often it comes in a stage, where convolutions leave it to batch norm.
     count: usize,
 }
 

@@ -133,6 +133,45 @@ pub(super) fn convolutions(
     Ok(())
 }
 
+/// Weights' gradients of batches that several blocks share, whose sums are then added up.
+pub(super) fn shared_weights(
+    device: &CudaDevice,
+    precision: Precision,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    // Only bf16 has kernels of its own for them.
+    if precision != Precision::Bf16 {
+        return Ok(());
+    }
+    for ((in_channels, out_channels, kernel, stride, size), batch) in [(OWN[3], 33), (OWN[6], 17)] {
+        let shape = ConvShape {
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+        };
+        let conv = Convolution::new(device, shape, size, batch, precision, true)?;
+        conv.prepare(false, true)?;
+        let input = Values::from_slice(device, &noise(1, conv.input_len()), precision)?;
+        let gradient = Values::from_slice(device, &noise(3, conv.output_len()), precision)?;
+        let mut of_weights = Values::zeros(device, conv.weights_len(), precision)?;
+        let place = Place {
+            offset: 0,
+            len: conv.weights_len(),
+        };
+        conv.weight_gradient(&input, &gradient, (&mut of_weights, place))?;
+        let (x, g) = (input.read()?, gradient.read()?);
+        let mut expected = vec![0.0; conv.weights_len()];
+        let taps = Taps { shape, size, batch };
+        taps.for_each(|i, k, o| expected[k] += f64::from(g[o]) * f64::from(x[i]));
+        let name =
+            format!("weight gradient of {batch} images, {in_channels} to {out_channels} channels");
+        let (result, bar) = (of_weights.read()?, tolerance(precision));
+        found.push(Comparison::new(name, precision, &result, &expected, bar));
+    }
+    Ok(())
+}
+
 /// The result of a convolution before batch norm, and its means and variances as that takes them.
 fn before_norm(
     device: &CudaDevice,
@@ -243,8 +282,8 @@ fn fixed(
     Ok(())
 }
 
-/// An input's gradient that is added to another and lets batch norm's gradient begin: against the same
-/// by that alone, once with its sums and once without.
+/// An input's gradient, written or added to another, that lets batch norm's gradient begin: against the
+/// same by that alone, with its sums and without.
 fn through_norm(
     device: &CudaDevice,
     (conv, what): (&Convolution, &str),
@@ -266,13 +305,13 @@ fn through_norm(
         beta: place(1),
     };
     let mut all = Vec::new();
-    for (together, onward) in [
-        (false, Onward::Reduce),
-        (true, Onward::Reduce),
-        (false, Onward::Gate),
-        (true, Onward::Gate),
-        (false, Onward::Apply),
-        (true, Onward::Apply),
+    for (together, onward, accumulate) in [
+        (false, Onward::Reduce, true),
+        (true, Onward::Reduce, true),
+        (false, Onward::Gate, false),
+        (true, Onward::Gate, false),
+        (false, Onward::Apply, true),
+        (true, Onward::Apply, true),
     ] {
         let sums = onward == Onward::Reduce;
         let mut norm = CudaNorm::new(device, len / channels, channels, precision)?;
@@ -288,10 +327,10 @@ fn through_norm(
         norm.normalize(&raw, None, true, &mut output)?;
         let mut target = Values::from_slice(device, &noise(23, len), precision)?;
         if together {
-            let (target, norm) = ((&mut target, true), (&mut norm, &raw));
+            let (target, norm) = ((&mut target, accumulate), (&mut norm, &raw));
             conv.input_gradient_to_norm(filter, gradient, target, norm, onward)?;
         } else {
-            conv.input_gradient(filter, gradient, &mut target, true)?;
+            conv.input_gradient(filter, gradient, &mut target, accumulate)?;
         }
         let mut of_parameters = DeviceBuffer::zeros(device, 2 * channels)?;
         if sums {

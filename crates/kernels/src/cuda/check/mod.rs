@@ -98,9 +98,10 @@ type Case = fn(&CudaDevice, Precision, &mut Vec<Comparison>) -> Result<()>;
 /// [passed](Comparison::passed), and the others go on.
 #[cfg(feature = "cuda")]
 pub fn check_kernels(device: &CudaDevice) -> Vec<Comparison> {
-    let cases: [(&str, Case); 11] = [
+    let cases: [(&str, Case); 12] = [
         ("copies", cases::copies),
         ("convolutions", cases::convolutions),
+        ("weights' gradients of many images", cases::shared_weights),
         ("images", cases::images),
         ("head", head_cases::head),
         ("gradient descent", cases::descent),

@@ -15,11 +15,16 @@ use crate::{Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
 
 /// Channels that are padded on the device (12 to 16), as those of the next stages are not.
 const WIDTH: usize = 12;
-/// Kinds of networks, and how comparisons call them.
-const KINDS: [(&str, &str); 3] = [
-    ("", "resnet18"),
-    ("pre-activation, ", "preactresnet18"),
-    ("wide, ", "wideresnet16"),
+/// How comparisons call kinds of networks, and these; of that width.
+const KINDS: [(&str, &str, usize); 3] = [
+    ("", "resnet18", WIDTH),
+    ("pre-activation, ", "preactresnet18", WIDTH),
+    ("wide, ", "wideresnet16", WIDTH),
+];
+/// Those that have convolutions of their own on some cards, in bf16.
+const FULL_WIDTH: [(&str, &str, usize); 2] = [
+    ("width 64, ", "resnet18", 64),
+    ("pre-activation, width 64, ", "preactresnet18", 64),
 ];
 const TARGET: u32 = 4;
 const OTHER: u32 = 7;
@@ -60,14 +65,15 @@ fn tolerances(precision: Precision) -> (f64, f64) {
     }
 }
 
-/// Compares training, evaluation and gradients of triggers of a small network, in every precision.
+/// Compares training, evaluation and gradients of triggers of small networks, in every precision, and
+/// unless it is to be `quick` of networks of width 64, in bf16.
 /// What cannot be computed is a comparison that has not [passed](Comparison::passed), and the others
 /// go on.
 ///
 /// # Errors
 ///
 /// [`crate::Error`] if the inputs cannot be made, on the host or on the device.
-pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
+pub fn check_steps(device: &CudaDevice, quick: bool) -> Result<Vec<Comparison>> {
     let inputs = Inputs::new(2)?;
     let mut on_device = inputs.on(device)?;
     let mut found = Vec::new();
@@ -77,8 +83,10 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
             deterministic: true,
         };
         let failed = |name: &str, error| Comparison::failed(name, precision, &error);
-        for (of, kind) in KINDS {
-            let start = start(kind)?;
+        let full = !quick && precision == Precision::Bf16;
+        let full = if full { &FULL_WIDTH[..] } else { &[] };
+        for &(of, kind, width) in KINDS.iter().chain(full) {
+            let start = start(kind, width)?;
             let on = (device, settings, of);
             let trained = match training(on, start.clone(), &inputs, &on_device, &mut found) {
                 Ok(trained) => trained,
@@ -111,8 +119,8 @@ pub fn check_steps(device: &CudaDevice) -> Result<Vec<Comparison>> {
 }
 
 /// The network that comparisons start from.
-fn start(kind: &str) -> Result<Network> {
-    let config = ResNetConfig::new(kind.parse()?, WIDTH, CLASSES);
+fn start(kind: &str, width: usize) -> Result<Network> {
+    let config = ResNetConfig::new(kind.parse()?, width, CLASSES);
     let mut rng = Seeds::new(0, "gpu check").start();
     Network::resnet(config, Normalization::cifar10(), &mut rng)
 }
@@ -318,8 +326,13 @@ fn replayed(
     let other = Inputs::new(5)?.on(device)?;
     let run = |recording: bool| -> Result<Vec<f32>> {
         device.set_recording(recording);
-        let mut network =
-            CudaNetwork::new(device, &start(KINDS[0].1)?, settings, BATCH, [0.0; COLORS])?;
+        let mut network = CudaNetwork::new(
+            device,
+            &start(KINDS[0].1, WIDTH)?,
+            settings,
+            BATCH,
+            [0.0; COLORS],
+        )?;
         let mut step = StepSettings {
             learning_rate: 0.02,
             momentum: MOMENTUM,
