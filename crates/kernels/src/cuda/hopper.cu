@@ -304,6 +304,57 @@ struct Passing {
     }
 };
 
+// What eight values of a pixel are combined with on their way to memory.
+struct Beside {
+    uint4 there;  // what they are added to
+    uint4 other;  // what batch norm normalizes, or a residual
+    int open;     // bits of what passes
+};
+
+// Reads that for the piece at `place`; nothing for one below 0.
+__device__ __forceinline__ Beside read_beside(
+    const bf16* output, int place, int accumulate, const Passing& passing,
+    const Normalizing& normalizing)
+{
+    // Else registers would keep what was there before.
+    Beside beside;
+    beside.there = beside.other = make_uint4(0, 0, 0, 0);
+    beside.open = 0;
+    if (place < 0) {
+        return beside;
+    }
+    if (accumulate) {
+        beside.there = *reinterpret_cast<const uint4*>(output + place);
+    }
+    if (normalizing.gates && normalizing.residual) {
+        beside.other = *reinterpret_cast<const uint4*>(normalizing.residual + place);
+    }
+    if (passing.gates) {
+        beside.open = passing.gates[place / 8];
+    }
+    if (passing.images) {
+        beside.other = *reinterpret_cast<const uint4*>(passing.images + place);
+    }
+    return beside;
+}
+
+// Combines a piece with it, and stores it.
+__device__ __forceinline__ void store_piece(
+    bf16* output, int place, uint4 piece, const Beside& beside, int accumulate, Passing& passing,
+    const Normalizing& normalizing)
+{
+    if (accumulate) {
+        piece = add_pieces(piece, beside.there);
+    }
+    if (passing.gates) {
+        piece = passing.pass(piece, beside.other, beside.open);
+    }
+    if (normalizing.gates) {
+        piece = normalizing.finish(piece, beside.other, place);
+    }
+    *reinterpret_cast<uint4*>(output + place) = piece;
+}
+
 // Rounds the results of a strip and stores them from `start` on, where its first pixel, and this
 // slice of channels, begins; with `accumulate` adds them to what is there, and lets them through;
 // or normalizes them. The group has `store` for it, which it may have used before if `again`.
@@ -325,9 +376,7 @@ __device__ __forceinline__ void store_strip(
         constexpr int ROUNDS = (S::STORED * 8 + GROUP - 1) / GROUP;
         // Where this thread's pieces belong; -1: nowhere.
         int places[ROUNDS];
-        uint4 there[ROUNDS];
-        uint4 others[ROUNDS];
-        int open[ROUNDS];
+        Beside beside[ROUNDS];
         auto load = [&](int i) {
             int at = (i * GROUP + in_group) / 8;
             int row = (begin + at) / S::PITCH;
@@ -335,21 +384,7 @@ __device__ __forceinline__ void store_strip(
             bool wanted = at < S::STORED && row < S::ROWS && column < S::PITCH - 1;
             int pixel = row * (S::PITCH - 1) + column;
             places[i] = wanted ? start + pixel * S::OUTPUTS + in_group % 8 * 8 : -1;
-            // Else registers would keep what was there before.
-            there[i] = others[i] = make_uint4(0, 0, 0, 0);
-            open[i] = 0;
-            if (accumulate && wanted) {
-                there[i] = *reinterpret_cast<const uint4*>(output + places[i]);
-            }
-            if (normalizing.gates && normalizing.residual && wanted) {
-                others[i] = *reinterpret_cast<const uint4*>(normalizing.residual + places[i]);
-            }
-            if (passing.gates && wanted) {
-                open[i] = passing.gates[places[i] / 8];
-            }
-            if (passing.images && wanted) {
-                others[i] = *reinterpret_cast<const uint4*>(passing.images + places[i]);
-            }
+            beside[i] = read_beside(output, places[i], accumulate, passing, normalizing);
         };
         // On their way while results are put into shared memory, unless registers do not suffice.
         constexpr bool EARLY = S::STORED < STRIP;
@@ -408,16 +443,7 @@ __device__ __forceinline__ void store_strip(
             int at = (i * GROUP + in_group) / 8;
             uint4 piece = *reinterpret_cast<const uint4*>(
                 store + at * ROW + (in_group % 8 ^ at % 8) * 16);
-            if (accumulate) {
-                piece = add_pieces(piece, there[i]);
-            }
-            if (passing.gates) {
-                piece = passing.pass(piece, others[i], open[i]);
-            }
-            if (normalizing.gates) {
-                piece = normalizing.finish(piece, others[i], places[i]);
-            }
-            *reinterpret_cast<uint4*>(output + places[i]) = piece;
+            store_piece(output, places[i], piece, beside[i], accumulate, passing, normalizing);
         }
         __syncwarp();
     }

@@ -109,9 +109,7 @@ __device__ __forceinline__ void store_pixels(
     int in_group = threadIdx.x % GROUP;
     constexpr int ROUNDS = COUNT / 2;
     int places[ROUNDS];  // where this thread's pieces belong; -1: nowhere
-    uint4 there[ROUNDS];
-    uint4 others[ROUNDS];
-    int open[ROUNDS];
+    Beside beside[ROUNDS];
 #pragma unroll
     for (int i = 0; i < ROUNDS; ++i) {
         int pixel = first + (i * GROUP + in_group) / 8;
@@ -120,20 +118,7 @@ __device__ __forceinline__ void store_pixels(
         int column = pixel % S::SIDE * S::STEP + phase % S::STEP;
         int at = (image * S::SIDE * S::STEP + row) * S::SIDE * S::STEP + column;
         places[i] = image < images ? at * S::RESULTS + channel + in_group % 8 * 8 : -1;
-        there[i] = others[i] = make_uint4(0, 0, 0, 0);
-        open[i] = 0;
-        if (accumulate && places[i] >= 0) {
-            there[i] = *reinterpret_cast<const uint4*>(output + places[i]);
-        }
-        if (normalizing.gates && normalizing.residual && places[i] >= 0) {
-            others[i] = *reinterpret_cast<const uint4*>(normalizing.residual + places[i]);
-        }
-        if (passing.gates && places[i] >= 0) {
-            open[i] = passing.gates[places[i] / 8];
-        }
-        if (passing.images && places[i] >= 0) {
-            others[i] = *reinterpret_cast<const uint4*>(passing.images + places[i]);
-        }
+        beside[i] = read_beside(output, places[i], accumulate, passing, normalizing);
     }
     // As in `store_strip`.
     uint32_t put = shared_address(store) + lane % 8 * ROW +
@@ -168,16 +153,7 @@ __device__ __forceinline__ void store_pixels(
         int at = (i * GROUP + in_group) / 8;
         uint4 piece =
             *reinterpret_cast<const uint4*>(store + at * ROW + (in_group % 8 ^ at % 8) * 16);
-        if (accumulate) {
-            piece = add_pieces(piece, there[i]);
-        }
-        if (passing.gates) {
-            piece = passing.pass(piece, others[i], open[i]);
-        }
-        if (normalizing.gates) {
-            piece = normalizing.finish(piece, others[i], places[i]);
-        }
-        *reinterpret_cast<uint4*>(output + places[i]) = piece;
+        store_piece(output, places[i], piece, beside[i], accumulate, passing, normalizing);
     }
     __syncwarp();
 }
