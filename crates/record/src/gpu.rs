@@ -68,6 +68,9 @@ pub struct GpuCheck {
     pub failed: Vec<GpuChecked>,
     /// In each precision the one that comes closest to its tolerance.
     pub closest: Vec<GpuChecked>,
+    /// Whether whole steps of wide networks were left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quick: bool,
 }
 
 /// One comparison.

@@ -83,7 +83,8 @@ pub(crate) struct GpuAll {
     /// Go on where the check misses a tolerance
     #[arg(long)]
     pub(crate) even_if_wrong: bool,
-    /// Measure tiny sizes: shows that everything runs; the times say nothing
+    /// Check steps of narrow networks only, and measure tiny sizes: shows that everything runs; the times
+    /// say nothing
     #[arg(long)]
     pub(crate) quick: bool,
     /// Settings other than the preset `paper`; the run's folder then has their name

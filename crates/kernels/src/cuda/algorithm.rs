@@ -32,8 +32,8 @@ pub(crate) enum Direction {
 }
 
 /// What own kernels convolve on a Hopper card, in bf16 with a 3×3 kernel: the layers of a ResNet-18 of
-/// width 64 on 32×32 images. Alone those of 256 and 512 channels are no faster than cuDNN's; but they do
-/// part of batch norm's work, and leave half of the card to other networks.
+/// width 64 on 32×32 images. Taken together those of 256 and 512 channels alone are slower than cuDNN's;
+/// but they do part of batch norm's work, and most leave half of the card to other networks.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OwnShape {
     /// A first layer: 8 channels, three of them the image's, to 64 on 32×32 images; its input's

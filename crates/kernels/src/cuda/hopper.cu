@@ -29,7 +29,8 @@ typedef __nv_bfloat16 bf16;
 
 #define TAPS 9
 
-// Half of a thread's sums of a weights' gradient, in fours: three taps of 64 outputs and 64 inputs.
+// Half of a thread's sums of a weights' gradient, in fours; all of a group's are three taps of 64
+// outputs and 64 inputs.
 #define HALF 12
 
 // Bytes of so many rows, up to where the next tile may begin.
@@ -392,6 +393,7 @@ __device__ __forceinline__ void store_strip(
         for (int i = 0; EARLY && i < ROUNDS; ++i) {
             load(i);
         }
+        __syncwarp();
         if (again || begin > 0) {
             join_group(group);
         }

@@ -120,6 +120,7 @@ __device__ __forceinline__ void store_pixels(
         places[i] = image < images ? at * S::RESULTS + channel + in_group % 8 * 8 : -1;
         beside[i] = read_beside(output, places[i], accumulate, passing, normalizing);
     }
+    __syncwarp();
     // As in `store_strip`.
     uint32_t put = shared_address(store) + lane % 8 * ROW +
                    ((in_group / WARP * 2 + lane / 8 % 2) ^ lane % 8) * 16;

@@ -151,6 +151,7 @@ impl CudaNorm {
         (running, mean): (&DeviceBuffer<f32>, Place),
     ) -> Result<Sums> {
         self.forget_sums();
+        self.passed = None;
         self.device.check_same(device)?;
         let fits = parts * 2 * channels <= self.sums.len();
         if (rows, channels) != (self.rows, self.channels) || !fits {
@@ -289,7 +290,7 @@ impl CudaNorm {
         let image = self.layer("a convolution's result", y)?;
         let [rows, channels] = [int(self.rows)?, int(self.channels)?];
         let sums = self.sums()?;
-        self.fixed = false;
+        (self.fixed, self.passed) = (false, None);
         let taken = self.taken.take();
         if taken.is_none() {
             let arguments = [
@@ -349,7 +350,7 @@ impl CudaNorm {
             Argument::Int(int(self.channels)?),
             self.coefficients()?,
         ];
-        self.fixed = true;
+        (self.fixed, self.passed) = (true, None);
         let grid = Grid::list(self.channels)?;
         // SAFETY: the arguments of `fixed_moments`; lengths were checked.
         unsafe {

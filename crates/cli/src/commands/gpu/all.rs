@@ -115,7 +115,7 @@ impl All<'_> {
         if let Some(check) = self
             .earlier()?
             .check
-            .filter(|check| check.failed.is_empty())
+            .filter(|check| check.failed.is_empty() && (self.args.quick || !check.quick))
         {
             tracing::info!("the check of this machine with this program is there");
             THERE.clone_into(&mut self.check_time);

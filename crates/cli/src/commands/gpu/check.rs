@@ -66,7 +66,7 @@ pub(super) fn check(
     if let Ok(steps) = &steps {
         told(steps.clone())?;
     }
-    let mut check = summary(&checked);
+    let mut check = summary(&checked, quick);
     if let Err(error) = &steps {
         check.failed.push(GpuChecked {
             name: format!("whole steps: {error}"),
@@ -130,7 +130,7 @@ pub(super) fn line(one: &GpuChecked) -> String {
     )
 }
 
-fn summary(checked: &[GpuChecked]) -> GpuCheck {
+fn summary(checked: &[GpuChecked], quick: bool) -> GpuCheck {
     let used = |one: &GpuChecked| match one.error {
         // Where nothing may differ, what passed came as close as it may.
         Some(0.0) => 0.0,
@@ -145,5 +145,6 @@ fn summary(checked: &[GpuChecked]) -> GpuCheck {
         comparisons: checked.len(),
         failed: checked.iter().filter(|one| !one.passed).cloned().collect(),
         closest: closest.collect(),
+        quick,
     }
 }

@@ -282,6 +282,16 @@ fn fixed(
     Ok(())
 }
 
+/// What follows a gradient, and whether it is added to another.
+const KINDS: [(&str, Onward, bool); 6] = [
+    ("batch norm", Onward::Reduce, true),
+    ("batch norm, written", Onward::Reduce, false),
+    ("fixed statistics", Onward::Gate, true),
+    ("fixed statistics, written", Onward::Gate, false),
+    ("fixed statistics alone", Onward::Apply, true),
+    ("fixed statistics alone, written", Onward::Apply, false),
+];
+
 /// An input's gradient, written or added to another, that lets batch norm's gradient begin: against the
 /// same by that alone, with its sums and without.
 fn through_norm(
@@ -305,14 +315,9 @@ fn through_norm(
         beta: place(1),
     };
     let mut all = Vec::new();
-    for (together, onward, accumulate) in [
-        (false, Onward::Reduce, true),
-        (true, Onward::Reduce, true),
-        (false, Onward::Gate, false),
-        (true, Onward::Gate, false),
-        (false, Onward::Apply, true),
-        (true, Onward::Apply, true),
-    ] {
+    let both = |onward, accumulate| [(false, onward, accumulate), (true, onward, accumulate)];
+    let ways = KINDS.map(|(_, onward, accumulate)| both(onward, accumulate));
+    for (together, onward, accumulate) in ways.concat() {
         let sums = onward == Onward::Reduce;
         let mut norm = CudaNorm::new(device, len / channels, channels, precision)?;
         let mut running = DeviceBuffer::from_slice(device, &vec![1.0; 2 * channels])?;
@@ -343,13 +348,12 @@ fn through_norm(
         all.push([target.read()?, residual.read()?, of_parameters.read()?]);
     }
     let names = ["", ", handed on", ", of scale and shift"];
-    let kinds = ["batch norm", "fixed statistics", "fixed statistics alone"];
-    for (pair, kind) in all.chunks(2).zip(kinds) {
+    for (pair, (kind, onward, _)) in all.chunks(2).zip(KINDS) {
         for ((name, alone), together) in names.iter().zip(&pair[0]).zip(&pair[1]) {
             let name = format!("{what}: gradient on to {kind}{name}");
             // The order of sums is another one.
-            let bar = match kind {
-                "batch norm" => tolerance(precision) / 4.0,
+            let bar = match onward {
+                Onward::Reduce => tolerance(precision) / 4.0,
                 _ => 0.0,
             };
             found.push(Comparison::new(

@@ -15,7 +15,7 @@ use crate::{Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
 
 /// Channels that are padded on the device (12 to 16), as those of the next stages are not.
 const WIDTH: usize = 12;
-/// How comparisons call kinds of networks, and these; of that width.
+/// How comparisons call kinds of networks, the kinds, and their widths.
 const KINDS: [(&str, &str, usize); 3] = [
     ("", "resnet18", WIDTH),
     ("pre-activation, ", "preactresnet18", WIDTH),
@@ -65,8 +65,9 @@ fn tolerances(precision: Precision) -> (f64, f64) {
     }
 }
 
-/// Compares training, evaluation and gradients of triggers of small networks, in every precision, and
-/// unless it is to be `quick` of networks of width 64, in bf16.
+/// Compares training, evaluation and gradients of triggers of small networks, in every precision; and,
+/// unless it is to be `quick`, of networks of width 64 in bf16.
+///
 /// What cannot be computed is a comparison that has not [passed](Comparison::passed), and the others
 /// go on.
 ///
