@@ -158,11 +158,7 @@ impl Convolution {
         (weights, place): (&Values, Place),
         output: &mut Values,
     ) -> Result<()> {
-        let addresses = Addresses {
-            input: self.input(input)?,
-            filter: self.weights(weights, place)?,
-            output: self.output(output)?,
-        };
+        let addresses = self.addresses(input, (weights, place), output)?;
         self.run(Direction::Forward, addresses, false)
     }
 
@@ -184,11 +180,7 @@ impl Convolution {
             norm.forget_sums();
             return self.forward(input, (weights, place), output);
         };
-        let addresses = Addresses {
-            input: self.input(input)?,
-            filter: self.weights(weights, place)?,
-            output: self.output(output)?,
-        };
+        let addresses = self.addresses(input, (weights, place), output)?;
         let channels = self.shape.out_channels;
         let result = (self.output_len() / channels, channels);
         let parts = Hopper::sums(own, index(self.batch)?) as usize;
@@ -216,11 +208,7 @@ impl Convolution {
         let Some(own) = self.own(Direction::Forward) else {
             return Ok(false);
         };
-        let addresses = Addresses {
-            input: self.input(input)?,
-            filter: self.weights(weights, place)?,
-            output: self.output(output)?,
-        };
+        let addresses = self.addresses(input, (weights, place), output)?;
         let normal = norm.place_for_result(&self.device, self.output_len(), residual)?;
         self.run_own(own, Product::Forward(Then::Normalize(normal)), addresses)?;
         Ok(true)
@@ -238,11 +226,7 @@ impl Convolution {
         target: &mut Values,
         accumulate: bool,
     ) -> Result<()> {
-        let addresses = Addresses {
-            input: self.input(target)?,
-            filter: self.weights(weights, place)?,
-            output: self.output(gradient)?,
-        };
+        let addresses = self.addresses(target, (weights, place), gradient)?;
         self.run(Direction::BackwardData, addresses, accumulate)
     }
 
@@ -265,11 +249,7 @@ impl Convolution {
             norm.forget_gradient();
             return self.input_gradient((weights, place), gradient, target, accumulate);
         };
-        let addresses = Addresses {
-            input: self.input(target)?,
-            filter: self.weights(weights, place)?,
-            output: self.output(gradient)?,
-        };
+        let addresses = self.addresses(target, (weights, place), gradient)?;
         let parts = Hopper::sums(own, index(self.batch)?) as usize;
         let len = self.input_len();
         let through = norm.place_for_gradient(&self.device, y, len, (onward, parts))?;
@@ -290,11 +270,7 @@ impl Convolution {
         gradient: &Values,
         (target, place): (&mut Values, Place),
     ) -> Result<()> {
-        let addresses = Addresses {
-            input: self.input(input)?,
-            filter: self.weights(target, place)?,
-            output: self.output(gradient)?,
-        };
+        let addresses = self.addresses(input, (target, place), gradient)?;
         self.run(Direction::BackwardFilter, addresses, false)
     }
 
@@ -304,18 +280,21 @@ impl Convolution {
         (side(height), side(width))
     }
 
-    fn input(&self, values: &Values) -> Result<u64> {
-        let what = "the input of a convolution";
-        values.whole(&self.device, what, self.input_len(), self.precision)
-    }
-
-    fn output(&self, values: &Values) -> Result<u64> {
-        let what = "the output of a convolution";
-        values.whole(&self.device, what, self.output_len(), self.precision)
-    }
-
-    fn weights(&self, values: &Values, place: Place) -> Result<u64> {
-        values.at(&self.device, place, self.weights_len(), self.precision)
+    /// The addresses of an input, weights at a place of a flat buffer, and an output, or of their
+    /// gradients.
+    fn addresses(
+        &self,
+        input: &Values,
+        (weights, place): (&Values, Place),
+        output: &Values,
+    ) -> Result<Addresses> {
+        let (device, precision) = (&self.device, self.precision);
+        let (inputs, outputs) = (self.input_len(), self.output_len());
+        Ok(Addresses {
+            input: input.whole(device, "the input of a convolution", inputs, precision)?,
+            filter: weights.at(device, place, self.weights_len(), precision)?,
+            output: output.whole(device, "the output of a convolution", outputs, precision)?,
+        })
     }
 
     fn run(&self, direction: Direction, at: Addresses, accumulate: bool) -> Result<()> {

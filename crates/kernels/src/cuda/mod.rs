@@ -11,10 +11,10 @@
 //! algorithm  bf16  failure  filter  launch  library  packing  turns    logic of the host, tested without a GPU
 //! device  buffer  function  graph                               the device, its memory, its kernels, recordings
 //! mark                                                          times and versions, for measurements
-//! descriptor  dnn  hopper  conv  images  norm  head  optimizer  what is computed
+//! descriptor  dnn  hopper  hopper_map  conv  images  norm  head  optimizer    what is computed
 //! matrix  perceptron                                            what MESA's perceptrons are made of
 //! check                                                         all of it against plain computations in f64
-//! kernels.cu  *.cuh  hopper.cu                                  the kernels, compiled by build.rs
+//! kernels.cu  hopper.cu  *.cuh                                  the kernels, compiled by build.rs
 //! ```
 
 mod algorithm;
@@ -46,6 +46,8 @@ mod graph;
 mod head;
 #[cfg(feature = "cuda")]
 mod hopper;
+#[cfg(feature = "cuda")]
+mod hopper_map;
 #[cfg(feature = "cuda")]
 mod images;
 #[cfg(feature = "cuda")]

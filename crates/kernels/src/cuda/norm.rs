@@ -13,7 +13,8 @@ use super::launch::{Grid, Parts, int};
 /// A channel's mean, scale, shift and inverse deviation.
 const COEFFICIENTS: usize = 4;
 
-/// Which of them the scale is; as in `norm.cuh`.
+/// Which of them the mean and the scale are; as in `norm.cuh`.
+const MEAN: usize = 0;
 const SCALE: usize = 1;
 
 /// A channel's factor of the image in a gradient, and a constant.
@@ -151,7 +152,7 @@ impl CudaNorm {
         (running, mean): (&DeviceBuffer<f32>, Place),
     ) -> Result<Sums> {
         self.forget_sums();
-        self.passed = None;
+        self.forget_gradient();
         self.device.check_same(device)?;
         let fits = parts * 2 * channels <= self.sums.len();
         if (rows, channels) != (self.rows, self.channels) || !fits {
@@ -163,7 +164,7 @@ impl CudaNorm {
         }
         Ok(Sums {
             shift: running.at(&self.device, mean, self.channels)?,
-            parts: self.sums.whole(&self.device, "sums", self.sums.len())?,
+            parts: self.sums_address()?,
         })
     }
 
@@ -183,7 +184,7 @@ impl CudaNorm {
         (onward, parts): (Onward, usize),
     ) -> Result<Through> {
         self.forget_sums();
-        self.passed = None;
+        self.forget_gradient();
         self.device.check_same(device)?;
         self.check_bf16()?;
         let fits = parts * 2 * self.channels <= self.sums.len();
@@ -199,20 +200,18 @@ impl CudaNorm {
                 ),
             ));
         }
-        let address =
-            |buffer: &DeviceBuffer<f32>, at, len| buffer.at(device, Place { offset: at, len }, len);
-        let [means, scales] = [0, SCALE * self.channels];
-        let wanted = |wanted, address| if wanted { address } else { 0 };
-        let sums = self.sums.whole(device, "sums", self.sums.len())?;
+        let row = |which| {
+            let (offset, len) = (which * self.channels, self.channels);
+            self.coefficients.at(device, Place { offset, len }, len)
+        };
+        let [means, scales] = [row(MEAN)?, row(SCALE)?];
+        let only = |when, address| if onward == when { address } else { 0 };
         Ok(Through {
-            gates: self.positive.whole(device, "a gate", self.groups())?,
+            gates: self.noted_address()?,
             images: y.whole(device, "a convolution's result", len, self.precision)?,
-            means: address(&self.coefficients, means, self.channels)?,
-            scales: wanted(
-                onward == Onward::Apply,
-                address(&self.coefficients, scales, self.channels)?,
-            ),
-            parts: wanted(onward == Onward::Reduce, sums),
+            means,
+            scales: only(Onward::Apply, scales),
+            parts: only(Onward::Reduce, self.sums_address()?),
         })
     }
 
@@ -255,16 +254,13 @@ impl CudaNorm {
                 ),
             ));
         }
-        self.passed = None;
+        self.forget_gradient();
         let (residual, of_residual) = self.residual(residual)?;
-        let coefficients = self.coefficients.len();
         Ok(Normal {
-            coefficients: self
-                .coefficients
-                .whole(device, "coefficients", coefficients)?,
+            coefficients: self.coefficients_address()?,
             residual,
             residual_coefficients: of_residual,
-            gates: self.positive.whole(device, "a gate", self.groups())?,
+            gates: self.noted_address()?,
         })
     }
 
@@ -385,7 +381,7 @@ impl CudaNorm {
             self.layer("a layer's output", output)?,
             self.noted()?,
         ];
-        self.passed = None;
+        self.forget_gradient();
         let grid = Grid::list(self.groups())?;
         // SAFETY: the arguments of `normalize`; lengths were checked.
         unsafe {
@@ -530,9 +526,8 @@ impl CudaNorm {
                 expected,
             ));
         }
-        let len = COEFFICIENTS * self.channels;
-        let coefficients = norm.coefficients.whole(&self.device, "coefficients", len)?;
-        Ok((address, coefficients))
+        norm.device.check_same(&self.device)?;
+        Ok((address, norm.coefficients_address()?))
     }
 
     /// Threads that take [`CHANNEL_MULTIPLE`] channels each.
@@ -547,9 +542,11 @@ impl CudaNorm {
     }
 
     fn noted(&self) -> Result<Argument> {
-        let len = self.groups();
-        let address = self.positive.whole(&self.device, "a gate", len)?;
-        Ok(Argument::Pointer(address))
+        Ok(Argument::Pointer(self.noted_address()?))
+    }
+
+    fn noted_address(&self) -> Result<u64> {
+        self.positive.whole(&self.device, "a gate", self.groups())
     }
 
     /// Where it is noted what passes; null if everything does, or has been let through already.
@@ -566,14 +563,20 @@ impl CudaNorm {
     }
 
     fn sums(&self) -> Result<Argument> {
-        let address = self.sums.whole(&self.device, "sums", self.sums.len())?;
-        Ok(Argument::Pointer(address))
+        Ok(Argument::Pointer(self.sums_address()?))
+    }
+
+    fn sums_address(&self) -> Result<u64> {
+        self.sums.whole(&self.device, "sums", self.sums.len())
     }
 
     fn coefficients(&self) -> Result<Argument> {
+        Ok(Argument::Pointer(self.coefficients_address()?))
+    }
+
+    fn coefficients_address(&self) -> Result<u64> {
         let len = COEFFICIENTS * self.channels;
-        let address = self.coefficients.whole(&self.device, "coefficients", len)?;
-        Ok(Argument::Pointer(address))
+        self.coefficients.whole(&self.device, "coefficients", len)
     }
 
     fn factors(&self) -> Result<Argument> {
