@@ -24,6 +24,14 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+
+// Loads and stores that say what caches are to make of them.
+inline uint4 __ldcs(const uint4* at) { return *at; }
+inline void __stcs(uint4* at, uint4 value) { *at = value; }
+
 extern Index blockIdx, threadIdx, blockDim, gridDim;
 
 // Waits for the other threads of the block.

@@ -24,10 +24,6 @@
 #define EIGHTHS (STRIP / 8)
 #define REPEAT 1024
 
-struct alignas(16) uint4 {
-    uint32_t x, y, z, w;
-};
-
 struct float2 {
     float x, y;
 };

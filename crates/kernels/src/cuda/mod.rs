@@ -80,7 +80,7 @@ pub use self::{
     images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers},
     mark::{Mark, Versions},
     matrix::{Matrix, MatrixPlace},
-    norm::{CudaNorm, Gate, NormParameters, Onward, Residual},
+    norm::{CudaNorm, Gate, NormParameters, OfResidual, Onward, Residual},
     optimizer::{Descent, DeviceDescent},
     perceptron::{Activation, AdamStep, DeviceAdam, LayerEnd},
 };

@@ -231,8 +231,9 @@ extern "C" __global__ void normalize(
         return;
     }
     int first = at % (channels / LANES) * LANES;
-    Lanes own = reinterpret_cast<const Lanes*>(y)[at];
-    Lanes other = residual ? reinterpret_cast<const Lanes*>(residual)[at] : own;
+    // Both are read again in the backward pass at the earliest.
+    Lanes own = read_last(reinterpret_cast<const Lanes*>(y) + at);
+    Lanes other = residual ? read_last(reinterpret_cast<const Lanes*>(residual) + at) : own;
     Eight sum;
     Normalizing normalizing(coefficients, first, channels);
 #pragma unroll
@@ -339,12 +340,12 @@ extern "C" __global__ void gradient_factors(
     beta_gradient[channel] = (float)sum;
 }
 
-// One thread for each 8 channels of a pixel: the gradient of y, in place, and that of the
-// residual (may be null), which is written or, with `accumulate`, added to. What passes of the
-// gradient is as in `gradient_parts`. With fixed statistics `y` is null: it has no part in this.
+// One thread for each 8 channels of a pixel: `target`, the gradient of y. What passes of the gradient,
+// as in `gradient_parts`, is added to `residual_gradient` if that is not null; it stays where it was if
+// that is not the target, too. With fixed statistics `y` is null: it has no part in this.
 extern "C" __global__ void apply_gradient(
     value* gradient, const unsigned char* gate, const value* y, const float* coefficients,
-    const float* factors, value* residual_gradient, int accumulate, int groups, int channels)
+    const float* factors, value* target, value* residual_gradient, int groups, int channels)
 {
     int at = thread_index();
     if (at >= groups) {
@@ -352,10 +353,9 @@ extern "C" __global__ void apply_gradient(
     }
     int first = at % (channels / LANES) * LANES;
     Lanes own = reinterpret_cast<Lanes*>(gradient)[at];
-    Lanes image = y ? reinterpret_cast<const Lanes*>(y)[at] : own;
+    Lanes image = y ? read_last(reinterpret_cast<const Lanes*>(y) + at) : own;
     int open = gate ? gate[at] : ALL_OPEN;
-    Lanes other = residual_gradient && accumulate
-        ? reinterpret_cast<Lanes*>(residual_gradient)[at] : own;
+    Lanes other = residual_gradient ? reinterpret_cast<Lanes*>(residual_gradient)[at] : own;
     Eight mean = eight(coefficients, MEAN, first, channels);
     Eight scale = eight(coefficients, SCALE, first, channels);
     Eight of_image = eight(factors, OF_IMAGE, first, channels);
@@ -368,11 +368,15 @@ extern "C" __global__ void apply_gradient(
         float of_y = scale.lane[lane] * g;
         of_y += y ? of_image.lane[lane] * centred + constant.lane[lane] : 0.0f;
         store(&result.lane[lane], of_y);
-        store(&other.lane[lane], accumulate ? to_float(other.lane[lane]) + g : g);
+        store(&own.lane[lane], g);
+        store(&other.lane[lane], to_float(other.lane[lane]) + g);
     }
-    reinterpret_cast<Lanes*>(gradient)[at] = result;
+    reinterpret_cast<Lanes*>(target)[at] = result;
     if (residual_gradient) {
         reinterpret_cast<Lanes*>(residual_gradient)[at] = other;
+    }
+    if (gate && target != gradient) {
+        reinterpret_cast<Lanes*>(gradient)[at] = own;
     }
 }
 

@@ -95,6 +95,15 @@ pub enum Residual<'a> {
     Raw(&'a Values, &'a CudaNorm),
 }
 
+/// Where a layer's residual gets its gradient: what passes of that of the layer's output.
+#[derive(Debug)]
+pub enum OfResidual<'a> {
+    /// The first one: it stays where it was, and the layer's own goes to this buffer.
+    First(&'a mut Values),
+    /// Another one: it is added to this.
+    More(&'a mut Values),
+}
+
 /// Where a layer lets a gradient through.
 #[derive(Copy, Clone, Debug)]
 pub enum Gate {
@@ -453,9 +462,9 @@ impl CudaNorm {
         }
     }
 
-    /// Turns the gradient of the layer's output into that of the convolution's result `y`, in
-    /// place, and hands the gated gradient on to the residual: written, or added to what is there.
-    /// After [`CudaNorm::reduce_gradient`], or [`CudaNorm::fix_moments`] for fixed statistics.
+    /// Turns the gradient of the layer's output into that of the convolution's result `y`, in place but
+    /// for [`OfResidual::First`]. After [`CudaNorm::reduce_gradient`], or [`CudaNorm::fix_moments`] for
+    /// fixed statistics.
     ///
     /// # Errors
     ///
@@ -466,7 +475,7 @@ impl CudaNorm {
         gradient: &mut Values,
         gate: Gate,
         y: &Values,
-        residual: Option<(&mut Values, bool)>,
+        residual: Option<OfResidual<'_>>,
     ) -> Result<()> {
         let done = self.passed.map(|passed| passed.onward);
         if done == Some(Onward::Apply) && residual.is_some() {
@@ -476,20 +485,25 @@ impl CudaNorm {
                 "let through at most",
             ));
         }
-        let null = Argument::Pointer(0);
-        let (residual, accumulate) = match residual {
-            None => (null, false),
-            Some((values, accumulate)) => (self.layer("a residual", values)?, accumulate),
+        let null = || Argument::Pointer(0);
+        let output = self.layer("a gradient", gradient)?;
+        let (target, residual) = match residual {
+            None => (self.layer("a gradient", gradient)?, null()),
+            Some(OfResidual::First(own)) => (self.layer("a gradient", own)?, null()),
+            Some(OfResidual::More(more)) => (
+                self.layer("a gradient", gradient)?,
+                self.layer("a residual's gradient", more)?,
+            ),
         };
         let image = self.layer("a convolution's result", y)?;
         let arguments = [
-            self.layer("a gradient", gradient)?,
+            output,
             self.gate(gate)?,
-            if self.fixed { null } else { image },
+            if self.fixed { null() } else { image },
             self.coefficients()?,
             self.factors()?,
+            target,
             residual,
-            Argument::Int(i32::from(accumulate)),
             Argument::Int(int(self.groups())?),
             Argument::Int(int(self.channels)?),
         ];

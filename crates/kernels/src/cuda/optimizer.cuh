@@ -41,8 +41,8 @@ extern "C" __global__ void descend(
         }
         return;
     }
-    Floats w = reinterpret_cast<Floats*>(weights)[at];
-    Floats v = reinterpret_cast<Floats*>(velocity)[at];
+    Floats w = read_last(reinterpret_cast<const Floats*>(weights) + at);
+    Floats v = read_last(reinterpret_cast<const Floats*>(velocity) + at);
     Floats g;
     if (first < filters) {
         Copies own = reinterpret_cast<const Copies*>(convolution_gradient)[at];
@@ -57,8 +57,8 @@ extern "C" __global__ void descend(
     for (int i = 0; i < AT_ONCE; ++i) {
         descend_one(&w.lane[i], &v.lane[i], g.lane[i], settings);
     }
-    reinterpret_cast<Floats*>(weights)[at] = w;
-    reinterpret_cast<Floats*>(velocity)[at] = v;
+    write_last(reinterpret_cast<Floats*>(weights) + at, w);
+    write_last(reinterpret_cast<Floats*>(velocity) + at, v);
     if (first < filters) {
         Copies copy;
 #pragma unroll

@@ -3,8 +3,8 @@
 use mesa_kernels::ConvShape;
 use mesa_kernels::cuda::{
     BatchPlans, Colors, Convolution, CudaDevice, CudaHead, CudaNorm, DeviceBuffer, Gate,
-    LinearParameters, NormParameters, Onward, PlanLimits, Precision, Residual, Totals, Values,
-    padded,
+    LinearParameters, NormParameters, OfResidual, Onward, PlanLimits, Precision, Residual, Totals,
+    Values, padded,
 };
 
 use super::plan::{Backward, NormPlaces, Plan};
@@ -310,25 +310,29 @@ impl Engine {
                         norm.apply_gradient(gradient, gate, raw, None)?;
                     }
                     Some(to) => {
-                        let [gradient, residual] =
-                            two(&mut self.gradients, step.gradient, to.slot)?;
-                        let residual = Some((residual, to.accumulate));
-                        norm.apply_gradient(gradient, gate, raw, residual)?;
+                        let other = if to.accumulate { to.slot } else { step.own };
+                        let [gradient, other] = two(&mut self.gradients, step.gradient, other)?;
+                        let of_residual = if to.accumulate {
+                            OfResidual::More(other)
+                        } else {
+                            OfResidual::First(other)
+                        };
+                        norm.apply_gradient(gradient, gate, raw, Some(of_residual))?;
                     }
                 }
             }
             if let Some(of_skip) = step.of_skip {
-                let [gradient, of_skip] = two(&mut self.gradients, step.gradient, of_skip)?;
+                let [gradient, of_skip] = two(&mut self.gradients, step.own, of_skip)?;
                 self.device.add(of_skip, gradient)?;
             }
             if let Some(targets) = &mut targets {
                 let input = ready(&self.image, before, unit.input)?;
-                let gradient = &self.gradients[step.gradient];
+                let gradient = &self.gradients[step.own];
                 let target = (&mut targets.convolutions, places.filter);
                 layer.convolution.weight_gradient(input, gradient, target)?;
             }
             if let Some(to) = step.input {
-                let [gradient, input] = two(&mut self.gradients, step.gradient, to.slot)?;
+                let [gradient, input] = two(&mut self.gradients, step.own, to.slot)?;
                 let weights = (copies, places.filter);
                 let convolution = &layer.convolution;
                 let completed = to.completes.then(|| to.node - 1);

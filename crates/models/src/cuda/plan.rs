@@ -77,9 +77,12 @@ pub(crate) struct Target {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BackwardStep {
     pub(crate) unit: usize,
-    /// The buffer that holds the gradient of the unit's output and, if the unit has a skip, stays that
-    /// of the skip.
+    /// The buffer that holds the gradient of the unit's output, and stays that of the residual if it is
+    /// the residual's first.
     pub(crate) gradient: usize,
+    /// The buffer that then holds the gradient of what batch norm takes: the same if no residual stays
+    /// there. If the unit has a skip, it stays that of the skip.
+    pub(crate) own: usize,
     /// The buffer that holds what has reached the unit's sum as a skip.
     pub(crate) of_skip: Option<usize>,
     pub(crate) residual: Option<Target>,
@@ -184,9 +187,10 @@ impl Plan {
         [0, 1].map(|part| self.parameters.entries[first + part].place)
     }
 
-    /// The backward pass: units in reverse order. The first to reach a node writes its gradient,
-    /// the others add to it; once a unit has passed its output's gradient on, that buffer is free
-    /// for another node of the same size, unless a skip takes it as it is.
+    /// The backward pass: units in reverse order. The first to reach a node writes its gradient, or
+    /// leaves it where it is for a residual; the others add to it. Once a unit has passed its output's
+    /// gradient on, that buffer is free for another node of the same size, unless a skip takes it as
+    /// it is.
     pub(crate) fn backward(&self, graph: &Graph, image_gradient: bool) -> Backward {
         let mut plan = Backward::default();
         let mut free: Vec<usize> = Vec::new();
@@ -204,12 +208,13 @@ impl Plan {
         let mut reach = |plan: &mut Backward,
                          free: &mut Vec<usize>,
                          of_node: &mut [Option<usize>],
-                         node: Node| {
+                         node: Node,
+                         there: Option<usize>| {
             if node == 0 && !image_gradient {
                 return None;
             }
             let accumulate = of_node[node].is_some();
-            let slot = of_node[node].unwrap_or_else(|| {
+            let slot = of_node[node].or(there).unwrap_or_else(|| {
                 let (height, width, channels) = self.nodes[node];
                 take(&mut plan.slots, free, height * width * channels)
             });
@@ -222,31 +227,40 @@ impl Plan {
                 completes: node > 0 && waiting[node] == 0,
             })
         };
-        reach(&mut plan, &mut free, &mut of_node, graph.units.len());
+        let last = graph.units.len();
+        reach(&mut plan, &mut free, &mut of_node, last, None);
         for (unit, spec) in graph.units.iter().enumerate().rev() {
             let Some(gradient) = of_node[unit + 1].take() else {
                 continue;
             };
             let residual = spec
                 .residual
-                .and_then(|node| reach(&mut plan, &mut free, &mut of_node, node));
-            let input = reach(&mut plan, &mut free, &mut of_node, spec.input);
+                .and_then(|node| reach(&mut plan, &mut free, &mut of_node, node, Some(gradient)));
+            let own = match residual {
+                Some(Target { slot, .. }) if slot == gradient => {
+                    let len = plan.slots[gradient];
+                    take(&mut plan.slots, &mut free, len)
+                }
+                _ => gradient,
+            };
+            let input = reach(&mut plan, &mut free, &mut of_node, spec.input, None);
             let of_skip = of_skips[unit].take();
             plan.steps.push(BackwardStep {
                 unit,
                 gradient,
+                own,
                 of_skip,
                 residual,
                 input,
             });
             free.extend(of_skip);
             match spec.skip {
-                None => free.push(gradient),
+                None => free.push(own),
                 // Where there is no batch norm, a sum is the output.
                 Some(skip) if graph.units[skip].norm.is_none() => {
-                    of_node[skip + 1] = Some(gradient);
+                    of_node[skip + 1] = Some(own);
                 }
-                Some(skip) => of_skips[skip] = Some(gradient),
+                Some(skip) => of_skips[skip] = Some(own),
             }
         }
         plan.image = of_node[0];
@@ -358,8 +372,17 @@ mod tests {
             if let Some(slot) = step.of_skip {
                 assert_eq!(held[slot], Some(step.unit + 1));
             }
+            let first = step.residual.filter(|target| !target.accumulate);
+            if first.is_some() {
+                assert_eq!(held[step.own], None, "a buffer is overwritten");
+                assert_eq!(backward.slots[step.own], size(step.unit + 1));
+                held[step.own] = Some(step.unit + 1);
+            }
+            assert_eq!(step.own == step.gradient, first.is_none());
             for target in step.residual.into_iter().chain(step.input) {
-                assert_ne!(target.slot, step.gradient);
+                let stays = Some(target) == first;
+                assert_eq!(target.slot == step.gradient, stays);
+                assert_ne!(target.slot, step.own);
                 assert_ne!(Some(target.slot), step.of_skip);
                 assert_eq!(backward.slots[target.slot], size(target.node));
                 let last = target.node > 0 && waiting[target.node] == 1;
@@ -373,12 +396,12 @@ mod tests {
                 held[target.slot] = Some(target.node);
                 waiting[target.node] -= 1;
             }
-            held[step.gradient] = None;
+            held[step.own] = None;
             if let Some(skip) = graph.units[step.unit].skip {
                 // It stays where it is, for the sum that the skip came from.
-                held[step.gradient] = Some(skip + 1);
+                held[step.own] = Some(skip + 1);
                 if graph.units[skip].norm.is_some() {
-                    of_skips[skip] = Some(step.gradient);
+                    of_skips[skip] = Some(step.own);
                 }
             }
             if let Some(slot) = step.of_skip {

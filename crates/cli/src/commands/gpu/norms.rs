@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use anyhow::Result;
 use mesa_kernels::cuda::{
-    CHANNEL_MULTIPLE, CudaNorm, DeviceBuffer, Gate, NormParameters, Place, Precision, Values, noise,
+    CHANNEL_MULTIPLE, CudaNorm, DeviceBuffer, Gate, NormParameters, OfResidual, Place, Precision,
+    Values, noise,
 };
 use mesa_record::GpuRow;
 
@@ -160,7 +161,7 @@ impl Layer {
                 norm.reduce_gradient(&self.gradient, Gate::Noted, raw, targets)
             }
             Kind::Apply { residual } => {
-                let target = residual.then_some((&mut self.residual, false));
+                let target = residual.then_some(OfResidual::First(&mut self.residual));
                 norm.apply_gradient(&mut self.gradient, Gate::Noted, raw, target)
             }
         }?;

@@ -9,7 +9,7 @@ use crate::cuda::conv::Convolution;
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::{CudaError, Result};
 use crate::cuda::images::{BatchPlans, Colors, DeviceImages, DevicePlans, DeviceTriggers};
-use crate::cuda::norm::{CudaNorm, Gate, NormParameters, Onward, Residual};
+use crate::cuda::norm::{CudaNorm, Gate, NormParameters, OfResidual, Onward, Residual};
 use crate::cuda::optimizer::{Descent, DeviceDescent};
 use crate::cuda::packing::PlanLimits;
 use crate::{ImagePlan, Stamp};
@@ -342,10 +342,15 @@ fn through_norm(
             let targets = (&mut of_parameters, place(0), place(1));
             norm.reduce_gradient(&target, Gate::Noted, &raw, targets)?;
         }
-        let mut residual = Values::zeros(device, len, precision)?;
-        let to = (onward != Onward::Apply).then_some((&mut residual, false));
+        let mut of_raw = Values::zeros(device, len, precision)?;
+        let to = (onward != Onward::Apply).then_some(OfResidual::First(&mut of_raw));
         norm.apply_gradient(&mut target, Gate::Noted, &raw, to)?;
-        all.push([target.read()?, residual.read()?, of_parameters.read()?]);
+        // In place where nothing is handed on.
+        let [own, handed_on] = match onward {
+            Onward::Apply => [&target, &of_raw],
+            _ => [&of_raw, &target],
+        };
+        all.push([own.read()?, handed_on.read()?, of_parameters.read()?]);
     }
     let names = ["", ", handed on", ", of scale and shift"];
     for (pair, (kind, onward, _)) in all.chunks(2).zip(KINDS) {

@@ -7,7 +7,7 @@ use crate::cuda::algorithm::Precision;
 use crate::cuda::buffer::{DeviceBuffer, Place, Values};
 use crate::cuda::device::CudaDevice;
 use crate::cuda::failure::Result;
-use crate::cuda::norm::{CudaNorm, Gate, NormParameters, Residual};
+use crate::cuda::norm::{CudaNorm, Gate, NormParameters, OfResidual, Residual};
 
 /// Rows that fill no whole number of parts, channels that fill no whole block.
 const ROWS: usize = 3 * 81;
@@ -139,7 +139,7 @@ pub(super) fn training(
     layer
         .norm
         .reduce_gradient(&gradient, Gate::Noted, y, targets)?;
-    let residual = Some((&mut of_residual, true));
+    let residual = Some(OfResidual::More(&mut of_residual));
     layer
         .norm
         .apply_gradient(&mut gradient, Gate::Noted, y, residual)?;
@@ -313,8 +313,8 @@ pub(super) fn fixed(
     let gradient = noise(72, ROWS * CHANNELS);
     let mut gradient = Values::from_slice(device, &gradient, precision)?;
     let g = gradient.read()?;
-    let mut of_residual = Values::zeros(device, ROWS * CHANNELS, precision)?;
-    let to = Some((&mut of_residual, false));
+    let mut of_y = Values::zeros(device, ROWS * CHANNELS, precision)?;
+    let to = Some(OfResidual::First(&mut of_y));
     layer
         .norm
         .apply_gradient(&mut gradient, Gate::Noted, &layer.y, to)?;
@@ -332,12 +332,12 @@ pub(super) fn fixed(
     });
     let expected: Vec<f64> = scaled.collect();
     for (name, result, expected) in [
+        ("gradient through fixed statistics", of_y.read()?, &expected),
         (
-            "gradient through fixed statistics",
+            "gradient that stays for the residual",
             gradient.read()?,
-            &expected,
+            &gated,
         ),
-        ("gradient handed on, written", of_residual.read()?, &gated),
     ] {
         found.push(Comparison::new(name, precision, &result, expected, bar));
     }
