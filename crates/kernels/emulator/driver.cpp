@@ -8,6 +8,7 @@
 // While a stream is captured, launches and copies on the device are kept for its graph, with the
 // values that their arguments have now; what may not be captured is refused.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -188,6 +189,14 @@ int cuCtxSynchronize() { return captures ? CAPTURE_UNSUPPORTED : SUCCESS; }
 int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &dummy, SUCCESS; }
 int cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
 int cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, SUCCESS; }
+int cuStreamCreateWithPriority(void** stream, unsigned flags, int)
+{
+    return cuStreamCreate(stream, flags);
+}
+int cuCtxGetStreamPriorityRange(int* least, int* greatest)
+{
+    return *least = 0, *greatest = -5, SUCCESS;
+}
 int cuStreamDestroy_v2(void* stream) { return delete (Stream*)stream, SUCCESS; }
 int cuStreamSynchronize(void* stream) { return refuse(stream) ? CAPTURE_UNSUPPORTED : SUCCESS; }
 
@@ -216,6 +225,25 @@ int cuStreamEndCapture(void* stream, void** graph)
     --captures;
     return result;
 }
+
+// A node is what it does. Priorities change nothing here: one kernel runs at a time.
+int cuGraphGetNodes(void* graph, void** nodes, size_t* count)
+{
+    std::vector<Work>& work = ((Graph*)graph)->work;
+    for (size_t i = 0; nodes && i < std::min(*count, work.size()); ++i) {
+        nodes[i] = &work[i];
+    }
+    return *count = work.size(), SUCCESS;
+}
+
+int cuGraphNodeGetType(void*, int* kind)
+{
+    const int KERNEL = 0;
+    return *kind = KERNEL, SUCCESS;
+}
+
+int cuGraphKernelNodeGetParams_v2(void*, void*) { return SUCCESS; }
+int cuGraphKernelNodeSetAttribute(void*, int, const void*) { return SUCCESS; }
 
 int cuGraphInstantiateWithFlags(void** made, void* graph, unsigned long long)
 {

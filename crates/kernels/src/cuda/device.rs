@@ -15,6 +15,7 @@ use super::graph::{Kept, RECORDING};
 use super::hopper::Hopper;
 use super::launch::Grid;
 use super::library;
+use super::priority::Priorities;
 use super::turns::{Turn, Turns};
 
 /// A GPU. Clones are the same one; whatever is asked of it runs in order, on one stream.
@@ -30,6 +31,7 @@ struct Inner {
     functions: Functions,
     hopper: Option<Hopper>,
     stream: Arc<CudaStream>,
+    priorities: Priorities,
     turns: Turns,
     recording: Recorder,
     ordinal: usize,
@@ -92,7 +94,9 @@ impl CudaDevice {
             let kept = keep_freed_memory(&context);
             map_driver(kept, "setting up the memory pool", ordinal)?;
         }
-        let stream = map_driver(context.new_stream(), "making a stream", ordinal)?;
+        let priorities = map_driver(Priorities::next(), "asking for priorities", ordinal)?;
+        let stream = context.new_stream_with_priority(priorities.of_stream());
+        let stream = map_driver(stream, "making a stream", ordinal)?;
         let functions = map_driver(
             Functions::load(&context),
             "compiling the kernels for the card",
@@ -111,6 +115,7 @@ impl CudaDevice {
                 functions,
                 hopper,
                 stream,
+                priorities,
                 turns: Turns::default(),
                 recording: Recorder {
                     wanted: AtomicBool::new(true),
@@ -234,6 +239,11 @@ impl CudaDevice {
 
     pub(crate) fn stream(&self) -> &Arc<CudaStream> {
         &self.inner.stream
+    }
+
+    /// Priorities of its launches.
+    pub(crate) fn priorities(&self) -> Priorities {
+        self.inner.priorities
     }
 
     /// Own convolutions, if the card runs them.

@@ -9,10 +9,11 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaGraph, DriverError, sys};
+use cudarc::driver::{CudaStream, DriverError, result, sys};
 
 use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
+use super::priority::Priorities;
 
 /// Memory that a recording refers to.
 pub(crate) type Kept = Arc<dyn Any + Send + Sync>;
@@ -95,21 +96,72 @@ impl<K: PartialEq> Replays<K> {
     }
 }
 
-/// Launches, and all memory that they refer to.
-struct Recording {
-    // Dropped in this order.
-    graph: Option<CudaGraph>,
-    kept: Vec<Kept>,
-    device: CudaDevice,
+/// Launches that the driver starts as a whole.
+struct Graph {
+    started: sys::CUgraphExec,
+    stream: Arc<CudaStream>,
 }
 
 // SAFETY: a graph may be used from any thread, by one at a time. It is started and dropped only,
 // both through a mutable reference.
 #[allow(unsafe_code)]
-unsafe impl Send for Recording {}
+unsafe impl Send for Graph {}
 // SAFETY: as above; a shared reference gives no access to the graph.
 #[allow(unsafe_code)]
-unsafe impl Sync for Recording {}
+unsafe impl Sync for Graph {}
+
+impl Graph {
+    /// What was recorded on `stream` until now; none if nothing was.
+    #[allow(unsafe_code)]
+    fn recorded(
+        stream: &Arc<CudaStream>,
+        priorities: Priorities,
+    ) -> Result<Option<Self>, DriverError> {
+        stream.context().bind_to_thread()?;
+        // SAFETY: the stream is alive. What is recorded is a graph, which is destroyed here, once.
+        unsafe {
+            let recorded = result::stream::end_capture(stream.cu_stream())?;
+            if recorded.is_null() {
+                return Ok(None);
+            }
+            let flags =
+                sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
+            let started = priorities
+                .give(recorded)
+                .and_then(|()| result::graph::instantiate(recorded, flags));
+            let destroyed = result::graph::destroy(recorded);
+            let graph = Self {
+                started: started?,
+                stream: stream.clone(),
+            };
+            destroyed?;
+            Ok(Some(graph))
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn start(&mut self) -> Result<(), DriverError> {
+        self.stream.context().bind_to_thread()?;
+        // SAFETY: both are alive.
+        unsafe { result::graph::launch(self.started, self.stream.cu_stream()) }
+    }
+}
+
+impl Drop for Graph {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: it was alive until now. A driver that refuses has nothing to be told.
+        let _ = unsafe { result::graph::exec_destroy(self.started) };
+    }
+}
+
+/// Launches, and all memory that they refer to.
+struct Recording {
+    // Dropped in this order.
+    graph: Option<Graph>,
+    kept: Vec<Kept>,
+    device: CudaDevice,
+}
 
 impl Recording {
     /// Records what `work` starts, without running it; the reason if that cannot be done.
@@ -140,7 +192,7 @@ impl Recording {
 
     fn start(&mut self) -> Result<()> {
         let _turn = self.device.turn();
-        let started = self.graph.as_ref().map_or(Ok(()), CudaGraph::launch);
+        let started = self.graph.as_mut().map_or(Ok(()), Graph::start);
         self.device.driver(started, "starting recorded work")
     }
 }
@@ -154,15 +206,13 @@ impl<'a> Unfinished<'a> {
         Self(Some(device))
     }
 
-    fn end(mut self) -> (Result<Option<CudaGraph>, DriverError>, Vec<Kept>) {
+    fn end(mut self) -> (Result<Option<Graph>, DriverError>, Vec<Kept>) {
         let device = self.0.take().expect("it is ended once");
         (Self::ended(device), device.keep_no_more())
     }
 
-    fn ended(device: &CudaDevice) -> Result<Option<CudaGraph>, DriverError> {
-        device
-            .stream()
-            .end_capture(sys::CUgraphInstantiate_flags(0))
+    fn ended(device: &CudaDevice) -> Result<Option<Graph>, DriverError> {
+        Graph::recorded(device.stream(), device.priorities())
     }
 }
 

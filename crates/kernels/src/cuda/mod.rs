@@ -8,7 +8,8 @@
 //! anything is started; what the device refuses comes back as a [`CudaError`].
 //!
 //! ```text
-//! algorithm  bf16  failure  filter  launch  library  packing  turns    logic of the host, tested without a GPU
+//! algorithm  bf16  failure  filter  launch  library             logic of the host, tested without a GPU
+//! packing  priority  turns
 //! device  buffer  function  graph                               the device, its memory, its kernels, recordings
 //! mark                                                          times and versions, for measurements
 //! descriptor  dnn  hopper  hopper_map  conv  images  norm  head  optimizer    what is computed
@@ -25,6 +26,8 @@ mod filter;
 mod launch;
 mod library;
 mod packing;
+#[cfg(any(feature = "cuda", test))]
+mod priority;
 #[cfg(any(feature = "cuda", test))]
 mod turns;
 
