@@ -449,6 +449,15 @@ const std::vector<Entry> entries = {
     {"convolve_back_down_512", sizes(convolve_back_down_512), invoke<convolve_back_down_512>, 2},
     {"weigh_down_512", sizes(weigh_down_512), invoke<weigh_down_512>, 2},
     {"add_weights_down_512", sizes(add_weights_down_512), invoke<add_weights_down_512>, 1},
+    {"convolve_short_128", sizes(convolve_short_128), invoke<convolve_short_128>, 2},
+    {"convolve_fixed_short_128", sizes(convolve_fixed_short_128), invoke<convolve_fixed_short_128>, 2},
+    {"convolve_back_short_128", sizes(convolve_back_short_128), invoke<convolve_back_short_128>, 2},
+    {"convolve_short_256", sizes(convolve_short_256), invoke<convolve_short_256>, 2},
+    {"convolve_fixed_short_256", sizes(convolve_fixed_short_256), invoke<convolve_fixed_short_256>, 2},
+    {"convolve_back_short_256", sizes(convolve_back_short_256), invoke<convolve_back_short_256>, 2},
+    {"convolve_short_512", sizes(convolve_short_512), invoke<convolve_short_512>, 2},
+    {"convolve_fixed_short_512", sizes(convolve_fixed_short_512), invoke<convolve_fixed_short_512>, 2},
+    {"convolve_back_short_512", sizes(convolve_back_short_512), invoke<convolve_back_short_512>, 2},
 };
 
 // Runs a cluster of blocks that begins at a place of the grid.

@@ -53,11 +53,18 @@ pub(crate) enum OwnShape {
     ToDeep,
     /// 256 channels to 512, 8×8 images to 4×4.
     ToDeepest,
+    /// 64 channels to 128, 32×32 images to 16×16, by a kernel of 1×1: the shortcut beside
+    /// [`OwnShape::ToWide`].
+    ShortToWide,
+    /// The same of 128 channels to 256, 16×16 images to 8×8.
+    ShortToDeep,
+    /// The same of 256 channels to 512, 8×8 images to 4×4.
+    ShortToDeepest,
 }
 
 impl OwnShape {
     /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::First,
         Self::Narrow,
         Self::Wide,
@@ -66,6 +73,9 @@ impl OwnShape {
         Self::ToWide,
         Self::ToDeep,
         Self::ToDeepest,
+        Self::ShortToWide,
+        Self::ShortToDeep,
+        Self::ShortToDeepest,
     ];
 
     /// That of a convolution, if there are kernels for it.
@@ -77,7 +87,7 @@ impl OwnShape {
         Self::ALL.into_iter().find(|own| {
             let side = own.side() * own.stride();
             precision == Precision::Bf16
-                && (shape.kernel, shape.stride) == (3, own.stride())
+                && (shape.kernel, shape.stride) == (own.kernel(), own.stride())
                 && shape.in_channels == own.inputs()
                 && shape.out_channels == own.outputs()
                 && size == (side, side)
@@ -86,7 +96,11 @@ impl OwnShape {
 
     /// Whether there is a kernel for one of the three products.
     pub(crate) fn has(self, direction: Direction) -> bool {
-        self != Self::First || direction != Direction::BackwardData
+        match direction {
+            Direction::Forward => true,
+            Direction::BackwardData => self != Self::First,
+            Direction::BackwardFilter => self.kernel() == 3,
+        }
     }
 
     /// Whether the kernel of the input's gradient lets that through a ReLU and takes sums of it: with a
@@ -99,9 +113,9 @@ impl OwnShape {
     pub(crate) fn inputs(self) -> usize {
         match self {
             Self::First => 8,
-            Self::Narrow | Self::ToWide => 64,
-            Self::Wide | Self::ToDeep => 128,
-            Self::Deep | Self::ToDeepest => 256,
+            Self::Narrow | Self::ToWide | Self::ShortToWide => 64,
+            Self::Wide | Self::ToDeep | Self::ShortToDeep => 128,
+            Self::Deep | Self::ToDeepest | Self::ShortToDeepest => 256,
             Self::Deepest => 512,
         }
     }
@@ -110,9 +124,9 @@ impl OwnShape {
     pub(crate) fn outputs(self) -> usize {
         match self {
             Self::First | Self::Narrow => 64,
-            Self::Wide | Self::ToWide => 128,
-            Self::Deep | Self::ToDeep => 256,
-            Self::Deepest | Self::ToDeepest => 512,
+            Self::Wide | Self::ToWide | Self::ShortToWide => 128,
+            Self::Deep | Self::ToDeep | Self::ShortToDeep => 256,
+            Self::Deepest | Self::ToDeepest | Self::ShortToDeepest => 512,
         }
     }
 
@@ -120,17 +134,25 @@ impl OwnShape {
     pub(crate) fn side(self) -> usize {
         match self {
             Self::First | Self::Narrow => 32,
-            Self::Wide | Self::ToWide => 16,
-            Self::Deep | Self::ToDeep => 8,
-            Self::Deepest | Self::ToDeepest => 4,
+            Self::Wide | Self::ToWide | Self::ShortToWide => 16,
+            Self::Deep | Self::ToDeep | Self::ShortToDeep => 8,
+            Self::Deepest | Self::ToDeepest | Self::ShortToDeepest => 4,
         }
     }
 
     /// From a pixel of the input to the next.
     pub(crate) fn stride(self) -> usize {
         match self {
-            Self::ToWide | Self::ToDeep | Self::ToDeepest => 2,
-            _ => 1,
+            Self::First | Self::Narrow | Self::Wide | Self::Deep | Self::Deepest => 1,
+            _ => 2,
+        }
+    }
+
+    /// Rows and columns of the kernel.
+    pub(crate) fn kernel(self) -> usize {
+        match self {
+            Self::ShortToWide | Self::ShortToDeep | Self::ShortToDeepest => 1,
+            _ => 3,
         }
     }
 }
@@ -303,6 +325,10 @@ mod tests {
             stride: 2,
             ..shape(in_channels, out_channels)
         };
+        let short = |in_channels, out_channels| ConvShape {
+            kernel: 1,
+            ..down(in_channels, out_channels)
+        };
         let of = |shape, side| OwnShape::of(&shape, (side, side), Precision::Bf16);
         let known = [
             (shape(8, 64), 32, OwnShape::First),
@@ -313,6 +339,9 @@ mod tests {
             (down(64, 128), 32, OwnShape::ToWide),
             (down(128, 256), 16, OwnShape::ToDeep),
             (down(256, 512), 8, OwnShape::ToDeepest),
+            (short(64, 128), 32, OwnShape::ShortToWide),
+            (short(128, 256), 16, OwnShape::ShortToDeep),
+            (short(256, 512), 8, OwnShape::ShortToDeepest),
         ];
         assert_eq!(known.map(|(_, _, own)| own), OwnShape::ALL);
         for (shape, side, own) in known {
@@ -327,6 +356,8 @@ mod tests {
             (shape(512, 512), 8),
             (down(64, 128), 16),
             (down(64, 64), 32),
+            (short(64, 128), 16),
+            (short(64, 256), 32),
             (
                 ConvShape {
                     kernel: 1,
@@ -344,7 +375,8 @@ mod tests {
         }
         for (at, own) in OwnShape::ALL.into_iter().enumerate() {
             assert_eq!(own as usize, at);
-            assert!(own.has(Direction::Forward) && own.has(Direction::BackwardFilter));
+            assert!(own.has(Direction::Forward));
+            assert_eq!(own.has(Direction::BackwardFilter), own.kernel() == 3);
             assert_eq!(own.has(Direction::BackwardData), own != OwnShape::First);
         }
     }

@@ -1,4 +1,4 @@
-// Convolutions of 3x3 on a Hopper card (sm_90a), bf16: those of a ResNet-18 of width 64. Here are
+// Convolutions on a Hopper card (sm_90a), bf16: those of a ResNet-18 of width 64. Here are
 // 64 channels on 32x32 images and 128 on 16x16, of stride 1, and the first layer; the others are in
 // hopper_tile.cuh. All kernels are at the end. See cuda/hopper.rs for the host's side.
 //
@@ -1025,8 +1025,8 @@ __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf
 KERNELS(64, 32)
 KERNELS(128, 16)
 
-#define TILE_KERNELS(NAME, INPUTS, OUTPUTS, SIDE, STRIDE)                                         \
-    typedef TileShape<INPUTS, OUTPUTS, SIDE, STRIDE, false> Tile##NAME;                           \
+#define TILE_KERNELS(NAME, INPUTS, OUTPUTS, SIDE, STRIDE, KERNEL)                                 \
+    typedef TileShape<INPUTS, OUTPUTS, SIDE, STRIDE, false, KERNEL> Tile##NAME;                   \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(Tile##NAME::THREADS, 1) \
     convolve_##NAME(                                                                              \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap evens,      \
@@ -1043,7 +1043,18 @@ KERNELS(128, 16)
     {                                                                                             \
         convolve_tile<Tile##NAME, FIXED>(                                                         \
             &maps, &evens, &weights, output, images, nullptr, nullptr, normal, 0, {});            \
-    }                                                                                             \
+    }
+
+TILE_KERNELS(256, 256, 256, 8, 1, 3)
+TILE_KERNELS(512, 512, 512, 4, 1, 3)
+TILE_KERNELS(down_128, 64, 128, 16, 2, 3)
+TILE_KERNELS(down_256, 128, 256, 8, 2, 3)
+TILE_KERNELS(down_512, 256, 512, 4, 2, 3)
+TILE_KERNELS(short_128, 64, 128, 16, 2, 1)
+TILE_KERNELS(short_256, 128, 256, 8, 2, 1)
+TILE_KERNELS(short_512, 256, 512, 4, 2, 1)
+
+#define BAND_KERNELS(NAME, INPUTS, OUTPUTS, SIDE, STRIDE)                                         \
     typedef TileBand<INPUTS, OUTPUTS, SIDE, STRIDE> Band##NAME;                                   \
     extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(Band##NAME::THREADS, 1) \
     weigh_##NAME(                                                                                 \
@@ -1058,11 +1069,11 @@ KERNELS(128, 16)
         add_weights<INPUTS, true>(partial, blocks, target);                                       \
     }
 
-TILE_KERNELS(256, 256, 256, 8, 1)
-TILE_KERNELS(512, 512, 512, 4, 1)
-TILE_KERNELS(down_128, 64, 128, 16, 2)
-TILE_KERNELS(down_256, 128, 256, 8, 2)
-TILE_KERNELS(down_512, 256, 512, 4, 2)
+BAND_KERNELS(256, 256, 256, 8, 1)
+BAND_KERNELS(512, 512, 512, 4, 1)
+BAND_KERNELS(down_128, 64, 128, 16, 2)
+BAND_KERNELS(down_256, 128, 256, 8, 2)
+BAND_KERNELS(down_512, 256, 512, 4, 2)
 
 #define TILE_BACK_KERNEL(CHANNELS, SIDE)                                                          \
     typedef TileShape<CHANNELS, CHANNELS, SIDE, 1, true> TileBack##CHANNELS;                      \
@@ -1092,6 +1103,21 @@ UP_KERNEL(64, 128, 16)
 UP_KERNEL(128, 256, 8)
 UP_KERNEL(256, 512, 4)
 
+#define SHORTCUT_BACK_KERNEL(INPUTS, OUTPUTS, SIDE)                                               \
+    typedef TileShape<INPUTS, OUTPUTS, SIDE, 2, true, 1> ShortcutBack##OUTPUTS;                   \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1)                                          \
+    __launch_bounds__(ShortcutBack##OUTPUTS::THREADS, 1) convolve_back_short_##OUTPUTS(           \
+        const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
+        bf16* output, int images, int accumulate)                                                 \
+    {                                                                                             \
+        convolve_tile<ShortcutBack##OUTPUTS, BACK>(                                               \
+            &maps, nullptr, &weights, output, images, nullptr, nullptr, {}, accumulate, {});      \
+    }
+
+SHORTCUT_BACK_KERNEL(64, 128, 16)
+SHORTCUT_BACK_KERNEL(128, 256, 8)
+SHORTCUT_BACK_KERNEL(256, 512, 4)
+
 #define SAME(bytes, as) static_assert(bytes == as, "shared memory as in cuda/hopper.rs")
 SAME((Shape<64, 32>::BYTES), 227536);
 SAME((Shape<128, 16>::BYTES), 211024);
@@ -1114,6 +1140,12 @@ SAME(Banddown_256::BYTES, 181296);
 SAME(Tiledown_512::BYTES, 172064);
 SAME(Up512::BYTES, 225328);
 SAME(Banddown_512::BYTES, 190512);
+SAME(Tileshort_128::BYTES, 98352);
+SAME(ShortcutBack128::BYTES, 73776);
+SAME(Tileshort_256::BYTES, 98352);
+SAME(ShortcutBack256::BYTES, 98352);
+SAME(Tileshort_512::BYTES, 98352);
+SAME(ShortcutBack512::BYTES, 98352);
 
 extern "C" __global__ void __launch_bounds__(3 * GROUP, 1) convolve_first(
     const __grid_constant__ CUtensorMap images, const bf16* weights, bf16* output, const float* shift,

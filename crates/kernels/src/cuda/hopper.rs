@@ -30,6 +30,8 @@ fn shared(shape: OwnShape) -> [u32; 3] {
         OwnShape::ToWide => [167_968, 94_240, 190_512],
         OwnShape::ToDeep => [167_968, 219_184, 181_296],
         OwnShape::ToDeepest => [172_064, 225_328, 190_512],
+        OwnShape::ShortToWide => [98_352, 73_776, 0],
+        OwnShape::ShortToDeep | OwnShape::ShortToDeepest => [98_352, 98_352, 0],
     }
 }
 
@@ -44,6 +46,9 @@ fn suffix(shape: OwnShape) -> &'static str {
         OwnShape::ToWide => "down_128",
         OwnShape::ToDeep => "down_256",
         OwnShape::ToDeepest => "down_512",
+        OwnShape::ShortToWide => "short_128",
+        OwnShape::ShortToDeep => "short_256",
+        OwnShape::ShortToDeepest => "short_512",
     }
 }
 
@@ -72,8 +77,8 @@ struct Kernels {
     convolve_fixed: CudaFunction,
     /// None where there is none.
     convolve_back: Option<CudaFunction>,
-    weigh: CudaFunction,
-    add_weights: CudaFunction,
+    /// The weights' gradient, and what adds up its parts.
+    weigh: Option<[CudaFunction; 2]>,
 }
 
 /// All kernels.
@@ -155,12 +160,13 @@ impl Hopper {
             };
             let [forward, back, weights] = shared(shape);
             let has_back = shape.has(Direction::BackwardData);
+            let weigh = || Ok([load("weigh", weights)?, load("add_weights", 0)?]);
+            let has_weigh = shape.has(Direction::BackwardFilter);
             Ok::<_, DriverError>(Kernels {
                 convolve: load("convolve", forward)?,
                 convolve_fixed: load("convolve_fixed", forward)?,
                 convolve_back: has_back.then(|| load("convolve_back", back)).transpose()?,
-                weigh: load("weigh", weights)?,
-                add_weights: load("add_weights", 0)?,
+                weigh: has_weigh.then(weigh).transpose()?,
             })
         });
         let kernels = kernels.collect::<Result<_, _>>()?;
@@ -194,8 +200,9 @@ impl Hopper {
         } else if is_tiled(shape) {
             arguments.insert(1, Argument::Int(batch.cast_signed()));
             let pixels = Pixels::of(shape, TILE);
-            // With a stride of 2 odd rows of the input, and even ones.
-            let (step, more) = (shape.stride() as u32, 3 - shape.stride() as u32);
+            // With a stride of 2 odd rows of the input, and even ones; the even ones alone for 1x1.
+            let step = shape.stride() as u32;
+            let more = (shape.kernel() as u32).saturating_sub(step);
             let input = |rows| pixels.map(shape.inputs(), batch, input, (step, step), rows);
             let weights = Map::half_tap(shape, weights, SLICE)?;
             vec![input(pixels.rows + more)?, input(pixels.rows)?, weights]
@@ -239,8 +246,8 @@ impl Hopper {
         let maps = if is_tiled(shape) {
             arguments.insert(1, Argument::Int(batch.cast_signed()));
             let pixels = Pixels::of(shape, TILE);
-            // Neighbours above and below, or below alone.
-            let rows = pixels.rows + 3 - shape.stride() as u32;
+            // Neighbours above and below, or below alone, or none.
+            let rows = pixels.rows + shape.kernel().saturating_sub(shape.stride()) as u32;
             let gradients = pixels.map(shape.outputs(), batch, gradient, (1, 1), rows)?;
             let outputs = (shape.inputs() / 2).min(SLICE);
             [gradients, Map::half_tap(shape, weights, outputs)?]
@@ -274,7 +281,9 @@ impl Hopper {
         (input, weights, gradient): (u64, u64, u64),
         room: u64,
     ) -> Result<(), DriverError> {
-        let kernels = self.kernels(shape);
+        let Some([weigh, add_weights]) = &self.kernels(shape).weigh else {
+            return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED));
+        };
         let parts = weight_parts(shape, batch);
         let mut arguments = vec![Argument::Pointer(room)];
         let maps = if is_tiled(shape) {
@@ -297,7 +306,7 @@ impl Hopper {
         };
         let grid = grid(shape, Direction::BackwardFilter, batch);
         // SAFETY: the arguments of `weigh`; the caller's promise.
-        unsafe { launch(stream, &kernels.weigh, grid, &maps, &arguments, NO_MORE) }?;
+        unsafe { launch(stream, weigh, grid, &maps, &arguments, NO_MORE) }?;
         if is_tiled(shape) && parts == 1 {
             return Ok(());
         }
@@ -312,16 +321,7 @@ impl Hopper {
             threads: (64, 4),
         };
         // SAFETY: the arguments of `add_weights`; the caller's promise.
-        unsafe {
-            launch(
-                stream,
-                &kernels.add_weights,
-                (grid, 0),
-                &[],
-                &arguments,
-                NO_MORE,
-            )
-        }
+        unsafe { launch(stream, add_weights, (grid, 0), &[], &arguments, NO_MORE) }
     }
 
     /// How many sums there are of each channel of a convolution's result, or of its input's gradient.
@@ -371,8 +371,9 @@ fn grid(shape: OwnShape, direction: Direction, batch: u32) -> (Grid, u32) {
         Direction::BackwardData if is_tiled(shape) => {
             let slices = (shape.inputs() / SLICE).min(2);
             let channels = (shape.inputs() / (slices * SLICE)) as u32;
-            // With a stride of 2 for even and for odd rows of each.
-            let groups = if shape.stride() == 2 { 2 * slices } else { 2 };
+            // With a stride of 2 for even and for odd rows of each, unless those are zeros.
+            let halved = shape.stride() == 2 && shape.kernel() == 3;
+            let groups = if halved { 2 * slices } else { slices };
             let blocks = (Hopper::sums(shape, batch), channels);
             (blocks, groups as u32, true, back)
         }

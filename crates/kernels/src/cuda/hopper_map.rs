@@ -129,11 +129,11 @@ impl Map {
         address: u64,
         outputs: usize,
     ) -> Result<Self, DriverError> {
-        let inputs = shape.inputs() as u64;
+        let (inputs, side) = (shape.inputs() as u64, shape.kernel() as u64);
         Self::new(
             address,
-            [inputs, shape.outputs() as u64, 3, 3],
-            [18 * inputs, 6 * inputs, 2 * inputs],
+            [inputs, shape.outputs() as u64, side, side],
+            [2 * side * side * inputs, 2 * side * inputs, 2 * inputs],
             [SLICE as u32, outputs as u32, 1, 1],
             [1; 4],
         )

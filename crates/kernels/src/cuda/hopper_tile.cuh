@@ -1,10 +1,10 @@
 // Convolutions of 3x3 on images that are too small, or have too many channels, for a block each,
-// and those of stride 2: see hopper.cu for the others. A block computes a tile: 128 pixels of the
-// output, of whole images or of a part of one, by 128 of its channels. Pixels and weights come in
-// stages, each 64 terms of a sum for all taps of one column of the kernel: pixels that are moved by
-// a column, zeros beyond the border, so that no padding is computed; rows above and below are some
-// rows of shared memory away. Pixels lie in the order (row, image, column), so these are whole
-// multiples of eight.
+// those of stride 2, and the shortcuts of 1x1 beside them: see hopper.cu for the others. A block
+// computes a tile: 128 pixels of the output, of whole images or of a part of one, by 128 of its
+// channels. Pixels and weights come in stages, each 64 terms of a sum for all taps of one column of
+// the kernel: pixels that are moved by a column, zeros beyond the border, so that no padding is
+// computed; rows above and below are some rows of shared memory away. Pixels lie in the order (row,
+// image, column), so these are whole multiples of eight.
 //
 // The two blocks of a cluster compute different pixels of the same channels and share the weights:
 // each copies half of them for both. (Clusters of four would not fill the card: on some of its
@@ -26,23 +26,30 @@ template <int SIDE, int COUNT> struct Pixels {
     static __device__ __forceinline__ int first_row(int tile) { return tile % TILES * ROWS; }
 };
 
-// A convolution, or with BACK its input's gradient; `SIDE` is that of the output's images.
-template <int INPUTS, int OUTPUTS, int SIDE_, int STRIDE_, bool BACK_> struct TileShape {
+// A convolution, or with BACK its input's gradient; `SIDE` is that of the output's images. A kernel
+// of 1x1 reads the even rows and columns of the input: with BACK the others get zeros.
+template <int INPUTS, int OUTPUTS, int SIDE_, int STRIDE_, bool BACK_, int KERNEL_ = 3>
+struct TileShape {
     typedef Pixels<SIDE_, TILE> P;
     static constexpr int SIDE = SIDE_;
     static constexpr int STRIDE = STRIDE_;
     static constexpr bool BACK = BACK_;
+    static constexpr int KERNEL = KERNEL_;
     static constexpr int RESULTS = BACK ? INPUTS : OUTPUTS;
-    static constexpr int STEP = 1;  // from a result's pixel to the next
-    static constexpr int GROUPS = 2;  // for 64 results each
+    static constexpr int STEP = BACK ? STRIDE : 1;  // from a result's pixel to the next
+    static constexpr bool SPREAD = STEP == 2;       // results in between are zero
+    static constexpr int GROUPS = RESULTS == SLICE ? 1 : 2;  // for 64 results each
     // A warp copies.
     static constexpr int THREADS = GROUPS * GROUP + WARP;
-    static constexpr int STAGES = (BACK ? OUTPUTS : INPUTS) / SLICE * 3;
+    static constexpr int STAGES = (BACK ? OUTPUTS : INPUTS) / SLICE * KERNEL;
     // With a stride of 2, odd rows of the input, one more than rows of the output, then even ones.
+    static constexpr bool HALVED = STRIDE == 2 && KERNEL == 3;
     static constexpr int ODD = (P::ROWS + 1) * P::PITCH * ROW;
-    static constexpr int INPUT = STRIDE == 1 ? (P::ROWS + 2) * P::PITCH * ROW : ODD + TILE * ROW;
-    static constexpr int STAGE = INPUT + 3 * GROUPS * LEFT * ROW;
-    static constexpr int SLOTS = STRIDE == 1 ? 3 : 2;
+    static constexpr int INPUT =
+        HALVED ? ODD + TILE * ROW : (P::ROWS + KERNEL - 1) * P::PITCH * ROW;
+    static constexpr int STAGE = INPUT + KERNEL * GROUPS * LEFT * ROW;
+    static constexpr int SLOTS = HALVED ? 2 : 3;
+    static_assert(!BACK || STRIDE == 1 || KERNEL == 1, "UpShape is for the others");
     static constexpr int BARRIERS = SLOTS * STAGE;
     static constexpr int BYTES = BARRIERS + 8 * 2 * SLOTS;
     static_assert(STAGE % REPEAT == 0, "stages begin where swizzling does");
@@ -50,7 +57,7 @@ template <int INPUTS, int OUTPUTS, int SIDE_, int STRIDE_, bool BACK_> struct Ti
     // Where the pixels begin that a row of the kernel reads.
     static __device__ __forceinline__ constexpr int row_at(int row)
     {
-        return STRIDE == 1 ? row * P::PITCH * ROW : row == 1 ? ODD : row / 2 * P::PITCH * ROW;
+        return !HALVED ? row * P::PITCH * ROW : row == 1 ? ODD : row / 2 * P::PITCH * ROW;
     }
 };
 
@@ -69,8 +76,9 @@ __device__ __forceinline__ void make_barriers(uint32_t there, int slots, int gro
 }
 
 // Copies a block's half of a stage's weights, for both: of `HALVES` times 64 rows or columns of
-// results, and of 64 terms that begin at `slice`. With BACK the weights' rows are the terms.
-template <bool BACK, int HALVES>
+// results, each of `KERNEL` rows of the kernel, and of 64 terms that begin at `slice`. With BACK the
+// weights' rows are the terms.
+template <bool BACK, int HALVES, int KERNEL>
 __device__ __forceinline__ void copy_weights(
     uint32_t to, const CUtensorMap* weights, int results, int slice, int row, int column,
     uint32_t barrier)
@@ -78,7 +86,7 @@ __device__ __forceinline__ void copy_weights(
     constexpr int COPIED = HALVES * LEFT / 2;
     int half = blockIdx.x % 2 * COPIED / LEFT * LEFT;
     int begin = blockIdx.x % 2 * COPIED % LEFT;
-    to += (half * 3 + begin) * ROW;
+    to += (half * KERNEL + begin) * ROW;
     int input = BACK ? results + half : slice;
     int output = (BACK ? slice : results + half) + begin;
     copy_box_to(3, to, weights, input, output, row, column, barrier);
@@ -155,14 +163,20 @@ __device__ __forceinline__ void store_pixels(
         uint4 piece =
             *reinterpret_cast<const uint4*>(store + at * ROW + (in_group % 8 ^ at % 8) * 16);
         store_piece(output, places[i], piece, beside[i], accumulate, passing, normalizing);
+        if (S::SPREAD && !accumulate) {
+            constexpr int BELOW = S::SIDE * S::STEP * S::RESULTS;
+            for (int other : {S::RESULTS, BELOW, BELOW + S::RESULTS}) {
+                *reinterpret_cast<uint4*>(output + places[i] + other) = make_uint4(0, 0, 0, 0);
+            }
+        }
     }
     __syncwarp();
 }
 
 // The result of a convolution with `weights`, (output, tap, input), or the input's gradient, as in
-// `convolve`. `maps` are boxes of the pixels of a stage (with a stride of 2, of the odd rows;
+// `convolve`. `maps` are boxes of the pixels of a stage (with a stride of 2 and 3x3, of the odd rows;
 // `evens` of the others), `weights` of a block's half of a tap. A block is for a tile and 128
-// results; `parts` are (2, channels, tiles).
+// results, or 64 if there are no more; `parts` are (2, channels, tiles).
 template <class S, Kind KIND>
 __device__ __forceinline__ void convolve_tile(
     const CUtensorMap* maps, const CUtensorMap* evens, const CUtensorMap* weights, bf16* output,
@@ -183,26 +197,27 @@ __device__ __forceinline__ void convolve_tile(
 
     if (thread == S::GROUPS * GROUP) {
         int image = P::first_image(tile);
-        int first = S::STRIDE * P::first_row(tile) - 1;
+        int first = (S::BACK ? 1 : S::STRIDE) * P::first_row(tile) - S::KERNEL / 2;
 #pragma unroll 1
         for (int stage = 0; stage < S::STAGES; ++stage) {
             int slot = stage % S::SLOTS;
-            int slice = stage / 3 * SLICE;
-            int column = stage % 3;
+            int slice = stage / S::KERNEL * SLICE;
+            int column = stage % S::KERNEL;
             uint32_t to = stages + slot * S::STAGE;
             uint32_t barrier = there + 8 * slot;
             if (stage >= S::SLOTS) {
                 await_turn(free + 8 * slot, stage / S::SLOTS - 1);
             }
             announce(barrier, S::STAGE);
-            copy_box(to, maps, slice, column - 1, image, first, barrier);
-            if (S::STRIDE == 2) {
+            copy_box(to, maps, slice, column - S::KERNEL / 2, image, first, barrier);
+            if (S::HALVED) {
                 copy_box(to + S::ODD, evens, slice, column - 1, image, first + 1, barrier);
             }
-            for (int row = 0; row < 3; ++row) {
-                copy_weights<S::BACK, S::GROUPS>(
+            constexpr int LAST = S::KERNEL - 1;
+            for (int row = 0; row < S::KERNEL; ++row) {
+                copy_weights<S::BACK, S::GROUPS, S::KERNEL>(
                     to + S::INPUT + row * LEFT * ROW, weights, results, slice,
-                    S::BACK ? 2 - row : row, S::BACK ? 2 - column : column, barrier);
+                    S::BACK ? LAST - row : row, S::BACK ? LAST - column : column, barrier);
             }
         }
     }
@@ -215,11 +230,11 @@ __device__ __forceinline__ void convolve_tile(
         int slot = stage % S::SLOTS;
         uint32_t pixels = stages + slot * S::STAGE;
         await_turn(there + 8 * slot, stage / S::SLOTS);
-        uint64_t left = operand(pixels + S::INPUT + group * 3 * LEFT * ROW);
+        uint64_t left = operand(pixels + S::INPUT + group * S::KERNEL * LEFT * ROW);
         uint64_t right = operand(pixels);
         begin_products();
 #pragma unroll
-        for (int row = 0; row < 3; ++row) {
+        for (int row = 0; row < S::KERNEL; ++row) {
 #pragma unroll
             for (int k = 0; k < SLICE / DEPTH; ++k) {
                 int left_at = row * LEFT * ROW + k * DEPTH * (S::BACK ? ROW : 2);
@@ -280,6 +295,7 @@ template <int INPUTS, int OUTPUTS, int SIDE_> struct UpShape {
     typedef Pixels<SIDE_, TILE> P;
     static constexpr int SIDE = SIDE_;
     static constexpr int STEP = 2;
+    static constexpr bool SPREAD = false;
     static constexpr int RESULTS = INPUTS;
     static constexpr int HALVES = INPUTS == SLICE ? 1 : 2;
     static constexpr int GROUPS = 2 * HALVES;
@@ -337,7 +353,7 @@ __device__ __forceinline__ void convolve_up(
                 to, maps, S::slice(stage), column == 0, P::first_image(tile), P::first_row(tile),
                 barrier);
             for (int row = 0; row < 3; ++row) {
-                copy_weights<true, S::HALVES>(
+                copy_weights<true, S::HALVES, 3>(
                     to + S::INPUT + row * LEFT * ROW, weights, results, S::slice(stage), row, column,
                     barrier);
             }

@@ -18,7 +18,7 @@ use crate::{ImagePlan, Stamp};
 type Layer = (usize, usize, usize, usize, (usize, usize));
 
 /// What own kernels convolve.
-const OWN: [Layer; 8] = [
+const OWN: [Layer; 11] = [
     (8, 64, 3, 1, (32, 32)),
     (64, 64, 3, 1, (32, 32)),
     (128, 128, 3, 1, (16, 16)),
@@ -27,6 +27,9 @@ const OWN: [Layer; 8] = [
     (64, 128, 3, 2, (32, 32)),
     (128, 256, 3, 2, (16, 16)),
     (256, 512, 3, 2, (8, 8)),
+    (64, 128, 1, 2, (32, 32)),
+    (128, 256, 1, 2, (16, 16)),
+    (256, 512, 1, 2, (8, 8)),
 ];
 
 /// What the other ones do, with sizes that divide nothing.
