@@ -333,17 +333,6 @@ void store_there(uint32_t at, float4 four)
     memcpy(memory[at >> 20] + (at & 0xfffff), &four, sizeof four);
 }
 
-// Nothing is nearer here; but what is asked for has to be there.
-void fetch_ahead(const void* from, int bytes)
-{
-    const volatile unsigned char* at = (const unsigned char*)from;
-    if ((uint64_t)from % 16 != 0 || bytes % 16 != 0) {
-        fail("something is fetched that is no whole number of pieces");
-    }
-    (void)at[0];
-    (void)at[bytes - 1];
-}
-
 void copy_box(uint32_t to, const CUtensorMap* from, int a, int b, int c, int d, uint32_t barrier)
 {
     barrier_at(barrier).copies.push_back({to, *from, {a, b, c, d}});

@@ -551,18 +551,6 @@ __device__ __forceinline__ void convolve(
         for (int strip = 1; strip < S::STRIPS; ++strip) {
             copy_strip(strip);
         }
-        // What results are combined with: a group that stores would wait for memory again and again.
-        constexpr int VALUES = SIDE * SIDE * CHANNELS;
-        auto fetch = [&](const bf16* from) { fetch_ahead(from + image * VALUES, VALUES * sizeof(bf16)); };
-        if (BACK && accumulate) {
-            fetch(output);
-        }
-        if (BACK && through.gates && through.parts) {
-            fetch(through.images);
-        }
-        if (KIND == FIXED && normal.residual) {
-            fetch(normal.residual);
-        }
     }
     __syncwarp();
 

@@ -156,12 +156,6 @@ __device__ __forceinline__ void copy_tap(
         : "memory");
 }
 
-// Has what will be read soon brought nearer: so many bytes, whole multiples of 16.
-__device__ __forceinline__ void fetch_ahead(const void* from, int bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-
 // An address as operands of wgmma have it: without the bits that tell a block of a cluster.
 __device__ __forceinline__ uint64_t start_of(uint32_t address) { return (address & 0x3ffff) >> 4; }
 

@@ -92,18 +92,6 @@ __device__ __forceinline__ void copy_weights(
     copy_box_to(3, to, weights, input, output, row, column, barrier);
 }
 
-// Has what the results of a tile are combined with brought nearer, whole images of it. The blocks
-// that compute the tile's channels share that.
-template <class S>
-__device__ __forceinline__ void fetch_tile(const bf16* from, int tile, int images)
-{
-    constexpr int VALUES = TILE * S::STEP * S::STEP * S::RESULTS;
-    if (S::P::first_image(tile) + S::P::IMAGES <= images) {
-        int part = VALUES / gridDim.y;
-        fetch_ahead(from + tile * VALUES + blockIdx.y * part, part * sizeof(bf16));
-    }
-}
-
 // Says to both blocks that a group is done with a slot.
 __device__ __forceinline__ void release(uint32_t free)
 {
@@ -208,15 +196,6 @@ __device__ __forceinline__ void convolve_tile(
     make_barriers(there, S::SLOTS, S::GROUPS);
 
     if (thread == S::GROUPS * GROUP) {
-        if (S::BACK && accumulate) {
-            fetch_tile<S>(output, tile, images);
-        }
-        if (S::BACK && through.gates && through.parts) {
-            fetch_tile<S>(through.images, tile, images);
-        }
-        if (KIND == FIXED && normal.residual) {
-            fetch_tile<S>(normal.residual, tile, images);
-        }
         int image = P::first_image(tile);
         int first = (S::BACK ? 1 : S::STRIDE) * P::first_row(tile) - S::KERNEL / 2;
 #pragma unroll 1
@@ -360,9 +339,6 @@ __device__ __forceinline__ void convolve_up(
     make_barriers(there, S::SLOTS, S::GROUPS);
 
     if (thread == S::GROUPS * GROUP) {
-        if (accumulate) {
-            fetch_tile<S>(output, tile, images);
-        }
 #pragma unroll 1
         for (int stage = 0; stage < STAGES; ++stage) {
             int slot = stage % S::SLOTS;
