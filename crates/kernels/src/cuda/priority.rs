@@ -3,8 +3,8 @@
 //! A convolution's blocks take a multiprocessor's memory for copies, and most of what they do is
 //! multiply; the small kernels between them wait for memory, and need little room. So small ones come
 //! first, wherever their network is: they run beside other networks' convolutions, and the next
-//! convolution of theirs is there sooner. Among kernels of one kind the network that was opened first
-//! comes first: so networks are never all at the same place of a step, or all between two trainings.
+//! convolution of theirs is there sooner. Among convolutions the network that was opened first comes
+//! first: so networks are never all at the same place of a step, or all between two trainings.
 //!
 //! No result depends on any of this.
 
@@ -29,11 +29,10 @@ impl Priorities {
     /// Those of the opening number `number`, where numbers from `greatest` to `least` tell launches
     /// apart.
     fn of(number: i32, (least, greatest): (i32, i32)) -> Self {
-        let networks = ((least - greatest + 1) / 2).max(1);
-        let large = least - (networks - 1) + number % networks;
+        let networks = (least - greatest).max(1);
         Self {
-            small: (large - networks).max(greatest),
-            large,
+            small: greatest,
+            large: least - (networks - 1) + number % networks,
         }
     }
 }
@@ -94,10 +93,9 @@ mod tests {
 
     #[test]
     fn small_launches_of_every_network_come_before_large_ones() {
-        let three = [0, 1, 2].map(|number| Priorities::of(number, (0, -5)));
-        assert_eq!(three.map(|own| own.large), [-2, -1, 0]);
-        assert_eq!(three.map(|own| own.small), [-5, -4, -3]);
-        assert_eq!(Priorities::of(3, (0, -5)), three[0]);
+        let six = [0, 1, 2, 3, 4, 5].map(|number| Priorities::of(number, (0, -5)));
+        assert_eq!(six.map(|own| own.large), [-4, -3, -2, -1, 0, -4]);
+        assert_eq!(six.map(|own| own.small), [-5; 6]);
     }
 
     #[test]
