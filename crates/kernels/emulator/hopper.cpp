@@ -322,8 +322,6 @@ void await_turn(uint32_t barrier, int turn)
 void publish_barriers() {}
 void publish_writes() {}
 void join_group(int group) { meet(gates[current->rank][1 + group], 128); }
-void pass_turn(int group) { come(gates[current->rank][5 + group], 256); }
-void take_turn(int group) { meet(gates[current->rank][5 + group], 256); }
 void join_blocks() { meet(whole, cluster * blockDim.x); }
 void meet_blocks() { join_blocks(); }
 uint32_t of_block(uint32_t own, int rank) { return own | (uint32_t)rank << 20; }

@@ -2,7 +2,7 @@
 // 64 channels on 32x32 images and 128 on 16x16, of stride 1, and the first layer; the others are in
 // hopper_tile.cuh. All kernels are at the end. See cuda/hopper.rs for the host's side.
 //
-// A block convolves one image, which lies in shared memory as a whole: a pixel's channels in rows
+// A block convolves one image or some rows of it, which lie in shared memory: a pixel's channels in rows
 // of 128 bytes, one slice of 64 channels after the other, one pixel of padding behind each row of
 // pixels, which is also the padding before the next one. So all that a tap of the kernel reads, for
 // any run of outputs, is a run of these rows, and an operand of wgmma wherever it begins. Outputs
@@ -29,6 +29,9 @@ typedef __nv_bfloat16 bf16;
 
 #define TAPS 9
 
+// Pieces that a thread combines with others at once.
+#define PIECES 5
+
 // Half of a thread's sums of a weights' gradient, in fours; all of a group's are three taps of 64
 // outputs and 64 inputs.
 #define HALF 12
@@ -36,31 +39,27 @@ typedef __nv_bfloat16 bf16;
 // Bytes of so many rows, up to where the next tile may begin.
 constexpr int tile(int rows) { return (rows * ROW + REPEAT - 1) / REPEAT * REPEAT; }
 
-// Images of `SIDE` x `SIDE` pixels with `CHANNELS` channels.
+// Images of `SIDE` x `SIDE` pixels with `CHANNELS` channels. A block has two strips of one, and a
+// group for each strip and 64 outputs of it.
 template <int CHANNELS, int SIDE> struct Shape {
     static constexpr int PITCH = SIDE + 1;
     static constexpr int OUTPUTS = CHANNELS;
     static constexpr int SLICES = CHANNELS / SLICE;
     static constexpr int ROWS = STRIP / PITCH;  // of pixels in a strip
-    static constexpr int STRIPS = SIDE / ROWS;
-    // A group for a strip and 64 outputs of it. Three that take turns multiply all the time; what
-    // they leave of a multiprocessor's registers and memory is for other kernels' blocks.
-    static constexpr int GROUPS = SLICES == 1 ? 3 : 4;
-    static constexpr int AT_ONCE = GROUPS / SLICES;
+    static constexpr int STRIPS = 2;
+    static constexpr int BAND = STRIPS * ROWS;  // rows of a block
+    static constexpr int BANDS = SIDE / BAND;
+    static constexpr int GROUPS = STRIPS * SLICES;
+    // At once on a multiprocessor. While one copies or stores another one multiplies.
+    static constexpr int BLOCKS = SLICES == 1 ? 2 : 1;
     static constexpr int PIXELS = tile((STRIPS - 1) * ROWS * PITCH + STRIP + 2 * PITCH + 2);
-    // Taps of the weights that are there at once: all of them, or four in turns.
-    static constexpr int SLOTS = SLICES == 1 ? TAPS : 4;
+    // Taps of the weights that are there at once, in turns.
+    static constexpr int SLOTS = SLICES == 1 ? 5 : 4;
     static constexpr int TAP = CHANNELS * ROW;  // bytes of a slice of one
-    static_assert(SLOTS == TAPS || STRIPS <= AT_ONCE, "turns of slots are those of one strip");
-    // Pixels that a group stores at once: all of its strip if it has no other, where the weights
-    // were.
-    static constexpr int STORED = STRIPS > AT_ONCE ? 24 : STRIP;
-    // Places in shared memory.
+    // Places in shared memory. Results lie where the weights were.
     static constexpr int WEIGHTS = SLICES * PIXELS;
-    static constexpr int BEHIND = WEIGHTS + SLOTS * SLICES * TAP;
-    static constexpr int STORE = STORED < STRIP ? BEHIND : WEIGHTS;
-    static constexpr int BARRIERS = STORED < STRIP ? STORE + GROUPS * STORED * ROW : BEHIND;
-    static_assert(STORED < STRIP || WEIGHTS + GROUPS * STORED * ROW <= BEHIND, "strips fit there");
+    static constexpr int BARRIERS = WEIGHTS + SLOTS * SLICES * TAP;
+    static_assert(WEIGHTS + GROUPS * STRIP * ROW <= BARRIERS, "strips fit there");
     static constexpr int BYTES = BARRIERS + 8 * (STRIPS + 2 * SLOTS);
 };
 
@@ -358,7 +357,7 @@ __device__ __forceinline__ void store_piece(
 
 // Rounds the results of a strip and stores them from `start` on, where its first pixel, and this
 // slice of channels, begins; with `accumulate` adds them to what is there, and lets them through;
-// or normalizes them. The group has `store` for it, which it may have used before if `again`.
+// or normalizes them. The group has its part of `store` for it, which it has used before if `again`.
 template <class S>
 __device__ __forceinline__ void store_strip(
     const float (&sums)[EIGHTHS][4], unsigned char* store, bool again, bf16* output, int start,
@@ -367,92 +366,74 @@ __device__ __forceinline__ void store_strip(
     int lane = threadIdx.x % WARP;
     int in_group = threadIdx.x % GROUP;
     int group = threadIdx.x / GROUP;
-    store += group * S::STORED * ROW;
+    store += group * STRIP * ROW;
     // A thread has two outputs, eight apart, of every fourth pair of pixels. They go through shared
     // memory, a pixel's outputs in a row of pieces, swizzled as the hardware does.
     uint32_t put = shared_address(store) + lane % 8 * ROW +
                    ((in_group / WARP * 2 + lane / 8 % 2) ^ lane % 8) * 16;
+    if (again) {
+        join_group(group);
+    }
 #pragma unroll
-    for (int begin = 0; begin < STRIP; begin += S::STORED) {
-        constexpr int ROUNDS = (S::STORED * 8 + GROUP - 1) / GROUP;
-        // Where this thread's pieces belong; -1: nowhere.
-        int places[ROUNDS];
-        Beside beside[ROUNDS];
-        auto load = [&](int i) {
-            int at = (i * GROUP + in_group) / 8;
-            int row = (begin + at) / S::PITCH;
-            int column = (begin + at) % S::PITCH;
-            bool wanted = at < S::STORED && row < S::ROWS && column < S::PITCH - 1;
+    for (int eighth = 0; eighth < EIGHTHS; ++eighth) {
+        uint32_t rounded[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float2 result = make_float2(sums[eighth][2 * half], sums[eighth][2 * half + 1]);
+            if (normalizing.gates) {
+                result = normalizing.of(result.x, result.y, half);
+            }
+            __nv_bfloat162 pair = __floats2bfloat162_rn(result.x, result.y);
+            rounded[half] = *reinterpret_cast<uint32_t*>(&pair);
+            if (!moments.wanted) {
+                continue;
+            }
+            float2 values = __bfloat1622float2(pair);
+            values.x -= moments.shift[half];
+            values.y -= moments.shift[half];
+            if (padded<S::PITCH>(eighth)) {
+                int n = 8 * eighth + lane % 4 * 2;
+                values.x = is_padding<S::PITCH>(n) ? 0.0f : values.x;
+                values.y = is_padding<S::PITCH>(n + 1) ? 0.0f : values.y;
+            }
+            moments.add(half, values.x);
+            moments.add(half, values.y);
+        }
+        store_transposed(put + eighth * 8 * ROW, rounded);
+    }
+    join_group(group);
+    // What is beside several pieces is on its way at once: registers that had sums are free now.
+    constexpr int ROUNDS = (STRIP * 8 + GROUP - 1) / GROUP;
+#pragma unroll
+    for (int begin = 0; begin < ROUNDS; begin += PIECES) {
+        int places[PIECES];  // where this thread's pieces belong; -1: nowhere
+        Beside beside[PIECES];
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            int at = ((begin + i) * GROUP + in_group) / 8;
+            int row = at / S::PITCH;
+            int column = at % S::PITCH;
+            bool wanted = row < S::ROWS && column < S::PITCH - 1;
             int pixel = row * (S::PITCH - 1) + column;
             places[i] = wanted ? start + pixel * S::OUTPUTS + in_group % 8 * 8 : -1;
             beside[i] = read_beside(output, places[i], accumulate, passing, normalizing);
-        };
-        // On their way while results are put into shared memory, unless registers do not suffice.
-        constexpr bool EARLY = S::STORED < STRIP;
-#pragma unroll
-        for (int i = 0; EARLY && i < ROUNDS; ++i) {
-            load(i);
-        }
-        __syncwarp();
-        if (again || begin > 0) {
-            join_group(group);
         }
 #pragma unroll
-        for (int i = 0; i < S::STORED / 8; ++i) {
-            int eighth = begin / 8 + i;
-            if (eighth >= EIGHTHS) {
-                continue;
-            }
-            uint32_t rounded[2];
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float2 result = make_float2(sums[eighth][2 * half], sums[eighth][2 * half + 1]);
-                if (normalizing.gates) {
-                    result = normalizing.of(result.x, result.y, half);
-                }
-                __nv_bfloat162 pair = __floats2bfloat162_rn(result.x, result.y);
-                rounded[half] = *reinterpret_cast<uint32_t*>(&pair);
-                if (!moments.wanted) {
-                    continue;
-                }
-                float2 values = __bfloat1622float2(pair);
-                values.x -= moments.shift[half];
-                values.y -= moments.shift[half];
-                if (padded<S::PITCH>(eighth)) {
-                    int n = 8 * eighth + lane % 4 * 2;
-                    values.x = is_padding<S::PITCH>(n) ? 0.0f : values.x;
-                    values.y = is_padding<S::PITCH>(n + 1) ? 0.0f : values.y;
-                }
-                moments.add(half, values.x);
-                moments.add(half, values.y);
-            }
-            store_transposed(put + i * 8 * ROW, rounded);
-        }
-        join_group(group);
-#pragma unroll
-        for (int i = 0; i < ROUNDS; ++i) {
-            if (!EARLY && i % 2 == 0) {
-#pragma unroll
-                for (int next = 0; next < 2; ++next) {
-                    if (i + next < ROUNDS) {
-                        load(i + next);
-                    }
-                }
-            }
+        for (int i = 0; i < PIECES; ++i) {
             if (places[i] < 0) {
                 continue;
             }
-            int at = (i * GROUP + in_group) / 8;
+            int at = ((begin + i) * GROUP + in_group) / 8;
             uint4 piece = *reinterpret_cast<const uint4*>(
                 store + at * ROW + (in_group % 8 ^ at % 8) * 16);
             store_piece(output, places[i], piece, beside[i], accumulate, passing, normalizing);
         }
-        __syncwarp();
     }
+    __syncwarp();
 }
 
 // Adds up the moments of all threads, in `memory` that nobody needs any more, and stores them as
-// those of this block's image.
+// those of this block.
 template <class S>
 __device__ __forceinline__ void store_moments(Moments& moments, unsigned char* memory, float* parts)
 {
@@ -472,17 +453,17 @@ __device__ __forceinline__ void store_moments(Moments& moments, unsigned char* m
     __syncthreads();
     for (int i = threadIdx.x; i < 2 * S::OUTPUTS; i += blockDim.x) {
         float total = totals[i];
-        for (int other = 1; other < S::AT_ONCE; ++other) {
+        for (int other = 1; other < S::GROUPS / S::SLICES; ++other) {
             total += totals[other * 2 * S::OUTPUTS + i];
         }
         parts[i * gridDim.x + blockIdx.x] = total;
     }
 }
 
-// The result of a convolution with `weights`, (output, tap, input), of one image by each block;
-// with BACK the input's gradient from the output's: the other way round, taps in reverse. With
-// FORWARD the sums over each image of the results less `shift`, and of their squares, are taken on
-// the way if there are `parts`, (2, channels, images); with FIXED it is normalized; with BACK it is
+// The result of a convolution with `weights`, (output, tap, input), of one band of an image by each
+// block; with BACK the input's gradient from the output's: the other way round, taps in reverse.
+// With FORWARD the sums over each band of the results less `shift`, and of their squares, are taken
+// on the way if there are `parts`, (2, channels, blocks); with FIXED it is normalized; with BACK it is
 // written or, with `accumulate`, added to what is there, and let through if that has gates.
 template <int CHANNELS, int SIDE, Kind KIND>
 __device__ __forceinline__ void convolve(
@@ -499,7 +480,8 @@ __device__ __forceinline__ void convolve(
     int thread = threadIdx.x;
     int group = thread / GROUP;
     int in_group = thread % GROUP;
-    int image = blockIdx.x;
+    int image = blockIdx.x / S::BANDS;
+    int top = blockIdx.x % S::BANDS * S::BAND;
 
     if (thread == 0) {
         for (int i = 0; i < S::STRIPS; ++i) {
@@ -528,7 +510,7 @@ __device__ __forceinline__ void convolve(
         for (int pair = first; pair <= last; ++pair) {
             for (int slice = 0; slice < S::SLICES; ++slice) {
                 uint32_t to = pixels + slice * S::PIXELS + (1 + pair * 2 * S::PITCH) * ROW;
-                copy_box(to, maps, slice * SLICE, 0, 2 * pair - 1, image, barrier);
+                copy_box(to, maps, slice * SLICE, 0, top + 2 * pair - 1, image, barrier);
             }
         }
     };
@@ -548,12 +530,11 @@ __device__ __forceinline__ void convolve(
         for (int tap = 0; tap < S::SLOTS; ++tap) {
             copy_weights(tap);
         }
-        for (int strip = 1; strip < S::STRIPS; ++strip) {
-            copy_strip(strip);
-        }
+        copy_strip(1);
     }
     __syncwarp();
 
+    int strip = group / S::SLICES;
     int slice = group % S::SLICES;  // of the outputs
     Moments moments(KIND == FORWARD && parts, shift, slice);
     Passing passing;
@@ -564,67 +545,49 @@ __device__ __forceinline__ void convolve(
     if (KIND == FIXED) {
         normalizing = Normalizing(normal, CHANNELS, slice);
     }
-#pragma unroll 1
-    for (int strip = group / S::SLICES; strip < S::STRIPS; strip += S::AT_ONCE) {
-        uint32_t start = pixels + strip * S::ROWS * S::PITCH * ROW;
-        // Groups that multiply in turns do not store at the same time.
-        constexpr bool TURNS = S::STRIPS > S::AT_ONCE;
-        if (TURNS && strip > 0) {
-            take_turn(group);
-        }
-        if (strip > 0) {
-            await_turn(strips_there + 8 * (strip - 1), 0);
-        }
-        await_turn(strips_there + 8 * strip, 0);
-        float sums[EIGHTHS][4];
-#pragma unroll 1
-        for (int tap = 0; tap < TAPS; ++tap) {
-            int slot = tap % S::SLOTS;
-            await_turn(taps_there + 8 * slot, tap / S::SLOTS);
-            uint32_t filter = pixels + S::WEIGHTS + slot * S::SLICES * S::TAP;
-            uint64_t left = operand(filter + slice * (BACK ? S::TAP : LEFT * ROW));
-            uint64_t right = operand(start + (tap / 3 * S::PITCH + tap % 3) * ROW);
-            begin_products();
-#pragma unroll
-            for (int k = 0; k < CHANNELS / DEPTH; ++k) {
-                // A row of the weights is an output, with terms of this slice of inputs; for the
-                // gradient it is the terms of one output.
-                int in_row = k % (SLICE / DEPTH) * DEPTH * 2;
-                int left_at = BACK ? k * DEPTH * ROW : k / (SLICE / DEPTH) * S::TAP + in_row;
-                int right_at = k / (SLICE / DEPTH) * S::PIXELS + in_row;
-                multiply<BACK>(sums, left + (left_at >> 4), right + (right_at >> 4), tap + k > 0);
-            }
-            end_products();
-            if (S::SLOTS < TAPS) {
-                await_products<1>();
-                int done = tap - 1;
-                if (done >= 0 && done + S::SLOTS < TAPS) {
-                    uint32_t free = slots_free + 8 * (done % S::SLOTS);
-                    if (in_group == 0) {
-                        arrive(free);
-                    }
-                    if (copies) {
-                        await_turn(free, done / S::SLOTS);
-                        copy_weights(done + S::SLOTS);
-                    }
-                    __syncwarp();
-                }
-            }
-        }
-        if (TURNS && strip + 1 < S::STRIPS) {
-            pass_turn((group + 1) % S::GROUPS);
-        }
-        await_products<0>();
-
-        int at = (image * SIDE + strip * S::ROWS) * SIDE * CHANNELS + slice * SLICE;
-        bool again = strip >= S::AT_ONCE;
-        if (!TURNS) {
-            // All have multiplied: nobody needs the weights any more.
-            __syncthreads();
-        }
-        store_strip<S>(
-            sums, memory + S::STORE, again, output, at, accumulate, moments, passing, normalizing);
+    uint32_t start = pixels + strip * S::ROWS * S::PITCH * ROW;
+    for (int needed = 0; needed <= strip; ++needed) {
+        await_turn(strips_there + 8 * needed, 0);
     }
+    float sums[EIGHTHS][4];
+#pragma unroll 1
+    for (int tap = 0; tap < TAPS; ++tap) {
+        int slot = tap % S::SLOTS;
+        await_turn(taps_there + 8 * slot, tap / S::SLOTS);
+        uint32_t filter = pixels + S::WEIGHTS + slot * S::SLICES * S::TAP;
+        uint64_t left = operand(filter + slice * (BACK ? S::TAP : LEFT * ROW));
+        uint64_t right = operand(start + (tap / 3 * S::PITCH + tap % 3) * ROW);
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < CHANNELS / DEPTH; ++k) {
+            // A row of the weights is an output, with terms of this slice of inputs; for the
+            // gradient it is the terms of one output.
+            int in_row = k % (SLICE / DEPTH) * DEPTH * 2;
+            int left_at = BACK ? k * DEPTH * ROW : k / (SLICE / DEPTH) * S::TAP + in_row;
+            int right_at = k / (SLICE / DEPTH) * S::PIXELS + in_row;
+            multiply<BACK>(sums, left + (left_at >> 4), right + (right_at >> 4), tap + k > 0);
+        }
+        end_products();
+        await_products<1>();
+        int done = tap - 1;
+        if (done >= 0 && done + S::SLOTS < TAPS) {
+            uint32_t free = slots_free + 8 * (done % S::SLOTS);
+            if (in_group == 0) {
+                arrive(free);
+            }
+            if (copies) {
+                await_turn(free, done / S::SLOTS);
+                copy_weights(done + S::SLOTS);
+            }
+            __syncwarp();
+        }
+    }
+    await_products<0>();
+    // All have multiplied: nobody needs the weights any more.
+    __syncthreads();
+    int at = (image * SIDE + top + strip * S::ROWS) * SIDE * CHANNELS + slice * SLICE;
+    store_strip<S>(
+        sums, memory + S::WEIGHTS, false, output, at, accumulate, moments, passing, normalizing);
     if (KIND == FORWARD && parts) {
         store_moments<S>(moments, memory + S::WEIGHTS, parts);
     }
@@ -632,7 +595,7 @@ __device__ __forceinline__ void convolve(
         // All have multiplied.
         __syncthreads();
         passing.store<S::GROUPS, S::SLICES>(
-            memory + S::WEIGHTS, through.parts, CHANNELS, 0, image, gridDim.x);
+            memory + S::WEIGHTS, through.parts, CHANNELS, 0, blockIdx.x, gridDim.x);
     }
 }
 
@@ -646,15 +609,14 @@ struct First {
     static constexpr int SLICES = 1;
     static constexpr int ROWS = STRIP / PITCH;
     static constexpr int STRIPS = SIDE / ROWS;
-    static constexpr int AT_ONCE = 3;
-    static constexpr int STORED = 48;
+    static constexpr int GROUPS = 3;
     static constexpr int END = (SIDE + 2) * PITCH;
     // Beyond the image, the last strip's padding reads on.
     static constexpr int PIXELS = (STRIPS - 1) * ROWS * PITCH + STRIP + 2 * PITCH + 4;
     static constexpr int WEIGHTS = (PIXELS * 16 + 127) / 128 * 128;
     static constexpr int TAP = OUTPUTS * 16;
     static constexpr int STORE = (WEIGHTS + (TAPS + 1) * TAP + REPEAT - 1) / REPEAT * REPEAT;
-    static constexpr int BARRIER = STORE + AT_ONCE * STORED * ROW;
+    static constexpr int BARRIER = STORE + GROUPS * STRIP * ROW;
     static constexpr int BYTES = BARRIER + 8;
 };
 
@@ -701,7 +663,7 @@ __device__ __forceinline__ void convolve_images(
     }
     await_turn(there, 0);
 #pragma unroll 1
-    for (int strip = group; strip < S::STRIPS; strip += S::AT_ONCE) {
+    for (int strip = group; strip < S::STRIPS; strip += S::GROUPS) {
         float sums[EIGHTHS][4];
         uint32_t start = pixels + strip * S::ROWS * S::PITCH * 16;
         begin_products();
@@ -718,7 +680,7 @@ __device__ __forceinline__ void convolve_images(
         end_products();
         await_products<0>();
         int at = (blockIdx.x * S::SIDE + strip * S::ROWS) * S::SIDE * S::OUTPUTS;
-        bool again = strip >= S::AT_ONCE;
+        bool again = strip >= S::GROUPS;
         store_strip<S>(
             sums, memory + S::STORE, again, output, at, 0, moments, passing, normalizing);
     }
@@ -986,14 +948,14 @@ __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf
 
 #define KERNELS(CHANNELS, SIDE)                                                                   \
     typedef Shape<CHANNELS, SIDE> Shape##CHANNELS;                                                \
-    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, 1)              \
+    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, Shape##CHANNELS::BLOCKS) \
     convolve_##CHANNELS(                                                                          \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
         bf16* output, const float* shift, float* parts)                                           \
     {                                                                                             \
         convolve<CHANNELS, SIDE, FORWARD>(&maps, &weights, output, shift, parts, {}, 0, {});      \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, 1)              \
+    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, Shape##CHANNELS::BLOCKS) \
     convolve_fixed_##CHANNELS(                                                                    \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
         bf16* output, Normal normal)                                                              \
@@ -1001,7 +963,7 @@ __device__ __forceinline__ void add_weights(const float* partial, int blocks, bf
         convolve<CHANNELS, SIDE, FIXED>(                                                          \
             &maps, &weights, output, nullptr, nullptr, normal, 0, {});                            \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, 1)              \
+    extern "C" __global__ void __launch_bounds__(Shape##CHANNELS::GROUPS * GROUP, Shape##CHANNELS::BLOCKS) \
     convolve_back_##CHANNELS(                                                                     \
         const __grid_constant__ CUtensorMap maps, const __grid_constant__ CUtensorMap weights,    \
         bf16* output, int accumulate, Through through)                                            \
@@ -1119,11 +1081,11 @@ SHORTCUT_BACK_KERNEL(128, 256, 8)
 SHORTCUT_BACK_KERNEL(256, 512, 4)
 
 #define SAME(bytes, as) static_assert(bytes == as, "shared memory as in cuda/hopper.rs")
-SAME((Shape<64, 32>::BYTES), 227536);
+SAME((Shape<64, 32>::BYTES), 84064);
 SAME((Shape<128, 16>::BYTES), 211024);
 SAME(Band<32>::BYTES, 163872);
 SAME(Band<16>::BYTES, 153632);
-SAME(First::BYTES, 47112);
+SAME(First::BYTES, 80904);
 SAME(FirstBand::BYTES, 153280);
 SAME(Tile256::BYTES, 208944);
 SAME(TileBack256::BYTES, 208944);

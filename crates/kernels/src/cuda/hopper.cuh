@@ -81,17 +81,6 @@ __device__ __forceinline__ void join_group(int group)
     asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
 }
 
-// Passes the turn to a group, which waits for it.
-__device__ __forceinline__ void pass_turn(int group)
-{
-    asm volatile("bar.arrive %0, 256;" ::"r"(5 + group) : "memory");
-}
-
-__device__ __forceinline__ void take_turn(int group)
-{
-    asm volatile("bar.sync %0, 256;" ::"r"(5 + group) : "memory");
-}
-
 // Waits for the other blocks of a cluster, too: what they have written is there.
 __device__ __forceinline__ void join_blocks()
 {

@@ -22,8 +22,8 @@ const COMPUTE_CAPABILITY: (i32, i32) = (9, 0);
 /// that takes the weights'. As in `hopper.cu`, which says what is where.
 fn shared(shape: OwnShape) -> [u32; 3] {
     match shape {
-        OwnShape::First => [47_112, 0, 153_280],
-        OwnShape::Narrow => [227_536, 227_536, 163_872],
+        OwnShape::First => [80_904, 0, 153_280],
+        OwnShape::Narrow => [84_064, 84_064, 163_872],
         OwnShape::Wide => [211_024, 211_024, 153_632],
         OwnShape::Deep => [208_944, 208_944, 155_680],
         OwnShape::Deepest => [221_232, 221_232, 180_256],
@@ -65,7 +65,7 @@ fn sums(shape: OwnShape) -> usize {
     SLICE * 9 * shape.inputs().min(SLICE)
 }
 
-/// Whether a block convolves a tile of an image or of several, not one image as a whole.
+/// Whether a block convolves a tile of an image or of several, not whole rows of one image.
 fn is_tiled(shape: OwnShape) -> bool {
     !matches!(shape, OwnShape::First | OwnShape::Narrow | OwnShape::Wide)
 }
@@ -329,7 +329,7 @@ impl Hopper {
         if is_tiled(shape) {
             tiles(shape, TILE, batch).next_multiple_of(2)
         } else {
-            batch
+            batch * image_bands(shape)
         }
     }
 
@@ -378,12 +378,21 @@ fn grid(shape: OwnShape, direction: Direction, batch: u32) -> (Grid, u32) {
             (blocks, groups as u32, true, back)
         }
         Direction::Forward | Direction::BackwardData => {
-            let groups = if shape == OwnShape::Wide { 4 } else { 3 };
-            ((batch, 1), groups, false, forward)
+            let groups = match shape {
+                OwnShape::First => 3,
+                OwnShape::Narrow => 2,
+                _ => 4,
+            };
+            ((batch * image_bands(shape), 1), groups, false, forward)
         }
     };
     let threads = (groups * GROUP + if copies { WARP } else { 0 }, 1);
     (Grid { blocks, threads }, bytes)
+}
+
+/// Blocks that convolve an image; not for tiles.
+fn image_bands(shape: OwnShape) -> u32 {
+    if shape == OwnShape::Narrow { 4 } else { 1 }
 }
 
 /// Rows of pixels that a weights' gradient is summed over at once: a quarter of an image or all of it;
