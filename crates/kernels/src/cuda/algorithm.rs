@@ -31,7 +31,7 @@ pub(crate) enum Direction {
     BackwardFilter,
 }
 
-/// What own kernels convolve on a Hopper card, in bf16 with a 3×3 kernel: the layers of a ResNet-18 of
+/// What own kernels convolve on a Hopper card, in bf16: the layers of a ResNet-18 of
 /// width 64 on 32×32 images. Taken together those of 256 and 512 channels alone are slower than cuDNN's;
 /// but they do part of batch norm's work, and most leave half of the card to other networks.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

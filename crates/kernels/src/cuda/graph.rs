@@ -124,11 +124,14 @@ impl Graph {
             if recorded.is_null() {
                 return Ok(None);
             }
-            let flags =
-                sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
-            let started = priorities
-                .give(recorded)
-                .and_then(|()| result::graph::instantiate(recorded, flags));
+            // A driver that gives none starts the graph all the same.
+            let flags = match priorities.give(recorded) {
+                Ok(()) => {
+                    sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY
+                }
+                Err(_) => sys::CUgraphInstantiate_flags(0),
+            };
+            let started = result::graph::instantiate(recorded, flags);
             let destroyed = result::graph::destroy(recorded);
             let graph = Self {
                 started: started?,

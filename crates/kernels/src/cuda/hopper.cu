@@ -592,7 +592,7 @@ __device__ __forceinline__ void convolve(
         store_moments<S>(moments, memory + S::WEIGHTS, parts);
     }
     if (BACK && passing.images) {
-        // All have multiplied.
+        // All have stored their strips, where sums go now.
         __syncthreads();
         passing.store<S::GROUPS, S::SLICES>(
             memory + S::WEIGHTS, through.parts, CHANNELS, 0, blockIdx.x, gridDim.x);

@@ -231,7 +231,7 @@ extern "C" __global__ void normalize(
         return;
     }
     int first = at % (channels / LANES) * LANES;
-    // Both are read again in the backward pass at the earliest.
+    // Both are read again in the backward pass, most of the time.
     Lanes own = read_last(reinterpret_cast<const Lanes*>(y) + at);
     Lanes other = residual ? read_last(reinterpret_cast<const Lanes*>(residual) + at) : own;
     Eight sum;

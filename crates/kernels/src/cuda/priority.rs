@@ -3,8 +3,9 @@
 //! A convolution's blocks take a multiprocessor's memory for copies, and most of what they do is
 //! multiply; the small kernels between them wait for memory, and need little room. So small ones come
 //! first, wherever their network is: they run beside other networks' convolutions, and the next
-//! convolution of theirs is there sooner. Among convolutions the network that was opened first comes
-//! first: so networks are never all at the same place of a step, or all between two trainings.
+//! convolution of theirs is there sooner. Among convolutions networks have an order, as
+//! many of them as the card tells apart: so they are not all at the same place of a step, or all between two
+//! trainings.
 //!
 //! No result depends on any of this.
 
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 #[cfg(feature = "cuda")]
 use cudarc::driver::{DriverError, result, sys};
 
-/// Bytes of shared memory from which on a launch's blocks are large.
+/// Bytes of shared memory, as asked for at the launch, from which on its blocks are large.
 #[cfg(feature = "cuda")]
 const LARGE: u32 = 32 * 1024;
 

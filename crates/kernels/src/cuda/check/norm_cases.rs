@@ -139,11 +139,29 @@ pub(super) fn training(
     layer
         .norm
         .reduce_gradient(&gradient, Gate::Noted, y, targets)?;
+    let mut stays = Values::from_slice(device, &gradient.read()?, precision)?;
+    let mut of_y = Values::zeros(device, ROWS * CHANNELS, precision)?;
+    let residual = Some(OfResidual::First(&mut of_y));
+    layer
+        .norm
+        .apply_gradient(&mut stays, Gate::Noted, y, residual)?;
     let residual = Some(OfResidual::More(&mut of_residual));
     layer
         .norm
         .apply_gradient(&mut gradient, Gate::Noted, y, residual)?;
     for (name, result, expected, bar) in [
+        (
+            "gradient of a batch-normalized layer, elsewhere",
+            of_y.read()?,
+            &expected.of_y,
+            bar,
+        ),
+        (
+            "gradient of such a layer that stays for the residual",
+            stays.read()?,
+            &expected.gated,
+            0.0,
+        ),
         (
             "gradients of scale and shift",
             of_parameters.read()?,
