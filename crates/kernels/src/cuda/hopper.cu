@@ -39,22 +39,22 @@ typedef __nv_bfloat16 bf16;
 // Bytes of so many rows, up to where the next tile may begin.
 constexpr int tile(int rows) { return (rows * ROW + REPEAT - 1) / REPEAT * REPEAT; }
 
-// Images of `SIDE` x `SIDE` pixels with `CHANNELS` channels. A block has two strips of one, and a
-// group for each strip and 64 outputs of it.
+// Images of `SIDE` x `SIDE` pixels with `CHANNELS` channels. A block has two groups, for strips of one
+// of them and 64 outputs of each.
 template <int CHANNELS, int SIDE> struct Shape {
     static constexpr int PITCH = SIDE + 1;
     static constexpr int OUTPUTS = CHANNELS;
     static constexpr int SLICES = CHANNELS / SLICE;
     static constexpr int ROWS = STRIP / PITCH;  // of pixels in a strip
-    static constexpr int STRIPS = 2;
+    static constexpr int GROUPS = 2;
+    static constexpr int STRIPS = GROUPS / SLICES;
     static constexpr int BAND = STRIPS * ROWS;  // rows of a block
     static constexpr int BANDS = SIDE / BAND;
-    static constexpr int GROUPS = STRIPS * SLICES;
-    // At once on a multiprocessor. While one copies or stores another one multiplies.
-    static constexpr int BLOCKS = SLICES == 1 ? 2 : 1;
+    // At once on a multiprocessor. While one copies or stores the other one multiplies.
+    static constexpr int BLOCKS = 2;
     static constexpr int PIXELS = tile((STRIPS - 1) * ROWS * PITCH + STRIP + 2 * PITCH + 2);
     // Taps of the weights that are there at once, in turns.
-    static constexpr int SLOTS = SLICES == 1 ? 5 : 4;
+    static constexpr int SLOTS = SLICES == 1 ? 5 : 2;
     static constexpr int TAP = CHANNELS * ROW;  // bytes of a slice of one
     // Places in shared memory. Results lie where the weights were.
     static constexpr int WEIGHTS = SLICES * PIXELS;
@@ -530,7 +530,9 @@ __device__ __forceinline__ void convolve(
         for (int tap = 0; tap < S::SLOTS; ++tap) {
             copy_weights(tap);
         }
-        copy_strip(1);
+        for (int strip = 1; strip < S::STRIPS; ++strip) {
+            copy_strip(strip);
+        }
     }
     __syncwarp();
 
@@ -1082,7 +1084,7 @@ SHORTCUT_BACK_KERNEL(256, 512, 4)
 
 #define SAME(bytes, as) static_assert(bytes == as, "shared memory as in cuda/hopper.rs")
 SAME((Shape<64, 32>::BYTES), 84064);
-SAME((Shape<128, 16>::BYTES), 211024);
+SAME((Shape<128, 16>::BYTES), 110632);
 SAME(Band<32>::BYTES, 163872);
 SAME(Band<16>::BYTES, 153632);
 SAME(First::BYTES, 80904);

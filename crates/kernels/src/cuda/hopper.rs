@@ -24,7 +24,7 @@ fn shared(shape: OwnShape) -> [u32; 3] {
     match shape {
         OwnShape::First => [80_904, 0, 153_280],
         OwnShape::Narrow => [84_064, 84_064, 163_872],
-        OwnShape::Wide => [211_024, 211_024, 153_632],
+        OwnShape::Wide => [110_632, 110_632, 153_632],
         OwnShape::Deep => [208_944, 208_944, 155_680],
         OwnShape::Deepest => [221_232, 221_232, 180_256],
         OwnShape::ToWide => [167_968, 94_240, 190_512],
@@ -378,11 +378,7 @@ fn grid(shape: OwnShape, direction: Direction, batch: u32) -> (Grid, u32) {
             (blocks, groups as u32, true, back)
         }
         Direction::Forward | Direction::BackwardData => {
-            let groups = match shape {
-                OwnShape::First => 3,
-                OwnShape::Narrow => 2,
-                _ => 4,
-            };
+            let groups = if shape == OwnShape::First { 3 } else { 2 };
             ((batch * image_bands(shape), 1), groups, false, forward)
         }
     };
@@ -392,7 +388,11 @@ fn grid(shape: OwnShape, direction: Direction, batch: u32) -> (Grid, u32) {
 
 /// Blocks that convolve an image; not for tiles.
 fn image_bands(shape: OwnShape) -> u32 {
-    if shape == OwnShape::Narrow { 4 } else { 1 }
+    match shape {
+        OwnShape::Narrow => 4,
+        OwnShape::Wide => 2,
+        _ => 1,
+    }
 }
 
 /// Rows of pixels that a weights' gradient is summed over at once: a quarter of an image or all of it;
