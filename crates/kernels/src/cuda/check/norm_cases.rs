@@ -123,12 +123,25 @@ pub(super) fn training(
     let bar = tolerance(precision);
     let name = "normalize + normalized residual + ReLU";
     found.push(Comparison::new(name, precision, &gate, &expected, bar));
+    backward(device, &mut layer, &gate, (&mean, &variance), found)
+}
 
+/// The gradients of a batch-normalized layer whose output was `gate`, with a residual that gets its first
+/// one, and with one that has another.
+fn backward(
+    device: &CudaDevice,
+    layer: &mut Layer,
+    gate: &[f32],
+    (mean, variance): (&[f64], &[f64]),
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    let precision = layer.y.precision();
+    let bar = tolerance(precision);
     let gradient = noise(50, ROWS * CHANNELS);
     let mut gradient = Values::from_slice(device, &gradient, precision)?;
     let mut of_residual = Values::from_slice(device, &noise(51, ROWS * CHANNELS), precision)?;
     let mut of_parameters = DeviceBuffer::zeros(device, 2 * CHANNELS)?;
-    let expected = Backward::of(&layer, &gradient, &gate, &mean, &variance)?;
+    let expected = Backward::of(layer, &gradient, gate, mean, variance)?;
     let handed_on: Vec<f64> = wide(&of_residual.read()?)
         .iter()
         .zip(&expected.gated)
