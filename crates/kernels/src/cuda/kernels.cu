@@ -21,17 +21,13 @@ struct alignas(16) Lanes {
     value lane[LANES];
 };
 
-// 16 bytes of something that nobody reads again for long: they make room for others first.
-__device__ __forceinline__ uint4 read_last(const uint4* at) { return __ldcs(at); }
-__device__ __forceinline__ void write_last(uint4* at, uint4 piece) { __stcs(at, piece); }
-
-// The same of a whole structure.
+// What nobody reads again for long, 16 bytes at a time: it makes room for others first.
 template <class Pieces> __device__ __forceinline__ Pieces read_last(const Pieces* at)
 {
     Pieces result;
 #pragma unroll
     for (int i = 0; i < (int)(sizeof(Pieces) / sizeof(uint4)); ++i) {
-        reinterpret_cast<uint4*>(&result)[i] = read_last(reinterpret_cast<const uint4*>(at) + i);
+        reinterpret_cast<uint4*>(&result)[i] = __ldcs(reinterpret_cast<const uint4*>(at) + i);
     }
     return result;
 }
@@ -40,7 +36,7 @@ template <class Pieces> __device__ __forceinline__ void write_last(Pieces* at, c
 {
 #pragma unroll
     for (int i = 0; i < (int)(sizeof(Pieces) / sizeof(uint4)); ++i) {
-        write_last(reinterpret_cast<uint4*>(at) + i, reinterpret_cast<const uint4*>(&pieces)[i]);
+        __stcs(reinterpret_cast<uint4*>(at) + i, reinterpret_cast<const uint4*>(&pieces)[i]);
     }
 }
 

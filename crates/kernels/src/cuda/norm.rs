@@ -485,21 +485,18 @@ impl CudaNorm {
                 "let through at most",
             ));
         }
-        let null = || Argument::Pointer(0);
+        let null = Argument::Pointer(0);
         let output = self.layer("a gradient", gradient)?;
         let (target, residual) = match residual {
-            None => (self.layer("a gradient", gradient)?, null()),
-            Some(OfResidual::First(own)) => (self.layer("a gradient", own)?, null()),
-            Some(OfResidual::More(more)) => (
-                self.layer("a gradient", gradient)?,
-                self.layer("a residual's gradient", more)?,
-            ),
+            None => (output, null),
+            Some(OfResidual::First(own)) => (self.layer("a gradient", own)?, null),
+            Some(OfResidual::More(more)) => (output, self.layer("a residual's gradient", more)?),
         };
         let image = self.layer("a convolution's result", y)?;
         let arguments = [
             output,
             self.gate(gate)?,
-            if self.fixed { null() } else { image },
+            if self.fixed { null } else { image },
             self.coefficients()?,
             self.factors()?,
             target,
