@@ -30,7 +30,7 @@ pub enum Error {
         folder: PathBuf,
     },
     /// A folder is none of a run, or the run has measured nothing yet.
-    #[error("{} holds no summary.json, detection.json or distribution.json: it is no folder of `mesa run`, `mesa detect` or `mesa distributions`, or nothing was measured yet", folder.display())]
+    #[error("{} holds no summary.json, detection.json or distribution.json: it is not a folder of `mesa run`, `mesa detect` or `mesa distributions`, or nothing was measured yet", folder.display())]
     NothingMeasured {
         /// The folder.
         folder: PathBuf,

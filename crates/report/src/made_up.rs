@@ -99,7 +99,7 @@ pub(crate) fn repeated() -> Summary {
     summary(rows)
 }
 
-/// As many triggers as asked for, with every method of the protocol.
+/// As many triggers as asked for, with every method.
 pub(crate) fn many(count: u16) -> Summary {
     let rows = (0..count).flat_map(|number| {
         let trigger = (number * 9).to_string();

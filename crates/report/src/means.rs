@@ -6,7 +6,7 @@ use crate::{
     Interval, Outcome, Table, TriggerKind, defense_effectiveness,
     format::{percent, percent_or_blank, seconds},
     mean_interval,
-    metrics::mean,
+    metrics::{mean, mean_and_reach},
     paper::paper_figure,
     report::run_words,
     rows::{Network, Repeats, methods, networks, takes},
@@ -27,10 +27,12 @@ pub(crate) struct MethodMeans {
     pub(crate) runs: usize,
     repeat_std: Option<f64>,
     pub(crate) clean_accuracy: f64,
-    /// What it was before the defense, on the same networks, and how much less it is after.
+    /// What it was before the attack or the defense, on the same networks, and how much less it is after.
     clean_accuracy_before: Option<f64>,
     cost: Option<f64>,
     effectiveness: Option<f64>,
+    /// ASR minus that of `ideal` on the same network: the mean, and how far its interval reaches.
+    above_ideal: Option<(f64, f64)>,
     regained_accuracy: f64,
     sample_asr: Option<f64>,
     wall_s: f64,
@@ -137,6 +139,7 @@ fn worth(summary: &Summary, kind: TriggerKind, means: &[MethodMeans]) -> Option<
         "method",
         "mean\nASR %",
         "95 %\ninterval",
+        "above ideal,\npoints",
         "clean acc.\nbefore %",
         "after %",
         "cost,\npoints",
@@ -144,17 +147,13 @@ fn worth(summary: &Summary, kind: TriggerKind, means: &[MethodMeans]) -> Option<
     ];
     let mut table = Table::new(title, &columns);
     for means in means.iter().filter(|means| means.method != "clean") {
-        let accuracy = Some(means.clean_accuracy);
-        let (before, after) = match means.method.as_str() {
-            "backdoored" => (accuracy, None),
-            _ => (means.clean_accuracy_before, accuracy),
-        };
         table.rows.push(vec![
             means.method.clone(),
             percent(means.asr),
             means.interval.map(interval_words).unwrap_or_default(),
-            percent_or_blank(before),
-            percent_or_blank(after),
+            means.above_ideal.map(reach_words).unwrap_or_default(),
+            percent_or_blank(means.clean_accuracy_before),
+            percent(means.clean_accuracy),
             means.cost.map(points).unwrap_or_default(),
             percent_or_blank(means.effectiveness),
         ]);
@@ -168,6 +167,12 @@ fn worth(summary: &Summary, kind: TriggerKind, means: &[MethodMeans]) -> Option<
 /// An interval in percent.
 fn interval_words(interval: Interval) -> String {
     format!("{} to {}", percent(interval.low), percent(interval.high))
+}
+
+/// A mean difference in points of percent with the reach of its interval.
+fn reach_words((mean, reach): (f64, f64)) -> String {
+    let rounded = (mean * 1e4).round() / 1e2;
+    format!("{:.2} ± {:.2}", rounded + 0.0, 100.0 * reach)
 }
 
 /// A difference of fractions in points of percent, no negative zero.
@@ -230,31 +235,47 @@ fn method_means(summary: &Summary, kind: TriggerKind, method: &str) -> Option<Me
         clean_accuracy: mean_of(|row| row.clean_accuracy),
         clean_accuracy_before: compared_mean(|network| network.clean_accuracy_before),
         cost: compared_mean(|network| network.cost),
-        effectiveness: compared_mean(|network| network.effectiveness),
+        effectiveness: compared_mean(|network| network.effectiveness)
+            .filter(|_| method != "backdoored"),
+        above_ideal: mean_and_reach(&above_ideal(summary, method, &found)),
         regained_accuracy: mean_of(|row| row.regained_accuracy),
         sample_asr: mean(&of_samples),
         wall_s: mean_of(|row| row.wall_s),
     })
 }
 
-/// One network before and after a defense.
+/// A defense's ASR minus that of `ideal`, one for each network that has both.
+fn above_ideal(summary: &Summary, method: &str, found: &[(Network<'_>, Repeats<'_>)]) -> Vec<f64> {
+    if matches!(method, "clean" | "backdoored" | "ideal") {
+        return Vec::new();
+    }
+    let differences = found.iter().filter_map(|(network, repeats)| {
+        let ideal = Repeats::of(summary, *network, "ideal")?;
+        Some(repeats.mean(|row| row.asr) - ideal.mean(|row| row.asr))
+    });
+    differences.collect()
+}
+
+/// One network before and after a defense, or the attack.
 struct Compared {
     clean_accuracy_before: f64,
     cost: f64,
     effectiveness: f64,
 }
 
-/// The networks on which both were measured; none for what is no defense.
+/// The networks on which both were measured; none for the clean ones.
 fn compared(
     summary: &Summary,
     method: &str,
     found: &[(Network<'_>, Repeats<'_>)],
 ) -> Vec<Compared> {
-    if matches!(method, "clean" | "backdoored") {
-        return Vec::new();
-    }
+    let earlier = match method {
+        "clean" => return Vec::new(),
+        "backdoored" => "clean",
+        _ => "backdoored",
+    };
     let pairs = found.iter().filter_map(|(network, after)| {
-        let before = Repeats::of(summary, *network, "backdoored")?.outcome();
+        let before = Repeats::of(summary, *network, earlier)?.outcome();
         let effects: Vec<f64> = after
             .rows()
             .iter()
@@ -333,6 +354,28 @@ mod tests {
         let found = of(&means, "mesa:0.9").effectiveness.unwrap();
         assert!((found - expected).abs() < 1e-12, "{found}");
         assert_eq!(of(&means, "backdoored").effectiveness, None);
+    }
+
+    #[test]
+    fn what_is_left_above_ideal_is_paired_by_network() {
+        let mut sweep = made_up::sweep();
+        // The mean of 0.01 and 0.03 is 0.02, s / √2 is 0.01; t with one degree of freedom is 12.706.
+        let mut more = [0.01, 0.03].into_iter();
+        for row in &mut sweep.rows {
+            match row.method.as_str() {
+                "ideal" => row.asr = 0.02,
+                "mesa:0.9" if row.trigger != "0".into() => {
+                    row.asr = 0.02 + more.next().unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+        let means = means(&sweep, TriggerKind::BlackWhite);
+        let (mean, reach) = of(&means, "mesa:0.9").above_ideal.unwrap();
+        assert!((mean - 0.02).abs() < 1e-12 && (reach - 0.127_062).abs() < 1e-6);
+        assert_eq!(reach_words((mean, reach)), "2.00 ± 12.71");
+        assert_eq!(of(&means, "ideal").above_ideal, None);
+        assert_eq!(of(&means, "backdoored").above_ideal, None);
     }
 
     #[test]

@@ -35,10 +35,20 @@ pub const GLOSSARY: &[Metric] = &[
             changes; the mean over networks, repeats averaged first",
     },
     Metric {
+        name: "cost",
+        meaning: "clean accuracy before minus after: in the row `backdoored` what the attack costs, in the \
+            others what the defense costs on top",
+    },
+    Metric {
         name: "95 % interval",
-        meaning: "of the mean ASR over networks (triggers × seeds, taken as independent), by \
-            Student's t, clipped to [0, 1]; a network's repeats are averaged first; none below two \
-            networks",
+        meaning: "of the mean ASR over networks, by Student's t, clipped to [0, 1]; a network's repeats \
+            are averaged first; none below two networks. It is about the choice of triggers: networks of one \
+            seed share their clean network and all draws",
+    },
+    Metric {
+        name: "above ideal",
+        meaning: "ASR minus that of `ideal` on the same network, the mean over networks, and how far its \
+            95 % interval reaches to either side: what is left to gain",
     },
     Metric {
         name: "± over repeats",
@@ -57,9 +67,9 @@ pub const GLOSSARY: &[Metric] = &[
     },
     Metric {
         name: "entropy",
-        meaning: "lower bound on the information I between noise and noisy samples, which ranks \
-            spread and is no volume; the noisy samples' own entropy is h = I − 23.86 nats for 3×3 \
-            triggers and noise 0.1",
+        meaning: "estimated lower bound on the information I between noise and noisy samples, no volume; \
+            the noisy samples' own entropy is h = I − 23.86 nats for 3×3 triggers and noise 0.1. Its error \
+            is that of the held-out noise alone, not of another training of the statistics network",
     },
     Metric {
         name: "h ≤",
@@ -138,13 +148,18 @@ pub struct Interval {
 /// assert!(mesa_report::mean_interval(&[0.4]).is_none());
 /// ```
 pub fn mean_interval(fractions: &[f64]) -> Option<Interval> {
-    let count = fractions.len();
-    let (mean, std) = (mean(fractions)?, sample_std(fractions)?);
-    let reach = student_t(count - 1) * std / (count as f64).sqrt();
+    let (mean, reach) = mean_and_reach(fractions)?;
     Some(Interval {
         low: (mean - reach).clamp(0.0, 1.0),
         high: (mean + reach).clamp(0.0, 1.0),
     })
+}
+
+/// The mean, and how far its 95 % interval reaches to either side; none below two values.
+pub(crate) fn mean_and_reach(values: &[f64]) -> Option<(f64, f64)> {
+    let count = values.len();
+    let (mean, std) = (mean(values)?, sample_std(values)?);
+    Some((mean, student_t(count - 1) * std / (count as f64).sqrt()))
 }
 
 /// The mean, if there is anything.

@@ -94,8 +94,50 @@ pub(crate) fn note(summary: &Summary) -> Option<String> {
                 )
             })
         });
-    let notes: Vec<String> = notes.collect();
+    let mixtures: Vec<&Mixture> = mixtures.iter().map(|(_, mixture)| *mixture).collect();
+    let notes: Vec<String> = notes.chain(by_chance(&mixtures)).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// What orders of the estimates are worth over several networks: how often chance alone would make h
+/// fall, and how often I agrees with the Gaussian's bound on which of two sub-models is wider.
+fn by_chance(mixtures: &[&Mixture]) -> Option<String> {
+    let betas = mixtures.first()?.weights.len();
+    let alike = mixtures
+        .iter()
+        .all(|mixture| mixture.weights.len() == betas);
+    if mixtures.len() < 2 || betas < 2 || !alike {
+        return None;
+    }
+    let read = mixtures
+        .iter()
+        .filter(|mixture| why_unread(mixture).is_none());
+    let orders: usize = (1..=betas).product();
+    let pairs: Vec<bool> = mixtures
+        .iter()
+        .flat_map(|mixture| agreements(mixture))
+        .collect();
+    let agree = pairs.iter().filter(|agrees| **agrees).count();
+    Some(format!(
+        "h falls on {} of {} networks, where estimates in no order at all would on one of {orders}; I and \
+         the bound h ≤ put {agree} of {} pairs of a network's sub-models in the same order",
+        read.count(),
+        mixtures.len(),
+        pairs.len()
+    ))
+}
+
+/// Of each pair of a network's sub-models, whether I and the Gaussian's bound call the same one wider.
+fn agreements(mixture: &Mixture) -> Vec<bool> {
+    let known = mixture.weights.iter();
+    let known: Vec<(f64, f64)> = known
+        .filter_map(|weight| Some((weight.information_nats?, weight.entropy_upper_bound?)))
+        .collect();
+    let pairs = known.iter().enumerate().flat_map(|(index, one)| {
+        let others = known[index + 1..].iter();
+        others.map(|other| (one.0 - other.0) * (one.1 - other.1) > 0.0)
+    });
+    pairs.collect()
 }
 
 /// Some names of a list, and how many more there are.
@@ -236,11 +278,19 @@ mod tests {
         several.rows.extend(with(1, [2.0, 2.5]));
         several.rows.extend(with(2, [2.0, 2.02]));
         several.rows.extend(with(3, [2.0, -0.1]));
+        for row in &mut several.rows {
+            let weights = row
+                .mixture
+                .iter_mut()
+                .flat_map(|mixture| &mut mixture.weights);
+            weights.for_each(|weight| weight.entropy_upper_bound = Some(-18.0 - weight.beta));
+        }
         assert_eq!(
             note(&several).unwrap(),
             "γ cannot be read on 1 of 4 networks, where an estimate of I is below zero by more \
              than its error, which I never is: 170 (seed 3); γ cannot be read on 2 of 4 networks, where h does not fall as β rises by \
-             more than its error: 170 (seed 0), 170 (seed 2)"
+             more than its error: 170 (seed 0), 170 (seed 2); h falls on 1 of 4 networks, where estimates in \
+             no order at all would on one of 2; I and the bound h ≤ put 2 of 4 pairs of a network's sub-models in the same order"
         );
         assert_eq!(table(&several).unwrap().rows.len(), 8);
         several.rows.retain(|row| row.seed == 1);
@@ -279,7 +329,7 @@ mod tests {
                 .contains("means over 13 networks ± standard deviations")
         );
         let note = note(&many).unwrap();
-        assert!(note.ends_with("170 (seed 11) and 1 more"), "{note}");
+        assert!(note.contains("170 (seed 11) and 1 more"), "{note}");
     }
 
     #[test]
