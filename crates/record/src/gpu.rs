@@ -171,12 +171,6 @@ impl GpuRecord {
         of_it.filter_map(GpuRow::tflops).reduce(f64::max)
     }
 
-    /// The highest rate of copying, bytes read plus written, in GB/s.
-    pub fn copy_gbs(&self) -> Option<f64> {
-        let copies = self.rates.iter().filter(|row| row.gflop == 0.0);
-        copies.filter_map(GpuRow::gigabytes_per_s).reduce(f64::max)
-    }
-
     /// The share of the matrix rate of its precision that a row reaches.
     pub fn share(&self, row: &GpuRow) -> Option<f64> {
         Some(row.tflops()? / self.matrix_tflops(&row.precision)?)
@@ -246,7 +240,6 @@ mod tests {
         };
         assert_eq!(record.matrix_tflops("bf16"), Some(600.0));
         assert_eq!(record.matrix_tflops("tf32"), None);
-        assert_eq!(record.copy_gbs(), Some(2000.0));
         let step = row("bf16", 400.0, 0.0, 2e-3);
         assert_eq!(record.share(&step), Some(200.0 / 600.0));
         assert_eq!(step.images_per_s(), Some(50_000.0));

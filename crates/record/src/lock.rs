@@ -70,7 +70,9 @@ impl Lock {
             file,
             left_behind: holder,
         };
-        lock.write(&serde_json::to_string(&Holder::this_process()).unwrap_or_default())?;
+        lock.write(
+            &serde_json::to_string(&Holder::this_process()).expect("plain fields become JSON"),
+        )?;
         Ok(lock)
     }
 

@@ -27,7 +27,7 @@ impl Work {
         let index = KINDS
             .iter()
             .position(|known| *known == kind)
-            .unwrap_or_default();
+            .expect("steps are of these kinds");
         self.counts[index].0 += 1;
         self.counts[index].1 += images as u64;
     }

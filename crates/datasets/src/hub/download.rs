@@ -208,11 +208,14 @@ fn transfer(
 /// Checks the length, and the digest where the Hub names one: files that are not in its large-file
 /// store have a shorter name.
 fn check(remote: &Remote, output: &mut File) -> Result<(), HubError> {
-    let read = |path: &Path, source| HubError::Write {
+    let failed = |path: &Path, source| HubError::Write {
         path: path.to_owned(),
         source,
     };
-    let len = output.metadata().map_err(|e| read(output.path(), e))?.len();
+    let len = output
+        .metadata()
+        .map_err(|e| failed(output.path(), e))?
+        .len();
     if len != remote.size {
         let (expected, found) = (format!("{} bytes", remote.size), format!("{len} bytes"));
         return Err(damaged(remote, expected, found));
@@ -222,8 +225,8 @@ fn check(remote: &Remote, output: &mut File) -> Result<(), HubError> {
     }
     output
         .seek(SeekFrom::Start(0))
-        .map_err(|e| read(output.path(), e))?;
-    let found = digest_of(output).map_err(|e| read(output.path(), e))?;
+        .map_err(|e| failed(output.path(), e))?;
+    let found = digest_of(output).map_err(|e| failed(output.path(), e))?;
     if found == remote.etag.to_lowercase() {
         return Ok(());
     }
