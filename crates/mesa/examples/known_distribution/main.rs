@@ -74,13 +74,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         noise_dim: 4 * (known.dim - 1),
         ..config(known, STATISTICS_STEPS)
     };
-    let jobs = known
-        .iter()
-        .flat_map(|known| [(*known, config(known, 1)), (*known, narrow(known))]);
-    let ablated = in_parallel(jobs.collect(), |(known, config)| {
-        measure(&known, &fit(known, BETAS[2], config, seed)?, seed)
+    let runs: Vec<&[Staircase]> = std::iter::once(&staircases)
+        .chain(&held_out)
+        .map(Vec::as_slice)
+        .collect();
+    let seeds = std::iter::once(seed).chain(HELD_OUT_SEEDS).take(runs.len());
+    let jobs = seeds.flat_map(|seed| known.iter().map(move |known| (seed, *known)));
+    let ablated = in_parallel(jobs.collect(), |(seed, known)| {
+        let of = |config| measure(&known, &fit(known, BETAS[2], config, seed)?, seed);
+        Ok([of(config(&known, 1))?, of(narrow(&known))?])
     })?;
-    let ablations: Vec<Ablation> = tables::ablations(&staircases, ablated);
+    let ablations: Vec<Ablation> = tables::ablations(&runs, &ablated);
 
     let machine = Machine::here(began.elapsed(), seed);
     let tables = tables::markdown(&staircases, &held_out, &ablations, &machine);

@@ -40,24 +40,36 @@ fn processor_time_s() -> Option<f64> {
     Some((ticks()? + ticks()?) / 100.0)
 }
 
-/// One function at the highest β: as above, with one step of `T`, with a narrow noise.
+/// One function at the highest β, each seed: as above, with one step of `T`, with a narrow noise.
 pub(crate) struct Ablation<'a> {
     name: String,
-    as_above: &'a Measured,
-    one_step: Measured,
-    narrow_noise: Measured,
+    as_above: Vec<&'a Measured>,
+    one_step: Vec<&'a Measured>,
+    narrow_noise: Vec<&'a Measured>,
 }
 
-pub(crate) fn ablations(staircases: &[Staircase], ablated: Vec<Measured>) -> Vec<Ablation<'_>> {
-    let mut ablated = ablated.into_iter();
-    let pairs = std::iter::from_fn(|| Some((ablated.next()?, ablated.next()?)));
-    (staircases.iter().zip(pairs))
-        .map(|(staircase, (one_step, narrow_noise))| Ablation {
+/// Of each run the staircases, and, function by function, what was measured with one step and with a
+/// narrow noise.
+pub(crate) fn ablations<'a>(
+    runs: &[&'a [Staircase]],
+    ablated: &'a [[Measured; 2]],
+) -> Vec<Ablation<'a>> {
+    let functions = runs.first().map_or(&[][..], |first| first);
+    let of_function = |index: usize, staircase: &Staircase| {
+        let ablated = || ablated.iter().skip(index).step_by(functions.len());
+        Ablation {
             name: staircase.known.name(),
-            as_above: &staircase.measured[BETAS.len() - 1],
-            one_step,
-            narrow_noise,
-        })
+            as_above: runs
+                .iter()
+                .map(|run| &run[index].measured[BETAS.len() - 1])
+                .collect(),
+            one_step: ablated().map(|[one_step, _]| one_step).collect(),
+            narrow_noise: ablated().map(|[_, narrow_noise]| narrow_noise).collect(),
+        }
+    };
+    let functions = functions.iter().enumerate();
+    functions
+        .map(|(index, staircase)| of_function(index, staircase))
         .collect()
 }
 
@@ -290,13 +302,13 @@ fn collapses(page: &mut String, ablations: &[Ablation<'_>]) {
     let _ = writeln!(
         page,
         "\n## What makes it collapse\n\n\
-         The smallest level set, β = 0.9, of each function, with one thing changed. *One step*: the \
+         The smallest level set, β = 0.9, of each function, with one thing changed, for each seed. *One step*: the \
          statistics network takes one step for each of the generator, as in the authors' code. \
          *Narrow noise*: four times one less than the dimension; a quarter of the noise enters the \
          generator's last, linear layer, which then cannot move samples in every direction. \
          Columns as above.\n\n\
          | level set | settings | F ≥ β, % | cells, % | rarer half, % | short |\n\
-         |---|---|---:|---:|---:|---:|"
+         |---|---|---|---|---|---|"
     );
     for Ablation {
         name,
@@ -306,18 +318,22 @@ fn collapses(page: &mut String, ablations: &[Ablation<'_>]) {
     } in ablations
     {
         let rows = [
-            ("as above", *as_above),
+            ("as above", as_above),
             ("one step", one_step),
             ("narrow noise", narrow_noise),
         ];
         for (settings, measured) in rows {
+            let each = |of: &dyn Fn(&Measured) -> String| {
+                let shown: Vec<String> = measured.iter().map(|measured| of(measured)).collect();
+                shown.join(", ")
+            };
             let _ = writeln!(
                 page,
-                "| {name} | {settings} | {} | {} | {} | {:.2} |",
-                percent(measured.reached),
-                percent(measured.coverage),
-                percent(measured.rarer_half),
-                measured.shortfall(),
+                "| {name} | {settings} | {} | {} | {} | {} |",
+                each(&|measured| percent(measured.reached)),
+                each(&|measured| percent(measured.coverage)),
+                each(&|measured| percent(measured.rarer_half)),
+                each(&|measured| format!("{:.2}", measured.shortfall())),
             );
         }
     }
