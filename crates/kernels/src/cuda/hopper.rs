@@ -151,11 +151,21 @@ impl Hopper {
         let module = context.load_module(Ptx::from_binary(CODE.to_vec()))?;
         let kernels = OwnShape::ALL.into_iter().map(|shape| {
             let load = |name, shared_bytes: u32| {
+                use sys::CUfunction_attribute_enum as Attribute;
+
                 let function = module.load_function(&format!("{name}_{}", suffix(shape)))?;
                 function.set_attribute(
-                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                     shared_bytes.cast_signed(),
                 )?;
+                if shared_bytes > 0 {
+                    // A multiprocessor changes how it divides memory between cache and this only when it
+                    // is idle: where less were given away, another network's blocks would have to wait.
+                    function.set_attribute(
+                        Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+                        100,
+                    )?;
+                }
                 Ok::<_, DriverError>(function)
             };
             let [forward, back, weights] = shared(shape);
