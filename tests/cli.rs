@@ -130,7 +130,7 @@ fn failures_end_with_1_and_name_file_and_field() {
     fs_err::create_dir(&empty).unwrap();
     let missing = in_temporary(&folder, "missing");
     let below = format!("{network}/a/b.safetensors");
-    let is_a_file = format!("{network} is a file, no folder");
+    let is_a_file = format!("{network} is a file, not a folder");
     for (arguments, expected) in [
         (
             &["run", "--config", &broken][..],

@@ -1,4 +1,4 @@
-//! What an attacker chooses (section "Setting, attack" of the protocol).
+//! What an attacker chooses, by default as the paper's does.
 
 use mesa_datasets::Placement;
 use mesa_models::TrainingConfig;

@@ -1,4 +1,4 @@
-//! The methods of the protocol by name.
+//! The methods that a run compares, by name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -108,7 +108,7 @@ impl FromStr for Method {
             .find(|method| method.to_string() == text)
             .ok_or_else(|| {
                 format!(
-                    "`{text}` is no method; there are mesa:β (as in mesa:0.9), ensemble:turns, \
+                    "`{text}` is not a method; there are mesa:β (as in mesa:0.9), ensemble:turns, \
                  ensemble:weighted, ideal, no-trigger, random, fine-tune and point"
                 )
             })

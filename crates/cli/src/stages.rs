@@ -1,6 +1,6 @@
-//! The four trainings of the protocol, the search of the baseline, the test of samples and the
-//! evaluation, each on whatever it
-//! is given: the single commands and the whole run differ only in where things come from and go.
+//! The four trainings (clean network, attack, sub-model, repair), the search of the baseline, the test of
+//! samples and the evaluation, each on whatever it is given: the single commands and the whole run
+//! differ only in where things come from and go.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Stamping a batch of 128 images: with one trigger on the share that the attack poisons, and with
-//! a trigger of its own on every image, as the testing function does in every step.
+//! Stamping a batch of 128 images: with one trigger on the share that an attack poisons, and with
+//! a trigger of its own on every image.
 #![allow(
     missing_docs,
     reason = "criterion's macros make undocumented functions"

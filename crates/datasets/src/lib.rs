@@ -21,7 +21,7 @@
 //!
 //! # Examples
 //!
-//! What the attack does with each batch:
+//! Poisoning a batch (a training does the same from a recipe, in `mesa-models`):
 //!
 //! ```
 //! use candle::Device;

@@ -135,8 +135,8 @@ pub fn hits<R: Rng>(rng: &mut R, count: usize, rate: f64) -> Result<Vec<usize>> 
 
 /// Stamps images, and relabels them where `target_class` is given.
 ///
-/// The attack gives its target class (PROTOCOL: "stamped and relabelled with probability 0.01"),
-/// the defense none: its images keep their true label. Draw the images with [`hits`] first, then
+/// An attack gives its target class, a defense none: its images keep their true label. This is the plain
+/// form, for batches of one's own and for comparison; trainings carry out recipes (`mesa_models::Recipe`). Draw the images with [`hits`] first, then
 /// their places with [`Placement::places`](crate::Placement::places) and, for a fresh trigger on each, as many patches.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Seeded split of the test images (PROTOCOL: 8,000 to model and retrain, 2,000 to evaluate).
+//! Seeded split of the test images: 8,000 to model and retrain with, 2,000 to evaluate in the paper's setting.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;

@@ -9,7 +9,7 @@ use crate::BoxError;
 #[non_exhaustive]
 pub enum TriggerFileError {
     /// Its name ends in none of the formats that this build reads.
-    #[error("{} is no trigger: expected a file that ends in {formats}", path.display())]
+    #[error("{} is not a trigger: expected a file that ends in {formats}", path.display())]
     Format {
         /// The file.
         path: PathBuf,

@@ -69,7 +69,7 @@ impl<'de> Deserialize<'de> for Patch {
             let number = digits.then(|| u32::from_str_radix(word, 16).ok()).flatten();
             number
                 .map(|number| [(number >> 16) as u8, (number >> 8) as u8, number as u8])
-                .ok_or_else(|| de::Error::custom(format!("`{word}` is no pixel such as ff8000")))
+                .ok_or_else(|| de::Error::custom(format!("`{word}` is not a pixel such as ff8000")))
         };
         text.split_whitespace()
             .map(pixel)

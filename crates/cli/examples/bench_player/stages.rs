@@ -17,7 +17,7 @@ use crate::works::{self, Advance, ENDLESS};
 /// Learning rate of preset `cpu`, of attack and retraining.
 const LEARNING_RATE: f64 = 0.01;
 
-/// Images that the attacker trains on here; the protocol's number only decides how many steps an
+/// Images that the attacker trains on here; the paper's number only decides how many steps an
 /// epoch has, and steps are counted.
 const ATTACK_IMAGES: usize = 5_120;
 

@@ -18,10 +18,10 @@ pub(crate) const ENDLESS: usize = 1_000_000;
 
 pub(crate) const CLASSES: usize = 10;
 
-/// The defender's images, as many as the protocol's.
+/// The defender's images, as many as the paper's.
 const MODELING_IMAGES: usize = 8_000;
 
-/// The images of the evaluation, as many as the protocol's.
+/// The images of the evaluation, as many as the paper's.
 const EVALUATION_IMAGES: usize = 2_000;
 
 /// An untrained classifier: it is as fast as a trained one.
@@ -32,7 +32,7 @@ pub(crate) fn network(width: usize) -> Result<Network> {
     Ok(Network::resnet(config, normalization, &mut rng)?)
 }
 
-/// The built-in classes in the protocol's numbers: to defend with, and to evaluate on.
+/// The built-in classes in the paper's numbers: to defend with, and to evaluate on.
 pub(crate) fn images() -> Result<(DefenseImages, Images)> {
     let test = synthetic(0, 1, MODELING_IMAGES + EVALUATION_IMAGES).test;
     let split = split(test.len(), MODELING_IMAGES, 0)?;

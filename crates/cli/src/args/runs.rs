@@ -55,7 +55,7 @@ pub(super) fn minutes(text: &str) -> Result<Duration, String> {
     let minutes: Option<f64> = text.parse().ok().filter(|minutes| *minutes > 0.0);
     minutes
         .and_then(|minutes| Duration::try_from_secs_f64(60.0 * minutes).ok())
-        .ok_or_else(|| format!("`{text}` is no number of minutes"))
+        .ok_or_else(|| format!("`{text}` is not a number of minutes"))
 }
 
 /// What a run starts from, and where it goes
@@ -166,7 +166,7 @@ pub(crate) struct Report {
 }
 
 pub(super) fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let wrong = || format!("`{text}` is no range of seeds; write 0..3 for the seeds 0, 1 and 2");
+    let wrong = || format!("`{text}` is not a range of seeds; write 0..3 for the seeds 0, 1 and 2");
     let (start, end) = if let Some((start, end)) = text.split_once("..") {
         (
             start.parse().map_err(|_| wrong())?,
@@ -184,7 +184,7 @@ pub(super) fn seeds(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn shard(text: &str) -> Result<(usize, usize), String> {
-    let wrong = || format!("`{text}` is no part of a sweep; write 1/4 … 4/4");
+    let wrong = || format!("`{text}` is not a part of a sweep; write 1/4 … 4/4");
     let (part, parts) = text.split_once('/').ok_or_else(wrong)?;
     let (part, parts) = (
         part.parse().map_err(|_| wrong())?,

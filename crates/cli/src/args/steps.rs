@@ -472,7 +472,7 @@ fn share(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
         _ => Err(format!(
-            "`{text}` is no share of an image; write 0.2 for a fifth"
+            "`{text}` is not a share of an image; write 0.2 for a fifth"
         )),
     }
 }

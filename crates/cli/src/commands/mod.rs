@@ -124,7 +124,7 @@ fn check_output(path: &Path) -> Result<()> {
         .find(|part| part.exists() && !part.is_dir())
     {
         bail!(
-            "-o {}: {} is a file, no folder; name another",
+            "-o {}: {} is a file, not a folder; name another",
             path.display(),
             file.display()
         );

@@ -153,7 +153,7 @@ pub enum HubError {
         source: io::Error,
     },
     /// A file is not in Parquet format, or is damaged.
-    #[error("{} is no readable Parquet file; remove it and run the command again", path.display())]
+    #[error("{} is not a readable Parquet file; remove it and run the command again", path.display())]
     Parquet {
         /// The file.
         path: PathBuf,

@@ -236,10 +236,10 @@ fn read(archive: impl Read) -> Result<Records> {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
         let (folder, name) = record_name(&path)
-            .with_context(|| format!("it holds `{}`, which is no record", path.display()))?;
+            .with_context(|| format!("it holds `{}`, which is not a record", path.display()))?;
         ensure!(
             entry.header().entry_type().is_file(),
-            "`{}` is no plain file",
+            "`{}` is not a plain file",
             path.display()
         );
         let size = entry.size();
