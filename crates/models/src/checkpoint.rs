@@ -223,8 +223,8 @@ mod tests {
     use candle::{Device, Tensor};
 
     use super::*;
+    use crate::host::host_values;
     use crate::load_tensors;
-    use crate::network::host_values;
 
     fn network() -> Network {
         let mut rng = Seeds::new(3, "weights").start();

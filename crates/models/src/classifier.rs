@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle::Tensor;
 use mesa_kernels::TargetGradient;
 
-use crate::network::argmax;
+use crate::host::argmax;
 use crate::{FrozenClassifier, ImagePool, Normalization, Recipe, Result};
 
 /// What is asked of a classifier that no longer changes.

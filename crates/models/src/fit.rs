@@ -578,3 +578,94 @@ impl Trainer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle::Device;
+    use rand::Rng;
+
+    use super::*;
+    use crate::Seeds;
+    use crate::on_threads::on_threads;
+    use crate::small_networks::{KINDS, bits, network_of};
+
+    /// Images whose class shows in their brightness.
+    struct Shades;
+
+    impl BatchSource for Shades {
+        fn steps_per_epoch(&self) -> usize {
+            4
+        }
+
+        fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError> {
+            let mut rng = Seeds::new(2, "shades").at(at);
+            let labels: Vec<u32> = (0..6).map(|_| rng.random_range(0..4)).collect();
+            let pixel = |label: &u32| *label as f32 / 4.0;
+            let pixels: Vec<f32> = labels
+                .iter()
+                .flat_map(|label| (0..3072).map(|_| pixel(label)).collect::<Vec<_>>())
+                .map(|shade: f32| shade + rng.random_range(0.0..0.2))
+                .collect();
+            let images = Tensor::from_vec(pixels, (6, 3, 32, 32), &Device::Cpu)?;
+            Ok((images, Tensor::from_vec(labels, 6, &Device::Cpu)?))
+        }
+    }
+
+    fn trainer(kind: &str) -> Trainer {
+        let config = TrainingConfig {
+            epochs: 2,
+            batch_size: 6,
+            learning_rate: 0.05,
+            weight_decay: 1e-3,
+            ..TrainingConfig::paper()
+        };
+        Trainer::new(network_of(kind, 5), config).unwrap()
+    }
+
+    #[test]
+    fn a_run_stopped_anywhere_ends_with_the_same_bits() {
+        let mut whole = trainer(KINDS[0]);
+        whole
+            .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        assert!(whole.history()[1].loss < whole.history()[0].loss);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        for stop in [1, 4, 6] {
+            let mut first = trainer(KINDS[0]);
+            let status = first.run(&mut Shades, &mut |trainer| {
+                if trainer.steps_done() == stop {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            assert_eq!(status.unwrap(), Status::Stopped);
+            first.save_state(&path).unwrap();
+            let mut second = trainer(KINDS[0]);
+            second.load_state(&path).unwrap();
+            second
+                .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
+                .unwrap();
+            assert_eq!(bits(second.network()), bits(whole.network()));
+            assert_eq!(second.history(), whole.history());
+        }
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        for kind in KINDS {
+            let with = |threads: usize| {
+                on_threads(threads, || {
+                    let mut trainer = trainer(kind);
+                    trainer
+                        .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
+                        .unwrap();
+                    bits(trainer.network())
+                })
+            };
+            assert_eq!(with(1), with(2));
+            assert_eq!(with(1), with(5));
+        }
+    }
+}

@@ -16,7 +16,7 @@ use mesa_kernels::{
 use rayon::prelude::*;
 
 use crate::graph::{COLORS, Graph, IMAGE_SIDE};
-use crate::network::{argmax, host_images, load_image};
+use crate::host::{argmax, host_images, load_image};
 use crate::{Error, Normalization, Result};
 
 /// The most images that go through the network together: enough to use what is read of the deep
@@ -661,10 +661,8 @@ mod tests {
 
     use super::*;
     use crate::on_threads::on_threads;
+    use crate::small_networks::KINDS;
     use crate::{Network, ResNetConfig, Seeds};
-
-    /// Batch norm behind the convolutions, and before.
-    const KINDS: [&str; 2] = ["resnet18", "preactresnet18"];
 
     fn classifier_and_images(batch: usize) -> (FrozenClassifier, Tensor) {
         classifier_of(KINDS[0], batch)

@@ -14,6 +14,7 @@ mod fit;
 mod format_error;
 mod frozen;
 mod graph;
+mod host;
 mod init;
 mod layers;
 mod mlp;
@@ -29,6 +30,8 @@ mod pytorch;
 mod recipe;
 mod resnet;
 mod seeds;
+#[cfg(test)]
+mod small_networks;
 mod state;
 mod state_dict;
 mod status;

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::Network;
 use crate::Result;
+use crate::host::host_values;
 use crate::state::NamedTensors;
 
 /// SGD with momentum `μ` and weight decay `λ`:
@@ -79,9 +80,10 @@ impl Sgd {
             return Ok(());
         }
         crate::state::check(&network.gradient_state()?, state)?;
-        let velocity = network.parameters().iter().map(|parameter| {
-            parameter.pack(&crate::network::host_values(&state[&parameter.name])?)
-        });
+        let velocity = network
+            .parameters()
+            .iter()
+            .map(|parameter| parameter.pack(&host_values(&state[&parameter.name])?));
         self.velocity = velocity.collect::<Result<_>>()?;
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::{
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaGenerator, CudaStatistics};
 #[cfg(feature = "cuda")]
-use crate::network::host_values;
+use crate::host::host_values;
 
 /// A generator and its optimizer.
 ///

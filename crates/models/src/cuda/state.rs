@@ -4,7 +4,7 @@ use candle::{Device, Tensor};
 use mesa_kernels::cuda::{pack_filter, padded, unpack_filter};
 
 use super::plan::{Directory, Kind};
-use crate::network::host_values;
+use crate::host::host_values;
 use crate::state::NamedTensors;
 use crate::{Error, Result};
 

@@ -133,7 +133,7 @@ mod tests {
     use approx::assert_abs_diff_eq;
 
     use super::*;
-    use crate::network::host_values;
+    use crate::host::host_values;
 
     #[test]
     fn plans_and_images_are_the_same_inputs() {

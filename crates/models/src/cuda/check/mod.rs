@@ -9,7 +9,7 @@ use mesa_kernels::cuda::{Comparison, CudaDevice, Precision, TargetGradient};
 use self::inputs::{BATCH, CLASSES, IMAGES, Inputs, OnDevice, TRIGGER};
 use super::{CudaFrozen, CudaNetwork, CudaSettings, Gpu, StepSettings};
 use crate::graph::COLORS;
-use crate::network::host_values;
+use crate::host::host_values;
 use crate::state::NamedTensors;
 use crate::{Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
 

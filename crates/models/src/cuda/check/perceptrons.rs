@@ -4,7 +4,7 @@ use mesa_kernels::cuda::{Comparison, Precision};
 
 use super::{Pairs, flat, recorded};
 use crate::cuda::Gpu;
-use crate::network::host_values;
+use crate::host::host_values;
 use crate::{
     AdamConfig, Generator, GeneratorTrainer, NamedTensors, PerceptronConfig, Processor, Result,
     Sampler, Schedule, Seeds, StatisticsNetwork, StatisticsTrainer, uniform_noise,

@@ -11,7 +11,7 @@ use rand::Rng;
 use super::inputs::CLASSES;
 use super::{flat, tolerances, wide};
 use crate::cuda::{Gpu, STRETCH};
-use crate::network::host_values;
+use crate::host::host_values;
 use crate::{
     BatchSource, BoxError, Classifier, ImagePool, Network, Normalization, Position, Processor,
     Recipe, Recipes, ResNetConfig, Result, Schedule, Seeds, Status, Trainer, TrainingConfig,

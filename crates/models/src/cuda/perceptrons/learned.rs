@@ -9,7 +9,7 @@ use mesa_kernels::cuda::{
 };
 
 use crate::adam::{Update, adam_state};
-use crate::network::host_values;
+use crate::host::host_values;
 use crate::{Adam, AdamConfig, Error, NamedTensors, Result};
 
 pub(super) type Floats = DeviceBuffer<f32>;

@@ -8,8 +8,8 @@ use mesa_kernels::cuda::{Activation, CudaDevice, DeviceBuffer, Replays};
 use super::learned::{Floats, Learned, LinearPlace};
 use super::{MOST_RECORDED, batch_of, check_len};
 use crate::cuda::get_or_make;
+use crate::host::host_values;
 use crate::mlp::{LAYER_NAMES, pair_inputs};
-use crate::network::host_values;
 use crate::perceptron_trainers::unmade;
 use crate::{Adam, NamedTensors, PairScores, PerceptronConfig, Result, Seeds, StatisticsNetwork};
 
