@@ -10,7 +10,6 @@ pub mod cuda;
 mod epoch_order;
 mod error;
 mod files;
-mod fit;
 mod format_error;
 mod frozen;
 mod graph;
@@ -35,6 +34,7 @@ mod small_networks;
 mod state;
 mod state_dict;
 mod status;
+mod trainer;
 
 pub use adam::{Adam, AdamConfig};
 pub use architecture::{Architecture, Family};
@@ -46,7 +46,6 @@ pub use classifier::Classifier;
 pub use epoch_order::EpochOrder;
 pub use error::{Error, Result};
 pub use files::{load_tensors, save_tensors};
-pub use fit::{BatchSource, BoxError, EpochStats, Schedule, Trainer, TrainingConfig};
 pub use format_error::{LayoutError, PytorchError};
 pub use frozen::FrozenClassifier;
 pub use graph::IMAGE_SIDE;
@@ -66,6 +65,7 @@ pub use resnet::ResNetConfig;
 pub use seeds::{Position, Seeds, fnv1a};
 pub use state::NamedTensors;
 pub use status::Status;
+pub use trainer::{BatchSource, BoxError, EpochStats, Schedule, Trainer, TrainingConfig};
 
 /// Version of the numbers this crate computes, raised by hand whenever figures may change:
 /// results of another version are not reused.

@@ -501,7 +501,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the file cannot be written.
+    /// [`Error::Write`] if the file cannot be written.
     pub fn save_state(&self, path: &Path) -> Result<()> {
         let mut tensors = NamedTensors::new();
         let (network, velocity) = self.states()?;
@@ -541,8 +541,9 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] or [`Error::Checkpoint`] if the file cannot be read or belongs to another
-    /// network or other settings.
+    /// [`Error::Read`] if the file cannot be read; [`Error::NoTensors`], [`Error::NotSafetensors`],
+    /// [`Error::TensorType`] or [`Error::NotFinite`] if it is none that [`Trainer::save_state`] writes;
+    /// [`Error::Checkpoint`] if it belongs to no training run, to another network or to other settings.
     pub fn load_state(&mut self, path: &Path) -> Result<()> {
         let wrong = |reason: String| Error::Checkpoint {
             path: path.to_owned(),
