@@ -94,9 +94,6 @@ pub enum Error {
     /// What makes the batches failed.
     #[error("making a batch failed")]
     Source(#[source] crate::BoxError),
-    /// A file could not be read or written.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
     /// A file is no checkpoint, or not the one that was asked for.
     #[error("{}: {reason}", path.display())]
     Checkpoint {

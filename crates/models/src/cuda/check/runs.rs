@@ -13,9 +13,9 @@ use super::{flat, tolerances, wide};
 use crate::cuda::{Gpu, STRETCH};
 use crate::host::host_values;
 use crate::{
-    BatchSource, BoxError, Classifier, ImagePool, Network, Normalization, Position, Processor,
-    Recipe, Recipes, ResNetConfig, Result, Schedule, Seeds, Status, Trainer, TrainingConfig,
-    Triggers,
+    BatchSource, BoxError, Classifier, Error, ImagePool, Network, Normalization, Position,
+    Processor, Recipe, Recipes, ResNetConfig, Result, Schedule, Seeds, Status, Trainer,
+    TrainingConfig, Triggers,
 };
 
 const IMAGES: usize = 40;
@@ -142,12 +142,16 @@ fn run(on: &Processor, stop: Option<usize>) -> Result<(Network, Vec<f32>)> {
     })?;
     if status == Status::Stopped {
         let folder = std::env::temp_dir().join(format!("mesa-check-{}", std::process::id()));
-        fs_err::create_dir_all(&folder)?;
+        let refused = |source| Error::Write {
+            path: folder.clone(),
+            source,
+        };
+        fs_err::create_dir_all(&folder).map_err(refused)?;
         let path = folder.join("state");
         trainer.save_state(&path)?;
         trainer = self::trainer(on)?;
         trainer.load_state(&path)?;
-        fs_err::remove_dir_all(&folder)?;
+        fs_err::remove_dir_all(&folder).map_err(refused)?;
         trainer.run(&mut source, &mut |_| ControlFlow::Continue(()))?;
     }
     let losses = trainer.history().iter().map(|epoch| epoch.loss as f32);
