@@ -7,6 +7,8 @@
 //! their cores. So elementwise work passes over memory once here, and matrix products are
 //! [`mesa_kernels::multiply`]'s. On a GPU the same layers are those of `cuda/perceptrons/`.
 
+use std::collections::BTreeMap;
+
 use candle::{CpuStorage, DType, Device, Layout, Tensor, Var};
 use mesa_kernels::{Matrix, Path, multiply};
 use rand::Rng;
@@ -68,6 +70,12 @@ impl Linear {
         })??;
         Ok(Tensor::from_vec(xs, (rows, inputs), &Device::Cpu)?)
     }
+}
+
+/// Puts a layer's weight and bias under their names.
+pub(crate) fn insert_linear(parameters: &mut BTreeMap<String, Var>, name: &str, linear: &Linear) {
+    parameters.insert(format!("{name}.weight"), linear.weight.clone());
+    parameters.insert(format!("{name}.bias"), linear.bias.clone());
 }
 
 /// The gradients of a linear layer's weight and bias.

@@ -12,17 +12,18 @@ mod error;
 mod files;
 mod format_error;
 mod frozen;
+mod generator;
 mod graph;
 mod host;
 mod init;
 mod layers;
-mod mlp;
 mod network;
 mod no_tensors;
 mod normalize;
 #[cfg(test)]
 mod on_threads;
 mod optim;
+mod perceptron_config;
 mod perceptron_trainers;
 mod processor;
 mod pytorch;
@@ -31,8 +32,11 @@ mod resnet;
 mod seeds;
 #[cfg(test)]
 mod small_networks;
+#[cfg(test)]
+mod small_perceptrons;
 mod state;
 mod state_dict;
+mod statistics_network;
 mod status;
 mod trainer;
 
@@ -48,22 +52,22 @@ pub use error::{Error, Result};
 pub use files::{load_tensors, save_tensors};
 pub use format_error::{LayoutError, PytorchError};
 pub use frozen::FrozenClassifier;
+pub use generator::{Generated, Generator, uniform_noise};
 pub use graph::IMAGE_SIDE;
 pub use mesa_kernels::Path as CpuPath;
 pub use mesa_kernels::{ImagePlan, Stamp, TargetGradient};
 pub use mesa_pickle::Error as PickleError;
-pub use mlp::{
-    Generated, Generator, PairScores, PerceptronConfig, StatisticsNetwork, uniform_noise,
-};
 pub use network::{BatchLoss, Network};
 pub use normalize::Normalization;
 pub use optim::Sgd;
+pub use perceptron_config::PerceptronConfig;
 pub use perceptron_trainers::{GeneratorTrainer, Sampler, StatisticsTrainer};
 pub use processor::Processor;
 pub use recipe::{ImagePool, Recipe, Recipes, Triggers};
 pub use resnet::ResNetConfig;
 pub use seeds::{Position, Seeds, fnv1a};
 pub use state::NamedTensors;
+pub use statistics_network::{PairScores, StatisticsNetwork};
 pub use status::Status;
 pub use trainer::{BatchSource, BoxError, EpochStats, Schedule, Trainer, TrainingConfig};
 

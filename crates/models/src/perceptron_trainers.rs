@@ -3,7 +3,7 @@
 use candle::Tensor;
 use candle::backprop::GradStore;
 
-use crate::mlp::Generated;
+use crate::generator::Generated;
 use crate::{
     Adam, AdamConfig, Error, Generator, NamedTensors, PairScores, Processor, Result,
     StatisticsNetwork,

@@ -12,7 +12,7 @@ use super::{MOST_RECORDED, batch_of, check_len};
 use crate::cuda::get_or_make;
 use crate::host::host_values;
 use crate::layers::NORM_MOMENTUM;
-use crate::mlp::NOISE_PARTS;
+use crate::perceptron_config::NOISE_PARTS;
 use crate::perceptron_trainers::unmade;
 use crate::{Adam, Generator, NamedTensors, PerceptronConfig, Result, Seeds};
 

@@ -9,8 +9,8 @@ use super::learned::{Floats, Learned, LinearPlace};
 use super::{MOST_RECORDED, batch_of, check_len};
 use crate::cuda::get_or_make;
 use crate::host::host_values;
-use crate::mlp::{LAYER_NAMES, pair_inputs};
 use crate::perceptron_trainers::unmade;
+use crate::statistics_network::{LAYER_NAMES, pair_inputs};
 use crate::{Adam, NamedTensors, PairScores, PerceptronConfig, Result, Seeds, StatisticsNetwork};
 
 /// A statistics network on a GPU; see [`StatisticsNetwork`].
