@@ -1,8 +1,9 @@
 //! Small networks of every kind for tests, and their bits.
 
-use candle::Tensor;
+use candle::{Device, Tensor};
+use rand::Rng;
 
-use crate::{Network, Normalization, ResNetConfig, Seeds};
+use crate::{FrozenClassifier, Network, Normalization, ResNetConfig, Seeds};
 
 /// Batch norm behind the convolutions, and before.
 pub(crate) const KINDS: [&str; 2] = ["resnet18", "preactresnet18"];
@@ -25,4 +26,22 @@ pub(crate) fn bits(network: &Network) -> Vec<(String, Vec<u32>)> {
         )
     };
     state.iter().map(of).collect()
+}
+
+/// A classifier of three classes, and the images that its running statistics are of.
+pub(crate) fn classifier_and_images(batch: usize) -> (FrozenClassifier, Tensor) {
+    classifier_of(KINDS[0], batch)
+}
+
+pub(crate) fn classifier_of(kind: &str, batch: usize) -> (FrozenClassifier, Tensor) {
+    let mut rng = Seeds::new(4, "weights").start();
+    let config = ResNetConfig::new(kind.parse().unwrap(), 6, 3);
+    let mut network = Network::resnet(config, Normalization::cifar10(), &mut rng).unwrap();
+    let pixels: Vec<f32> = (0..batch * 3072).map(|_| rng.random()).collect();
+    let images = Tensor::from_vec(pixels, (batch, 3, 32, 32), &Device::Cpu).unwrap();
+    // Running statistics that normalize, so that the classes' scores differ.
+    for _ in 0..40 {
+        network.training_logits(&images).unwrap();
+    }
+    (network.freeze().unwrap(), images)
 }
