@@ -39,6 +39,7 @@ mod state_dict;
 mod statistics_network;
 mod status;
 mod trainer;
+mod training_config;
 
 pub use adam::{Adam, AdamConfig};
 pub use architecture::{Architecture, Family};
@@ -69,7 +70,8 @@ pub use seeds::{Position, Seeds, fnv1a};
 pub use state::NamedTensors;
 pub use statistics_network::{PairScores, StatisticsNetwork};
 pub use status::Status;
-pub use trainer::{BatchSource, BoxError, EpochStats, Schedule, Trainer, TrainingConfig};
+pub use trainer::{BatchSource, BoxError, EpochStats, Trainer};
+pub use training_config::{Schedule, TrainingConfig};
 
 /// Version of the numbers this crate computes, raised by hand whenever figures may change:
 /// results of another version are not reused.

@@ -1,155 +1,21 @@
 //! Training a classifier: epochs of batches, a learning-rate schedule, and a state that a run can
 //! be stopped at and resumed from at any step.
 
+#[cfg(feature = "cuda")]
+mod on_gpu;
+mod state;
+
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use candle::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Metadata;
-use crate::files::{load_tensors, save_tensors};
-use crate::state::NamedTensors;
-use crate::{Error, Network, Position, Processor, Recipes, Result, Sgd, Status};
 #[cfg(feature = "cuda")]
-use crate::{
-    Recipe,
-    cuda::{CudaTraining, Gpu, STRETCH, StepSettings},
-};
+use crate::cuda::CudaTraining;
+use crate::{Error, Network, Position, Processor, Recipes, Result, Sgd, Status, TrainingConfig};
 
 /// Any error, from what makes the batches.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// How the learning rate moves over a run.
-#[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Schedule {
-    /// Stays as it is.
-    Constant,
-    /// Half a cosine, down to zero.
-    Cosine,
-    /// Rises linearly over the share `warmup` of the steps, then half a cosine down to zero.
-    OneCycle {
-        /// Share of the steps that rise.
-        warmup: f64,
-    },
-}
-
-impl Schedule {
-    /// What the largest learning rate is multiplied by in step `step` of `total`, counted from 0.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use mesa_models::Schedule;
-    ///
-    /// assert_eq!(Schedule::Constant.factor(7, 10), 1.0);
-    /// assert!(Schedule::Cosine.factor(0, 10) > 0.99);
-    /// assert!(Schedule::Cosine.factor(9, 10) < 0.01);
-    /// ```
-    pub fn factor(&self, step: usize, total: usize) -> f64 {
-        let cosine = |t: f64| 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
-        let done = (step as f64 + 0.5) / total as f64;
-        match *self {
-            Self::Constant => 1.0,
-            Self::Cosine => cosine(done),
-            Self::OneCycle { warmup } if done < warmup => done / warmup,
-            Self::OneCycle { warmup } => cosine((done - warmup) / (1.0 - warmup)),
-        }
-    }
-}
-
-/// Hyper-parameters of a training run with SGD.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainingConfig {
-    /// Passes over the data.
-    pub epochs: usize,
-    /// Images in a batch.
-    pub batch_size: usize,
-    /// Largest learning rate of the schedule.
-    pub learning_rate: f64,
-    /// Share of the velocity that is kept from step to step.
-    pub momentum: f64,
-    /// L2 penalty on all weights.
-    pub weight_decay: f64,
-    /// Share of the label that is spread over all classes.
-    pub label_smoothing: f64,
-    /// How the learning rate moves.
-    pub schedule: Schedule,
-}
-
-impl TrainingConfig {
-    /// The paper's settings, of attack and defense alike: 10 epochs of batches of 128, learning
-    /// rate 0.001, momentum 0.9, nothing else.
-    pub fn paper() -> Self {
-        Self {
-            epochs: 10,
-            batch_size: 128,
-            learning_rate: 1e-3,
-            momentum: 0.9,
-            weight_decay: 0.0,
-            label_smoothing: 0.0,
-            schedule: Schedule::Constant,
-        }
-    }
-
-    /// Checks that every field makes sense.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TrainingConfig`] names the first field that does not.
-    pub fn validate(&self) -> Result<()> {
-        let wrong = |field, expected, found: String| {
-            Err(Error::TrainingConfig {
-                field,
-                expected,
-                found,
-            })
-        };
-        if self.epochs == 0 {
-            return wrong("epochs", "at least 1", self.epochs.to_string());
-        }
-        if self.batch_size < 2 {
-            return wrong(
-                "batch_size",
-                "at least 2, for batch norm",
-                self.batch_size.to_string(),
-            );
-        }
-        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
-            return wrong("learning_rate", "above 0", self.learning_rate.to_string());
-        }
-        if !(0.0..1.0).contains(&self.momentum) {
-            return wrong("momentum", "from 0 to below 1", self.momentum.to_string());
-        }
-        if !(0.0..1.0).contains(&self.weight_decay) {
-            return wrong(
-                "weight_decay",
-                "from 0 to below 1",
-                self.weight_decay.to_string(),
-            );
-        }
-        if !(0.0..1.0).contains(&self.label_smoothing) {
-            return wrong(
-                "label_smoothing",
-                "from 0 to below 1",
-                self.label_smoothing.to_string(),
-            );
-        }
-        match self.schedule {
-            Schedule::OneCycle { warmup } if !(0.0..1.0).contains(&warmup) => {
-                wrong("schedule.warmup", "from 0 to below 1", warmup.to_string())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The learning rate of step `step` of `total`.
-    fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
-        self.learning_rate * self.schedule.factor(step, total)
-    }
-}
 
 /// Where batches come from.
 ///
@@ -196,26 +62,6 @@ impl Running {
             accuracy: self.correct as f64 / self.images.max(1) as f64,
         }
     }
-}
-
-/// What a saved state holds beside tensors.
-#[derive(Serialize, Deserialize)]
-struct SavedProgress {
-    config: TrainingConfig,
-    position: Position,
-    images_seen: usize,
-    running: Running,
-    history: Vec<EpochStats>,
-}
-
-/// Recipes from a position to the end of its epoch, not more than the device is asked for at once.
-#[cfg(feature = "cuda")]
-fn stretch(recipes: &mut dyn Recipes, from: Position, steps: usize) -> Result<Vec<Recipe>> {
-    let last = steps.min(from.step + STRETCH);
-    (from.step..last)
-        .map(|step| recipes.recipe(Position { step, ..from }))
-        .collect::<Result<_, _>>()
-        .map_err(Error::Source)
 }
 
 /// A training run: the network, its optimizer and how far it has come.
@@ -343,65 +189,6 @@ impl Trainer {
         Ok(Status::Finished)
     }
 
-    /// Stretches of steps: the device works on one while the host makes the next.
-    #[cfg(feature = "cuda")]
-    fn run_on_gpu(
-        &mut self,
-        gpu: &Gpu,
-        source: &mut dyn BatchSource,
-        observe: &mut dyn FnMut(&Trainer) -> ControlFlow<()>,
-    ) -> Result<Status> {
-        let recipes = source.recipes().ok_or_else(|| Error::Batch {
-            what: "a source of batches",
-            expected: "one that tells recipes, for a GPU".to_owned(),
-            found: "one that makes them itself".to_owned(),
-        })?;
-        let batch_size = self.config.batch_size;
-        let velocity = self.sgd.state(&self.network)?;
-        let (network, pool) = (&self.network, recipes.pool());
-        let training = CudaTraining::start(gpu, network, &velocity, pool, batch_size)?;
-        self.on_gpu = Some(training);
-        let mut stretch = self::stretch(recipes, self.position, self.steps_per_epoch)?;
-        while self.is_left() {
-            let settings: Vec<StepSettings> = (0..stretch.len())
-                .map(|step| StepSettings {
-                    learning_rate: self.rate_of(self.steps_done() + step),
-                    momentum: self.config.momentum,
-                    weight_decay: self.config.weight_decay,
-                    label_smoothing: self.config.label_smoothing,
-                })
-                .collect();
-            let (steps, next) = (stretch.len(), self.position_after(stretch.len()));
-            let Some(training) = &mut self.on_gpu else {
-                break;
-            };
-            training.ask(&stretch, &settings)?;
-            stretch = if next.epoch < self.config.epochs {
-                self::stretch(recipes, next, self.steps_per_epoch)?
-            } else {
-                Vec::new()
-            };
-            let loss = training.take_loss()?;
-            self.check_loss(loss.loss)?;
-            self.note(loss, steps, steps * batch_size);
-            if observe(self).is_break() && self.is_left() {
-                return Ok(Status::Stopped);
-            }
-        }
-        Ok(Status::Finished)
-    }
-
-    /// Brings the network and its velocities back from the device.
-    #[cfg(feature = "cuda")]
-    fn fetch(&mut self) -> Result<()> {
-        let Some(training) = self.on_gpu.take() else {
-            return Ok(());
-        };
-        let (network, velocity) = training.state()?;
-        self.network.load_state(&network)?;
-        self.sgd.load_state(&self.network, &velocity)
-    }
-
     fn is_left(&self) -> bool {
         self.position.epoch < self.config.epochs && self.steps_per_epoch > 0
     }
@@ -495,88 +282,6 @@ impl Trainer {
     /// The network, at the end.
     pub fn into_network(self) -> Network {
         self.network
-    }
-
-    /// Writes weights, running statistics, velocities and progress, atomically.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Write`] if the file cannot be written.
-    pub fn save_state(&self, path: &Path) -> Result<()> {
-        let mut tensors = NamedTensors::new();
-        let (network, velocity) = self.states()?;
-        for (prefix, state) in [("network", network), ("velocity", velocity)] {
-            tensors.extend(
-                state
-                    .into_iter()
-                    .map(|(name, tensor)| (format!("{prefix}/{name}"), tensor)),
-            );
-        }
-        let progress = SavedProgress {
-            config: self.config.clone(),
-            position: self.position,
-            images_seen: self.images_seen,
-            running: self.running,
-            history: self.history.clone(),
-        };
-        let text = serde_json::to_string(&progress).expect("plain fields become JSON");
-        save_tensors(
-            path,
-            &tensors,
-            &Metadata::from([("training".to_owned(), text)]),
-        )
-    }
-
-    /// The network's tensors and the velocities, wherever they are.
-    fn states(&self) -> Result<(NamedTensors, NamedTensors)> {
-        #[cfg(feature = "cuda")]
-        if let Some(training) = &self.on_gpu {
-            return training.state();
-        }
-        Ok((self.network.state()?, self.sgd.state(&self.network)?))
-    }
-
-    /// Goes on where [`Trainer::save_state`] was called: the rest of the run is the same to the
-    /// last bit.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Read`] if the file cannot be read; [`Error::NoTensors`], [`Error::NotSafetensors`],
-    /// [`Error::TensorType`] or [`Error::NotFinite`] if it is none that [`Trainer::save_state`] writes;
-    /// [`Error::Checkpoint`] if it belongs to no training run, to another network or to other settings.
-    pub fn load_state(&mut self, path: &Path) -> Result<()> {
-        let wrong = |reason: String| Error::Checkpoint {
-            path: path.to_owned(),
-            reason,
-        };
-        let (tensors, metadata) = load_tensors(path)?;
-        let text = metadata
-            .get("training")
-            .ok_or_else(|| wrong("it holds no state of a training run".to_owned()))?;
-        let progress: SavedProgress = serde_json::from_str(text)
-            .map_err(|source| wrong(format!("its metadata `training` is malformed: {source}")))?;
-        if progress.config != self.config {
-            return Err(wrong("it belongs to a run with other settings".to_owned()));
-        }
-        let part = |prefix: &str| -> NamedTensors {
-            let of = tensors.iter().filter_map(|(name, tensor)| {
-                Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
-            });
-            of.collect()
-        };
-        let mut network = self.network.clone();
-        network
-            .load_state(&part("network/"))
-            .map_err(|error| wrong(error.to_string()))?;
-        self.sgd
-            .load_state(&network, &part("velocity/"))
-            .map_err(|error| wrong(error.to_string()))?;
-        self.network = network;
-        self.position = progress.position;
-        self.images_seen = progress.images_seen;
-        self.running = progress.running;
-        self.history = progress.history;
-        Ok(())
     }
 }
 
