@@ -19,7 +19,7 @@ const CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hopper.cubin"));
 const COMPUTE_CAPABILITY: (i32, i32) = (9, 0);
 
 /// Bytes of shared memory of a block that convolves, of one that takes the input's gradient, and of one
-/// that takes the weights'. As in `hopper.cu`, which says what is where.
+/// that takes the weights'. As in `hopper.cu`; the shapes in `hopper_*.cuh` say what is where.
 fn shared(shape: OwnShape) -> [u32; 3] {
     match shape {
         OwnShape::First => [80_904, 0, 153_280],
@@ -97,7 +97,7 @@ pub(crate) struct Sums {
     pub(crate) parts: u64,
 }
 
-/// How a gradient is let through on its way to memory; as in `hopper.cu`, see `Passing` there.
+/// How a gradient is let through on its way to memory; as in `hopper_store.cuh`, see `Passing` there.
 #[derive(Copy, Clone, Debug, Default)]
 #[repr(C)]
 pub(crate) struct Through {
@@ -112,7 +112,7 @@ pub(crate) struct Through {
     pub(crate) parts: u64,
 }
 
-/// How a result is normalized on its way to memory; as in `hopper.cu`, see `Normalizing` there.
+/// How a result is normalized on its way to memory; as in `hopper_store.cuh`, see `Normalizing` there.
 #[derive(Copy, Clone, Debug)]
 #[repr(C)]
 pub(crate) struct Normal {

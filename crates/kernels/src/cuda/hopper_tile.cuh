@@ -1,6 +1,6 @@
 // Convolutions of 3x3 on images that are too small, or have too many channels, for a block each,
-// those of stride 2, and the shortcuts of 1x1 beside them: see hopper.cu for the others. A block
-// computes a tile: 128 pixels of the output, of whole images or of a part of one, by 128 of its
+// those of stride 2, and the shortcuts of 1x1 beside them: see hopper_image.cuh for the others. A
+// block computes a tile: 128 pixels of the output, of whole images or of a part of one, by 128 of its
 // channels. Pixels and weights come in stages, each 64 terms of a sum for all taps of one column of
 // the kernel: pixels that are moved by a column, zeros beyond the border, so that no padding is
 // computed; rows above and below are some rows of shared memory away. Pixels lie in the order (row,
