@@ -186,7 +186,7 @@ impl Convolution {
         let parts = Hopper::sums(own, index(self.batch)?) as usize;
         let sums = norm.place_for_sums(&self.device, result, parts, running_mean)?;
         self.run_own(own, Product::Forward(Then::Moments(sums)), addresses)?;
-        norm.take_sums(parts);
+        norm.note_sums(parts);
         Ok(())
     }
 

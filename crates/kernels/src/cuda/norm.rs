@@ -1,21 +1,21 @@
 //! Batch norm with the residual sum and the ReLU that follow it, of one layer; the sum that comes before
 //! it where there is one.
 
+mod add;
+mod handover;
+
+pub use self::handover::Onward;
+use self::handover::Passed;
 use super::algorithm::Precision;
 use super::buffer::{DeviceBuffer, Place, Values};
 use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
 use super::function::{Argument, Kernel};
-use super::hopper::{Normal, Sums, Through};
 use super::launch::{Grid, Parts, int};
 
 /// A channel's mean, scale, shift and inverse deviation.
 const COEFFICIENTS: usize = 4;
-
-/// Which of them the mean and the scale are; as in `norm.cuh`.
-const MEAN: usize = 0;
-const SCALE: usize = 1;
 
 /// A channel's factor of the image in a gradient, and a constant.
 const FACTORS: usize = 2;
@@ -64,26 +64,6 @@ impl NormParameters<'_> {
             Argument::Pointer(address(self.beta)?),
         ])
     }
-}
-
-/// What a convolution that completes the gradient of a layer's output does to it on its way, of what
-/// [`CudaNorm::reduce_gradient`] and [`CudaNorm::apply_gradient`] do.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Onward {
-    /// With a batch's statistics: lets it through the ReLU and takes the sums.
-    Reduce,
-    /// With fixed statistics: lets it through the ReLU.
-    Gate,
-    /// With fixed statistics, and without a residual that is handed a gradient: all of it.
-    Apply,
-}
-
-/// What has been done to a gradient.
-#[derive(Copy, Clone, Debug)]
-struct Passed {
-    onward: Onward,
-    /// Of its sums.
-    parts: usize,
 }
 
 /// What is added to a normalized layer.
@@ -148,134 +128,6 @@ impl CudaNorm {
             factors: DeviceBuffer::zeros(device, FACTORS * channels)?,
             positive: DeviceBuffer::zeros(device, rows * channels / CHANNEL_MULTIPLE)?,
         })
-    }
-
-    /// Where a convolution puts so many parts of its result's sums, for the moments that are taken
-    /// next; and the running mean, which is what they are taken around.
-    /// [`CudaNorm::take_sums`] says that they are there.
-    pub(super) fn place_for_sums(
-        &mut self,
-        device: &CudaDevice,
-        (rows, channels): (usize, usize),
-        parts: usize,
-        (running, mean): (&DeviceBuffer<f32>, Place),
-    ) -> Result<Sums> {
-        self.forget_sums();
-        self.forget_gradient();
-        self.device.check_same(device)?;
-        let fits = parts * 2 * channels <= self.sums.len();
-        if (rows, channels) != (self.rows, self.channels) || !fits {
-            return Err(CudaError::argument(
-                "parts, rows and channels of a convolution's result",
-                format!("{parts}, {rows} and {channels}"),
-                format!("those of {} rows and {} channels", self.rows, self.channels),
-            ));
-        }
-        Ok(Sums {
-            shift: running.at(&self.device, mean, self.channels)?,
-            parts: self.sums_address()?,
-        })
-    }
-
-    /// Sums of so many parts were put there.
-    pub(super) fn take_sums(&mut self, parts: usize) {
-        self.taken = Some(parts);
-    }
-
-    /// How a convolution that completes the gradient of this layer's output lets it through, and where it
-    /// puts so many parts of its sums with the result `y` that is normalized here.
-    /// [`CudaNorm::let_through`] says that it has.
-    pub(super) fn place_for_gradient(
-        &mut self,
-        device: &CudaDevice,
-        y: &Values,
-        len: usize,
-        (onward, parts): (Onward, usize),
-    ) -> Result<Through> {
-        self.forget_sums();
-        self.forget_gradient();
-        self.device.check_same(device)?;
-        self.check_bf16()?;
-        let fits = parts * 2 * self.channels <= self.sums.len();
-        if len != self.rows * self.channels || !fits || self.fixed == (onward == Onward::Reduce) {
-            return Err(CudaError::argument(
-                "values, parts and what is done to a gradient",
-                format!("{len}, {parts} and {onward:?}"),
-                format!(
-                    "those of {} rows and {} channels, of {} statistics",
-                    self.rows,
-                    self.channels,
-                    if self.fixed { "fixed" } else { "a batch's" }
-                ),
-            ));
-        }
-        let row = |which| {
-            let (offset, len) = (which * self.channels, self.channels);
-            self.coefficients.at(device, Place { offset, len }, len)
-        };
-        let [means, scales] = [row(MEAN)?, row(SCALE)?];
-        let only = |when, address| if onward == when { address } else { 0 };
-        Ok(Through {
-            gates: self.noted_address()?,
-            images: y.whole(device, "a convolution's result", len, self.precision)?,
-            means,
-            scales: only(Onward::Apply, scales),
-            parts: only(Onward::Reduce, self.sums_address()?),
-        })
-    }
-
-    /// Own convolutions are of this type of values alone.
-    fn check_bf16(&self) -> Result<()> {
-        if self.precision == Precision::Bf16 {
-            return Ok(());
-        }
-        let found = format!("{:?}", self.precision);
-        Err(CudaError::argument("the type of a layer", found, "bf16"))
-    }
-
-    /// What was done to a gradient does not count: another one comes.
-    pub(super) fn forget_gradient(&mut self) {
-        self.passed = None;
-    }
-
-    /// A gradient was let through, with so many parts of its sums.
-    pub(super) fn let_through(&mut self, onward: Onward, parts: usize) {
-        self.passed = Some(Passed { onward, parts });
-    }
-
-    /// How a convolution normalizes its result of `len` values with fixed statistics, what it adds, and
-    /// where it notes what is positive.
-    pub(super) fn place_for_result(
-        &mut self,
-        device: &CudaDevice,
-        len: usize,
-        residual: Option<Residual<'_>>,
-    ) -> Result<Normal> {
-        self.device.check_same(device)?;
-        self.check_bf16()?;
-        if len != self.rows * self.channels || !self.fixed {
-            return Err(CudaError::argument(
-                "values to normalize, and statistics",
-                format!("{len}, and fixed ones"),
-                format!(
-                    "{} rows of {} channels, fixed before",
-                    self.rows, self.channels
-                ),
-            ));
-        }
-        self.forget_gradient();
-        let (residual, of_residual) = self.residual(residual)?;
-        Ok(Normal {
-            coefficients: self.coefficients_address()?,
-            residual,
-            residual_coefficients: of_residual,
-            gates: self.noted_address()?,
-        })
-    }
-
-    /// What was put there before does not count.
-    pub(super) fn forget_sums(&mut self) {
-        self.taken = None;
     }
 
     /// Takes the statistics of the batch `y`, and moves the running ones (mean, variance; places of
@@ -355,6 +207,7 @@ impl CudaNorm {
             Argument::Int(int(self.channels)?),
             self.coefficients()?,
         ];
+        self.forget_sums();
         (self.fixed, self.passed) = (true, None);
         let grid = Grid::list(self.channels)?;
         // SAFETY: the arguments of `fixed_moments`; lengths were checked.
@@ -594,39 +447,5 @@ impl CudaNorm {
         let len = FACTORS * self.channels;
         let address = self.factors.whole(&self.device, "factors", len)?;
         Ok(Argument::Pointer(address))
-    }
-}
-
-impl CudaDevice {
-    /// `target += values`, feature maps of one shape: a skip, or the gradient that has come back through
-    /// one.
-    ///
-    /// # Errors
-    ///
-    /// [`CudaError::Argument`] for buffers of another length or type.
-    #[allow(unsafe_code)]
-    pub fn add(&self, values: &Values, target: &mut Values) -> Result<()> {
-        let (len, precision) = (target.len(), target.precision());
-        if !len.is_multiple_of(CHANNEL_MULTIPLE) {
-            return Err(CudaError::argument(
-                "values of feature maps",
-                len,
-                format!("a multiple of {CHANNEL_MULTIPLE}"),
-            ));
-        }
-        let groups = len / CHANNEL_MULTIPLE;
-        let address = |what, values: &Values| {
-            let address = values.whole(self, what, len, precision)?;
-            Ok::<_, CudaError>(Argument::Pointer(address))
-        };
-        let arguments = [
-            address("a sum", target)?,
-            address("what is added", values)?,
-            Argument::Int(int(groups)?),
-        ];
-        let grid = Grid::list(groups)?;
-        // SAFETY: the arguments of `add`; lengths were checked. Each thread reads its values before it
-        // writes them.
-        unsafe { self.launch(precision, Kernel::Add, grid, &arguments) }
     }
 }
