@@ -12,7 +12,7 @@ template <int CHANNELS, int SIDE> struct Shape {
     static constexpr int STRIPS = GROUPS / SLICES;
     static constexpr int BAND = STRIPS * ROWS;  // rows of a block
     static constexpr int BANDS = SIDE / BAND;
-    // At once on a multiprocessor. While one copies or stores the other one multiplies.
+    // At once on a multiprocessor: while one copies or stores, another, mostly of another network, multiplies.
     static constexpr int BLOCKS = 2;
     static constexpr int PIXELS = tile((STRIPS - 1) * ROWS * PITCH + STRIP + 2 * PITCH + 2);
     // Taps of the weights that are there at once, in turns.
