@@ -49,7 +49,8 @@ pub struct MesaConfig {
     pub hinge: Hinge,
     /// Steps of the statistics network after each step of the generator. The authors take one,
     /// and files that do not name it mean one; where the level set is small, more of them keep
-    /// the generator from collapsing inside of it (see the known answer in the documentation).
+    /// the generator from collapsing inside of it, on some and not on others (see the known answer in the
+    /// documentation).
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub statistics_steps: usize,
 }

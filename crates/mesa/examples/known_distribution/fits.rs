@@ -12,7 +12,7 @@ use crate::compare::{coverage, energy_distance};
 use crate::known::{Known, points};
 
 /// Steps of the statistics network for each of the generator. With one, as in the authors' code,
-/// it does not keep up.
+/// it does not keep up on some level sets.
 pub(crate) const STATISTICS_STEPS: usize = 10;
 /// The thresholds, in rising order.
 pub(crate) const BETAS: [f64; 3] = [0.5, 0.8, 0.9];
