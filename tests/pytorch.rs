@@ -37,7 +37,11 @@ fn every_command_takes_a_state_dict_and_says_what_it_assumed() {
     assert!(!given.stderr.contains("because it has 10 classes"));
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("g.safetensors").display().to_string();
-    let fit = say(&["fit", &file("model"), "--beta", "0.9", "-o", &output]);
+    let model = file("model");
+    let fit = [
+        "fit", &model, "--target", "0", "--beta", "0.9", "-o", &output,
+    ];
+    let fit = say(&fit);
     assert_eq!(fit.code, Some(1));
     assert!(
         fit.stderr
@@ -56,7 +60,8 @@ fn what_is_no_state_dict_is_refused_with_what_to_do() {
         ),
         (
             "refused_module",
-            "save the state dict: torch.save(model.state_dict(), FILE)",
+            "only if you trust whoever made it, load it there and save the state dict alone, from a \
+             whole module by torch.save(model.state_dict(), FILE)",
         ),
         ("refused_big_endian", "its byte order is `big`"),
     ] {

@@ -11,10 +11,19 @@ pub enum PytorchError {
     /// Neither of the two formats.
     #[error(
         "it is in neither format of torch.save, the zip archives since PyTorch 1.6 or the pickles \
-         before it; load it with what wrote it and save it with \
+         before it; if you trust whoever made it, load it with what wrote it and save it with \
          torch.save(model.state_dict(), FILE)"
     )]
     OtherFormat,
+    /// A function that runs commands or code, which no network needs.
+    #[error(
+        "it names `{name}`: THIS FILE RUNS CODE on whoever loads it. Nothing of it was run here; do not \
+         give it to torch.load"
+    )]
+    RunsCode {
+        /// The function's full name.
+        name: String,
+    },
     /// PyTorch's first format, or an archive of files.
     #[error(
         "it is a tar archive, as PyTorch wrote before 0.1.11; load it there and save it again with \
@@ -134,8 +143,9 @@ pub enum PytorchError {
 pub enum LayoutError {
     /// Names that none of the networks known has, or does without.
     #[error(
-        "its names are not those of a ResNet for 32x32 images; of the nearest, {nearest}, missing: {missing}; \
-         unexpected: {unexpected}"
+        "its names are not those of a ResNet for 32x32 images (read are ResNets and PreActResNets of 18, 34, \
+         50, 101 and 152 layers, and WideResNets); of the nearest, {nearest}, missing: {missing}; unexpected: \
+         {unexpected}"
     )]
     Names {
         /// The network whose names come closest.

@@ -133,12 +133,52 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
 fn read_tensors(bytes: &[u8]) -> Result<Pickle<'_>, PytorchError> {
     let allowed = Allowed {
         globals: &GLOBALS.map(|(name, _)| name),
-        advice: "only tensors and plain values are read. From a whole module or other objects, \
-                 save the state dict: torch.save(model.state_dict(), FILE); from a dictionary that \
-                 holds one under a key, that: torch.save(torch.load(FILE)[KEY], OTHER)",
+        advice: "only tensors and plain values are read. torch.load runs what a file names: only \
+                 if you trust whoever made it, load it there and save the state dict alone, from a \
+                 whole module by torch.save(model.state_dict(), FILE), from a dictionary that holds \
+                 one under a key by torch.save(torch.load(FILE)[KEY], OTHER)",
         most_opcodes: MOST_OPCODES,
     };
     read_pickle(bytes, "its tensors", allowed)
+}
+
+/// Modules whose functions run commands or code, open files or connections: nothing that belongs to a
+/// network is in one of them.
+const RUNNING: [&str; 16] = [
+    "__builtin__",
+    "builtins",
+    "bdb",
+    "commands",
+    "ctypes",
+    "importlib",
+    "nt",
+    "os",
+    "pdb",
+    "platform",
+    "posix",
+    "pty",
+    "runpy",
+    "socket",
+    "subprocess",
+    "sys",
+];
+
+/// Whether a class or function of this name runs whatever a file wants to have run.
+fn runs_code(name: &str) -> bool {
+    let harmless = [
+        "set",
+        "frozenset",
+        "complex",
+        "bytearray",
+        "slice",
+        "range",
+        "object",
+    ];
+    match name.split_once('.') {
+        Some(("builtins" | "__builtin__", function)) => !harmless.contains(&function),
+        Some((module, _)) => RUNNING.contains(&module),
+        None => false,
+    }
 }
 
 /// The pickle that some bytes begin with; `of` says what it tells of.
@@ -152,6 +192,7 @@ fn read_pickle<'a>(
         PickleError::CutOff if most.len() < bytes.len() => PytorchError::LongPickle {
             most: LONGEST_PICKLE,
         },
+        PickleError::Global { name, .. } if runs_code(&name) => PytorchError::RunsCode { name },
         source => PytorchError::Pickle { of, source },
     })
 }
@@ -386,6 +427,44 @@ impl<'p, 'a> Described<'p, 'a> {
     fn wrong(&self) -> PytorchError {
         PytorchError::Tensor {
             name: shown(self.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_runs_code_is_called_so() {
+        // pickle.dumps of an object whose __reduce__ is (os.system, ("true",)).
+        let bytes = b"cposix\nsystem\n(S'true'\ntR.";
+        let allowed = Allowed {
+            globals: &[],
+            advice: "",
+            most_opcodes: MOST_OPCODES,
+        };
+        let error = read_pickle(bytes, "its tensors", allowed).unwrap_err();
+        assert!(matches!(&error, PytorchError::RunsCode { name } if name == "posix.system"));
+        assert!(error.to_string().contains("THIS FILE RUNS CODE"), "{error}");
+    }
+
+    #[test]
+    fn functions_that_run_code_are_told_from_classes_that_are_merely_not_read() {
+        for name in [
+            "builtins.eval",
+            "__builtin__.exec",
+            "subprocess.Popen",
+            "os.popen",
+        ] {
+            assert!(runs_code(name), "{name}");
+        }
+        for name in [
+            "builtins.set",
+            "argparse.Namespace",
+            "torch.nn.modules.linear.Linear",
+        ] {
+            assert!(!runs_code(name), "{name}");
         }
     }
 }

@@ -22,8 +22,16 @@ pub(crate) struct RawTensor<'a> {
     pub(crate) storage: &'a [u8],
 }
 
-/// Prefixes that wrappers put before every name: data parallelism, compilation.
-const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// Prefixes that wrappers put before every name: Lightning's and other modules around a network, data
+/// parallelism, compilation.
+const WRAPPERS: [&str; 6] = [
+    "model.",
+    "net.",
+    "backbone.",
+    "network.",
+    "module.",
+    "_orig_mod.",
+];
 
 /// Counts batches for an average that nobody takes here.
 const COUNTER: &str = ".num_batches_tracked";
@@ -113,11 +121,14 @@ pub(crate) fn network_state(
 
 /// The tensors under this project's names, counters left out.
 fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, RawTensor<'_>> {
-    for wrapper in WRAPPERS {
-        if tensors.keys().all(|name| name.starts_with(wrapper)) {
-            let bare = |(name, tensor): (String, _)| (name[wrapper.len()..].to_owned(), tensor);
-            tensors = tensors.into_iter().map(bare).collect();
-        }
+    let around = |tensors: &BTreeMap<String, RawTensor<'_>>| {
+        let wraps = |wrapper: &&&str| tensors.keys().all(|name| name.starts_with(**wrapper));
+        let wrapper = WRAPPERS.iter().find(wraps);
+        wrapper.filter(|_| !tensors.is_empty())
+    };
+    while let Some(wrapper) = around(&tensors) {
+        let bare = |(name, tensor): (String, _)| (name[wrapper.len()..].to_owned(), tensor);
+        tensors = tensors.into_iter().map(bare).collect();
     }
     tensors.retain(|name, _| !name.ends_with(COUNTER));
     let taken: BTreeSet<String> = tensors.keys().cloned().collect();

@@ -96,10 +96,26 @@ fn closest(detection: &Detection) -> Option<String> {
         format!(" and an anomaly index of {}", index_words(class))
     });
     Some(format!(
-        "class {} comes closest, with an ASR of samples of {} %{index}",
+        "class {} comes closest, with an ASR of samples of {} %{index}{}",
         named(class),
-        percent(class.sample_asr)
+        percent(class.sample_asr),
+        short_of(detection, class)
     ))
+}
+
+/// Which condition of the rule a class misses, where its ASR and index are not told to be too low by
+/// themselves.
+fn short_of(detection: &Detection, class: &ClassDetection) -> String {
+    let index = class.anomaly_index.unwrap_or(f64::INFINITY);
+    let passes =
+        class.sample_asr >= detection.rule_sample_asr && index >= detection.rule_anomaly_index;
+    if class.attacked || !passes {
+        return String::new();
+    }
+    format!(
+        ", but in its best place, which these are of, only {} % of the samples reach β, less than half",
+        percent(class.in_level_set)
+    )
 }
 
 /// The verdict in as few words as a picture has room for.
@@ -313,8 +329,13 @@ mod tests {
         let mut detection = made_up(false);
         let expected = "Nothing found in made-up.safetensors: no class passes the rule; class 1 \
             (stripes) comes closest, with an ASR of samples of 94.3 %";
-        let index = " and an anomaly index of 6.2.";
-        assert_eq!(headline(&detection), format!("{expected}{index}"));
+        let index = " and an anomaly index of 6.2";
+        let in_place = ", but in its best place, which these are of, only 25.0 % of the samples reach β, less \
+            than half.";
+        detection.classes[1].in_level_set = 0.25;
+        assert_eq!(headline(&detection), format!("{expected}{index}{in_place}"));
+        detection.rule_anomaly_index = 6.5;
+        assert_eq!(headline(&detection), format!("{expected}{index}."));
         assert!(detection_text(&detection).starts_with(expected));
         assert!(detection_chart(&detection).contains(expected));
         for class in &mut detection.classes {
