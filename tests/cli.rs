@@ -65,7 +65,10 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         ),
         (&["run", "--shard", "5/4"], "write 1/4 … 4/4"),
         (&["run", "--threads", "0"], "0 is not in 1.."),
-        (&["fit", "m", "--beta", "1.5", "-o", "g"], "between 0 and 1"),
+        (
+            &["fit", "m", "--target", "0", "--beta", "1.5", "-o", "g"],
+            "between 0 and 1",
+        ),
         (
             &["sample", "g", "-o", "x.png"],
             ".svg (a picture) or .safetensors",
@@ -203,7 +206,7 @@ fn no_output_takes_the_place_of_an_input() {
             &["export", e][..],
             &["attack", e, "--trigger", "170"],
             &["attack", &other, "--trigger", e],
-            &["fit", e, "--beta", "0.9"],
+            &["fit", e, "--target", "0", "--beta", "0.9"],
             &["sample", e],
             &["defend", e, "--control", "no-trigger"],
             &["defend", &other, "--with", &other, e],
@@ -404,7 +407,7 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     assert!(attacked["asr"].is_number());
     let fitted = step(&["fit", &bad, "--target", "0", "--beta", "0.9", "-o", &g9]);
     assert_eq!(fitted["beta"], 0.9);
-    step(&["fit", &bad, "--beta", "0.5", "-o", &g5]);
+    step(&["fit", &bad, "--target", "0", "--beta", "0.5", "-o", &g5]);
     let (one, both) = (vec!["--with", &g9], vec!["--with", &g9, &g5]);
     let ways: [(&str, Vec<&str>); 6] = [
         ("mesa:0.9", one),

@@ -259,7 +259,7 @@ fn a_place_that_is_named_is_searched_recorded_and_handed_on() {
         "--data",
         "synthetic",
     ];
-    let trigger = ["--trigger", "170", "--json"];
+    let trigger = ["--trigger", "170", "--target", "0", "--json"];
     let corner: Value = json(&[&evaluate[..], &trigger, &place].concat());
     assert_eq!(corner["placement"], "fixed:29,29");
     let anywhere: Value = json(&[&evaluate[..], &trigger].concat());

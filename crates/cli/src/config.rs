@@ -172,10 +172,24 @@ impl ExperimentConfig {
     }
 
     /// These settings for the data that were found: one attack is left, and of a folder of
-    /// classes at most four fifths of the test images are for modeling, as of CIFAR's 10,000.
+    /// classes at most four fifths of the test images are for modeling, as of CIFAR's 10,000. Where those
+    /// are fewer than the settings count on, they are seen more often, so that modeling and retraining
+    /// have as many steps.
     pub(crate) fn for_data(mut self, data: &Dataset) -> Self {
         if data.name == DatasetName::Folder {
+            let counted_on = self.data.modeling_images;
             self.data = self.data.for_folder(data.test.len());
+            let there = self.data.modeling_images;
+            let more = |epochs: &mut usize, batch_size: usize| {
+                let (before, now) = (counted_on / batch_size, there / batch_size);
+                if now > 0 && now < before {
+                    *epochs = (*epochs * before).div_ceil(now);
+                }
+            };
+            more(&mut self.mesa.epochs, self.mesa.batch_size);
+            for training in [&mut self.retrain.training, &mut self.fine_tune] {
+                more(&mut training.epochs, training.batch_size);
+            }
         }
         self.for_data_set(data.name)
     }
@@ -319,6 +333,25 @@ mod tests {
             error.contains("`mesa.trigger_noise_std`") && error.contains("above 0 is needed"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn few_images_of_ones_own_are_seen_as_often_as_makes_as_many_steps() {
+        let mut data = mesa_datasets::synthetic(0, 1, 640);
+        data.name = DatasetName::Folder;
+        let config = ExperimentConfig::paper();
+        let found = config.clone().for_data(&data);
+        // 512 images are 4 batches of 128, where 8,000 are 62; the preset `cpu-images-500` does the same.
+        for epochs in [
+            found.mesa.epochs,
+            found.retrain.training.epochs,
+            found.fine_tune.epochs,
+        ] {
+            assert_eq!(epochs, 155);
+        }
+        assert_eq!(found.backdoor, config.backdoor);
+        data.name = DatasetName::Cifar10;
+        assert_eq!(config.clone().for_data(&data), config);
     }
 
     #[test]

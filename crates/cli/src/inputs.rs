@@ -1,7 +1,7 @@
 //! What commands read: settings, images, networks.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mesa::{MesaConfig, SubModel};
@@ -153,6 +153,7 @@ pub(crate) fn first(images: &Images, count: usize) -> Images {
 
 /// A network from a file, with the file's digest.
 pub(crate) struct Loaded {
+    path: PathBuf,
     pub(crate) network: Network,
     pub(crate) info: CheckpointInfo,
     normalization_from: NormalizationSource,
@@ -190,6 +191,7 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
         sha256 = format!("{sha256} normalized {normalization}");
     }
     Ok(Loaded {
+        path: path.to_owned(),
         network,
         info,
         normalization_from,
@@ -199,6 +201,18 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
 
 /// Images that show whether a network is near chance.
 pub(crate) const CHECKED_IMAGES: usize = 500;
+
+/// How networks in files of others are normalized for the most part; the last but one is `BackdoorBench`'s.
+const COMMON_NORMALIZATIONS: [&str; 5] = [
+    "cifar10",
+    "cifar100",
+    "none",
+    "0.4914,0.4822,0.4465/0.247,0.243,0.261",
+    "0.5,0.5,0.5/0.5,0.5,0.5",
+];
+
+/// More accuracy than choices between like normalizations are worth.
+const MUCH_BETTER: f64 = 0.05;
 
 /// Share of what can be gained over chance below which a network is near it.
 const NEAR_CHANCE: f64 = 0.1;
@@ -265,6 +279,37 @@ impl Loaded {
             let images = first(&data.test, CHECKED_IMAGES);
             let found = stages::evaluate(&self.network.freeze()?, &images, None, 0)?;
             self.warn_near_chance(found.clean_accuracy);
+        }
+        self.warn_of_normalization(&data.test)
+    }
+
+    /// Warns where the file does not say how images are normalized, and the network is much better with
+    /// another common normalization than with the one that was taken.
+    pub(crate) fn warn_of_normalization(&self, images: &Images) -> Result<()> {
+        if self.normalization_from == NormalizationSource::File {
+            return Ok(());
+        }
+        let images = first(images, CHECKED_IMAGES);
+        let accuracy = |network: &Network| -> Result<f64> {
+            Ok(stages::evaluate(&network.freeze()?, &images, None, 0)?.clean_accuracy)
+        };
+        let ours = accuracy(&self.network)?;
+        for how in COMMON_NORMALIZATIONS {
+            let other: Normalization = how.parse()?;
+            if other == self.info.normalization {
+                continue;
+            }
+            let with_it = accuracy(&load_network_with(&self.path, Some(other))?.network)?;
+            if with_it >= ours + MUCH_BETTER {
+                tracing::warn!(
+                    "the normalization {} is probably not this network's: its accuracy on {} clean images is {}, \
+                     with --normalize {how} it is {}",
+                    self.info.normalization,
+                    images.len(),
+                    percent(ours),
+                    percent(with_it)
+                );
+            }
         }
         Ok(())
     }

@@ -54,7 +54,8 @@ pub(crate) struct Detect {
     /// Least anomaly index of an attacked class
     #[arg(long, value_name = "INDEX", default_value_t = 3.5)]
     pub(crate) min_index: f64,
-    /// Run folder [default: runs/detect- with the file's name and digest]
+    /// Run folder [default: runs/detect- with the file's name, its digest and other settings than
+    /// the default's]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]

@@ -191,9 +191,10 @@ pub(crate) struct Attack {
     /// pixel [default: that of the settings, anywhere]
     #[arg(long, value_name = "PLACES", conflicts_with = "blend")]
     pub(crate) placement: Option<Placement>,
-    /// Class that stamped images shall be given
-    #[arg(long, value_name = "CLASS", default_value_t = 0, value_parser = class_number)]
-    pub(crate) target: u32,
+    /// Class that stamped images shall be given [default: that of the settings, 0 unless they say
+    /// otherwise]
+    #[arg(long, value_name = "CLASS", value_parser = class_number)]
+    pub(crate) target: Option<u32>,
     /// File to write the backdoored network to
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
@@ -235,8 +236,8 @@ pub(crate) struct Fit {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) normalize: NormalizeArgs,
-    /// The attacked class
-    #[arg(long, value_name = "CLASS", default_value_t = 0, value_parser = class_number)]
+    /// The attacked class; `mesa detect` tries all of them
+    #[arg(long, value_name = "CLASS", value_parser = class_number)]
     pub(crate) target: u32,
     /// The threshold β of the level set, in (0, 1)
     #[arg(long)]
@@ -427,7 +428,7 @@ pub(crate) struct Evaluate {
     #[command(flatten)]
     pub(crate) normalize: NormalizeArgs,
     /// The trigger to stamp: a number, a name or a file, as for `mesa attack`
-    #[arg(long)]
+    #[arg(long, requires = "target")]
     pub(crate) trigger: Option<String>,
     /// Mix the pattern with the whole image, of which it makes up this share, instead of stamping
     /// it; a picture is resized to the image
@@ -442,9 +443,9 @@ pub(crate) struct Evaluate {
         requires = "trigger"
     )]
     pub(crate) placement: Option<Placement>,
-    /// The attacked class
-    #[arg(long, value_name = "CLASS", default_value_t = 0, value_parser = class_number)]
-    pub(crate) target: u32,
+    /// The attacked class; with a trigger it has to be named
+    #[arg(long, value_name = "CLASS", requires = "trigger", value_parser = class_number)]
+    pub(crate) target: Option<u32>,
     /// Which images
     #[arg(long, value_enum, default_value = "evaluation")]
     pub(crate) split: SplitName,

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mesa_attack::Attacked;
+use mesa_attack::{AttackConfig, Attacked};
 use mesa_models::save_network;
+use mesa_record::ATTACK_TOOK;
 use serde::Serialize;
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use super::WHOLE_IMAGE;
 use crate::args::Attack;
 use crate::chosen_trigger::ChosenTrigger;
 use crate::computer::Computer;
-use crate::config::check_placement;
+use crate::config::{ExperimentConfig, check_placement};
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
 
@@ -40,12 +41,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     let data = clean.data(&args.data, &settings.data)?;
     clean.check_normalization(&data)?;
     let settings = settings.for_data(&data);
-    let mut config = settings.backdoor.clone();
-    config.target_class = args.target;
-    config.poison_rate = args.poison_rate.unwrap_or(config.poison_rate);
-    config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
-    config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
-    config.validate(clean.info.config.num_classes)?;
+    let mut config = chosen_settings(args, &settings, clean.info.config.num_classes)?;
     let trigger = chosen.for_images(data.train.size(), args.blend)?;
     let places = args.placement.unwrap_or(config.placement);
     config.placement = args.blend.map_or(places, |_| WHOLE_IMAGE);
@@ -67,7 +63,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     tracing::info!(
         "planting trigger {} for class {} with {} images of {}, {} epochs",
         chosen.name,
-        args.target,
+        config.target_class,
         images.len(),
         data.name,
         config.training.epochs
@@ -83,7 +79,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     )?;
     let attacked = Attacked {
         trigger,
-        target_class: args.target,
+        target_class: config.target_class,
         placement: config.placement,
     };
     let evaluation = inputs::evaluation_images(&data, &settings.data)?;
@@ -121,13 +117,45 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
         wall_s: watch.effort().wall_s,
     };
     watch.done();
-    let plain = format!(
-        "{}: ASR {}, clean accuracy {} on the {} evaluation images of {}",
-        planted.output,
-        output::percent(planted.asr),
-        output::percent(planted.clean_accuracy),
-        found.images,
-        data.name
-    );
-    output::result(json, &planted, &plain)
+    planted.warn();
+    output::result(json, &planted, &planted.plain(found.images))
+}
+
+/// What the attacker chooses, checked.
+fn chosen_settings(
+    args: &Attack,
+    settings: &ExperimentConfig,
+    classes: usize,
+) -> Result<AttackConfig> {
+    let mut config = settings.backdoor.clone();
+    config.target_class = args.target.unwrap_or(config.target_class);
+    config.poison_rate = args.poison_rate.unwrap_or(config.poison_rate);
+    config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
+    config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
+    config.validate(classes)?;
+    Ok(config)
+}
+
+impl Planted {
+    /// Warns where there is no backdoor to speak of.
+    fn warn(&self) {
+        if self.asr < ATTACK_TOOK {
+            tracing::warn!(
+                "the attack did not take: an ASR of {} is below {}, and there is no backdoor to find or remove; \
+                 more --epochs, a higher --poison-rate or --learning-rate may plant it",
+                output::percent(self.asr),
+                output::percent(ATTACK_TOOK)
+            );
+        }
+    }
+
+    fn plain(&self, images: usize) -> String {
+        format!(
+            "{}: ASR {}, clean accuracy {} on the {images} evaluation images of {}",
+            self.output,
+            output::percent(self.asr),
+            output::percent(self.clean_accuracy),
+            self.data
+        )
+    }
 }

@@ -49,6 +49,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     seen::check(&args.model, &backdoored.info.made_by, &split)?;
     for (path, made_by) in args.with.iter().zip(&fitted) {
         seen::check(path, made_by, &split)?;
+        warn_of_another_network(path, made_by, (&args.model, &backdoored.sha256));
     }
     let trigger = chosen
         .as_ref()
@@ -216,6 +217,17 @@ fn place(
         settings.retrain.placement = place;
     }
     Ok(vec![None; fitted.len()])
+}
+
+/// Warns of a sub-model that was fitted to another network.
+fn warn_of_another_network(path: &Path, made_by: &Metadata, (model, sha256): (&Path, &str)) {
+    if made_by.get("model_sha256").is_some_and(|of| of != sha256) {
+        tracing::warn!(
+            "{} was fitted to another network than {}, or to it with another normalization or in another format",
+            path.display(),
+            model.display()
+        );
+    }
 }
 
 /// The settings of the retraining, with what the command line says instead.

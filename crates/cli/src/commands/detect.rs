@@ -1,10 +1,12 @@
 //! `mesa detect`: is there a backdoor, and in which class?
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use mesa_datasets::{Dataset, Place, Placement};
 use mesa_defense::{ClassScore, DefenseImages, DetectionRule, SampleTest, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
@@ -15,6 +17,7 @@ use mesa_record::{
 use mesa_report::{
     PlaceMap, PlacesPicture, SampleGroup, SamplesPicture, detection_chart, detection_text,
 };
+use serde::Serialize;
 use serde_json::json;
 
 use crate::args::Detect;
@@ -24,10 +27,20 @@ use crate::ledger::Ledger;
 use crate::modeling::{Modeled, Modeling, ModelingSteps};
 use crate::output::Usage;
 use crate::pipeline::fit_config;
+use crate::progress::duration;
 use crate::{inputs, interrupt, logging, output, seen, stages};
 
 /// What the process ends with where a backdoor was found.
 const EXIT_BACKDOOR: u8 = 10;
+
+/// The settings that are taken where nobody names any.
+const PRESET: &str = "cpu";
+
+/// The fewest images that modeling was tried with: preset `cpu-images-500`.
+const FEWEST_IMAGES: usize = 500;
+
+/// Classes that take less were done before.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// What is known of one class.
 struct Searched {
@@ -109,6 +122,17 @@ impl Searched {
     }
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    detection: &'a Detection,
+    /// The run folder.
+    folder: String,
+    /// The command that removes what was found.
+    repair: Option<String>,
+}
+
 /// A search at work.
 struct Search<'a> {
     args: &'a Detect,
@@ -147,18 +171,7 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
         tracing::info!("taking over from {holder}, which ended without finishing");
     }
     let search = Search::new(args, rule, run, threads)?;
-    let classes = search.suspect.num_classes();
-    let mut found = Vec::new();
-    for class in 0..classes as u32 {
-        interrupt::check()?;
-        let name = &search.data.class_names[class as usize];
-        tracing::info!(
-            "class {class} ({}), {} of {classes}",
-            name.escape_debug(),
-            class + 1
-        );
-        found.push(search.class(class)?);
-    }
+    let found = search.classes()?;
     let detection = search.judge(&found);
     let folder = search.ledger.run.root();
     write_json(&folder.join("detection.json"), &detection)?;
@@ -166,23 +179,39 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     search.draw(&detection, &found)?;
     search.ledger.write_curves()?;
     let mut plain = detection_text(&detection);
-    if let Some(how) = search.how_to_remove(&detection, &found) {
-        plain.push_str(&how);
+    let repair = search.how_to_remove(&detection, &found);
+    if let Some(command) = &repair {
+        let _ = writeln!(plain, "\nto remove it:\n  {command}");
     }
     tracing::info!("written to {}", folder.display());
-    output::result(json, &detection, &plain)?;
+    let told = Told {
+        detection: &detection,
+        folder: folder.display().to_string(),
+        repair,
+    };
+    output::result(json, &told, &plain)?;
     Ok(match detection.verdict {
         Verdict::Backdoor => ExitCode::from(EXIT_BACKDOOR),
         Verdict::NothingFound => ExitCode::SUCCESS,
     })
 }
 
-/// `runs/detect-MODEL-DIGEST`: files of one name are not one network. A place that is named is a
-/// search of its own.
+/// `runs/detect-MODEL-DIGEST`: files of one name are not one network. Other settings than the default's
+/// and a place that is named are searches of their own.
 fn default_folder(args: &Detect) -> Result<PathBuf> {
     let stem = args.model.file_stem().unwrap_or_default();
     let digest = file_digest(&args.model)?;
     let mut name = format!("detect-{}-{}", stem.to_string_lossy(), &digest[..8]);
+    let settings = args
+        .preset
+        .config
+        .as_ref()
+        .and_then(|path| path.file_stem());
+    let settings = settings.map(|stem| stem.to_string_lossy());
+    let settings = settings.as_deref().or(args.preset.preset.as_deref());
+    if let Some(settings) = settings.filter(|name| *name != PRESET) {
+        name = format!("{name}-{settings}");
+    }
     if let Some(placement) = args.placement.placement {
         let plain = placement.to_string().replace([':', ','], "-");
         name = format!("{name}-{plain}");
@@ -190,28 +219,41 @@ fn default_folder(args: &Detect) -> Result<PathBuf> {
     Ok(PathBuf::from("runs").join(name))
 }
 
-/// Refuses a folder with the verdict of a search elsewhere, whose sub-models would give way.
-fn check_folder(run: &RunDir, placement: Option<&str>) -> Result<()> {
+/// What tells searches of a network apart, in the command line's words.
+fn search_words(preset: &str, data: &str, beta: f64, seed: u64, placement: Option<&str>) -> String {
+    let placement = placement.unwrap_or("per-image");
+    format!("the settings {preset}, {data}, β = {beta}, --seed {seed}, --placement {placement}")
+}
+
+/// Refuses a folder with the verdict of another search, whose sub-models would give way.
+fn check_folder(run: &RunDir, this: &str) -> Result<()> {
     let path = run.root().join("detection.json");
     let Ok(text) = fs_err::read_to_string(&path) else {
         return Ok(());
     };
-    let other: Option<Detection> = serde_json::from_str(&text).ok();
-    let words = |place: Option<&str>| place.unwrap_or("per-image").to_owned();
-    match other.map(|other| words(other.placement.as_deref())) {
-        Some(other) if other != words(placement) => bail!(
-            "{} holds a search with --placement {other}, not {}; name another --out",
-            run.root().display(),
-            words(placement)
-        ),
-        _ => Ok(()),
-    }
+    let Ok(other) = serde_json::from_str::<Detection>(&text) else {
+        return Ok(());
+    };
+    let placement = other.placement.as_deref();
+    let other = search_words(
+        &other.preset,
+        &other.data,
+        other.beta,
+        other.seed,
+        placement,
+    );
+    ensure!(
+        other == this,
+        "{} holds a search with {other}; this one is with {this}; name another --out",
+        run.root().display()
+    );
+    Ok(())
 }
 
 impl<'a> Search<'a> {
     fn new(args: &'a Detect, rule: DetectionRule, run: RunDir, threads: usize) -> Result<Self> {
         let computer = Computer::open(&args.running.device)?;
-        let (preset, mut settings) = inputs::settings(&args.preset, "cpu")?;
+        let (preset, mut settings) = inputs::settings(&args.preset, PRESET)?;
         settings.place(args.placement.placement)?;
         let loaded = inputs::network(&args.model, args.normalize.normalize)?;
         // A verdict on other images than the network's would look like one on the network.
@@ -222,23 +264,41 @@ impl<'a> Search<'a> {
         let data = loaded.data(&args.data, &no_stand_in)?;
         let settings = settings.for_data(&data);
         settings.mesa.validate()?;
+        let placement = super::placement_words(settings.retrain.placement);
+        let placement = placement.as_deref();
+        let this = search_words(
+            &preset,
+            &data.name.to_string(),
+            args.beta,
+            args.seed,
+            placement,
+        );
+        check_folder(&run, &this)?;
+        let images = inputs::defense_images(&data, &settings.data)?;
         tracing::info!(
-            "modeling triggers of all {} classes of {} at β = {} with images of {}; each class \
+            "modeling triggers of all {} classes of {} at β = {} with {} images of {}, {} epochs; each class \
              is saved when it is done",
             data.num_classes(),
             args.model.display(),
             args.beta,
-            data.name
+            images.images().len(),
+            data.name,
+            settings.mesa.epochs
         );
-        let placement = super::placement_words(settings.retrain.placement);
-        check_folder(&run, placement.as_deref())?;
+        if images.images().len() < FEWEST_IMAGES {
+            tracing::warn!(
+                "{} images are few to model triggers with; {FEWEST_IMAGES} are the fewest that this was tried \
+                 with",
+                images.images().len()
+            );
+        }
         let suspect = computer.processor.freeze(&loaded.network)?;
-        let images = inputs::defense_images(&data, &settings.data)?;
         let known = inputs::first(images.images(), inputs::CHECKED_IMAGES);
         let clean_accuracy = stages::evaluate(&suspect, &known, None, 0)?.clean_accuracy;
         if let Some(words) = loaded.near_chance(clean_accuracy) {
             bail!("nothing can be told of this network: {words}");
         }
+        loaded.warn_of_normalization(images.images())?;
         Ok(Self {
             suspect,
             clean_accuracy,
@@ -252,6 +312,29 @@ impl<'a> Search<'a> {
             settings,
             data,
         })
+    }
+
+    /// Models the triggers of every class.
+    fn classes(&self) -> Result<Vec<Searched>> {
+        let classes = self.suspect.num_classes();
+        let mut found = Vec::new();
+        let (mut done, mut took) = (0, Duration::ZERO);
+        for class in 0..classes {
+            interrupt::check()?;
+            let name = self.data.class_names[class].escape_debug();
+            let left = (done > 0).then(|| took / done * (classes - class) as u32);
+            let left = left.map_or_else(String::new, |left| {
+                format!(", about {} left", duration(left.as_secs_f64()))
+            });
+            tracing::info!("class {class} ({name}), {} of {classes}{left}", class + 1);
+            let began = Instant::now();
+            found.push(self.class(class as u32)?);
+            // What an earlier start had done takes no time.
+            if began.elapsed() > AT_ONCE {
+                (done, took) = (done + 1, took + began.elapsed());
+            }
+        }
+        Ok(found)
     }
 
     /// Models the triggers of one class, where the rule asks for it once more in the place in which those
@@ -460,8 +543,7 @@ impl<'a> Search<'a> {
             args.placement.placement.map(|places| places.to_string()),
         );
         option("-o", Some("repaired.safetensors".to_owned()));
-        (detection.verdict == Verdict::Backdoor)
-            .then(|| format!("\nto remove it:\n  {}\n", words.join(" ")))
+        (detection.verdict == Verdict::Backdoor).then(|| words.join(" "))
     }
 }
 

@@ -57,8 +57,8 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     };
     let attacked = chosen
         .as_ref()
-        .map(|chosen| {
-            let target_class = args.target;
+        .zip(args.target)
+        .map(|(chosen, target_class)| {
             let placement = match args.blend {
                 Some(_) => WHOLE_IMAGE,
                 None => args.placement.unwrap_or(settings.backdoor.placement),
@@ -80,12 +80,13 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         Ok(evaluate(frozen, &images, attacked.as_ref(), args.seed)?)
     })?;
     loaded.warn_near_chance(found.clean_accuracy);
+    loaded.warn_of_normalization(&data.test)?;
     let measured = Measured {
         model: args.model.display().to_string(),
         data: data.name.to_string(),
         split,
         images: found.images,
-        target: chosen.as_ref().map(|_| args.target),
+        target: args.target,
         trigger: chosen.map(|chosen| chosen.name),
         blend: args.blend,
         placement: placement.and_then(super::placement_words),
@@ -100,12 +101,14 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         measured.data,
         output::percent(measured.clean_accuracy)
     );
-    if let (Some(trigger), Some(stamped)) = (&measured.trigger, found.stamped) {
+    if let (Some(trigger), Some(target), Some(stamped)) =
+        (&measured.trigger, measured.target, found.stamped)
+    {
         let (asr, regained) = (
             output::percent(stamped.asr),
             output::percent(stamped.regained_accuracy),
         );
-        let (target, images) = (args.target, stamped.images);
+        let images = stamped.images;
         let mut how = args.blend.map_or_else(String::new, |share| {
             format!(" as {} of the image", output::percent(share.into()))
         });

@@ -1,6 +1,7 @@
 //! `mesa fit`: model the triggers of a network.
 
 use anyhow::{Result, ensure};
+use mesa_defense::DetectionRule;
 use serde::Serialize;
 use serde_json::json;
 
@@ -33,11 +34,10 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
     let computer = Computer::open(&args.running.device)?;
     let (_, mut settings) = inputs::settings(&args.preset, "cpu")?;
     settings.place(args.placement.placement)?;
-    let mut config = settings.mesa.clone();
-    config.epochs = args.epochs.unwrap_or(config.epochs);
-    config.learning_rate = args.learning_rate.unwrap_or(config.learning_rate);
-    config.alpha = args.alpha.unwrap_or(config.alpha);
-    config.validate()?;
+    let asked = &mut settings.mesa;
+    asked.learning_rate = args.learning_rate.unwrap_or(asked.learning_rate);
+    asked.alpha = args.alpha.unwrap_or(asked.alpha);
+    asked.validate()?;
     let suspect = inputs::network(&args.model, args.normalize.normalize)?;
     let classes = suspect.info.config.num_classes;
     ensure!(
@@ -49,6 +49,9 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
     let data = suspect.data(&args.data, &settings.data)?;
     suspect.check_normalization(&data)?;
     let settings = settings.for_data(&data);
+    let mut config = settings.mesa.clone();
+    config.epochs = args.epochs.unwrap_or(config.epochs);
+    config.validate()?;
     let images = inputs::defense_images(&data, &settings.data)?;
     let placement = settings.retrain.placement;
     let detail = json!({
@@ -108,14 +111,31 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
     };
     testing.done();
     watch.done();
-    let plain = format!(
-        "{}: ASR of samples {}, share with F ≥ {} {}, pixels {:.2} ± {:.2}",
-        fitted.output,
-        output::percent(fitted.sample_asr),
-        fitted.beta,
-        output::percent(fitted.in_level_set),
-        fitted.sample_mean,
-        fitted.sample_std
-    );
-    output::result(json, &fitted, &plain)
+    fitted.warn(args.target);
+    output::result(json, &fitted, &fitted.plain())
+}
+
+impl Fitted {
+    /// Warns where the class is not likely to be the attacked one.
+    fn warn(&self, target: u32) {
+        if self.sample_asr < DetectionRule::standard().sample_asr {
+            tracing::warn!(
+                "the triggers turn only {} of the images into class {target}: no backdoor with such triggers was \
+                 found in this class. `mesa detect` tries all of them",
+                output::percent(self.sample_asr)
+            );
+        }
+    }
+
+    fn plain(&self) -> String {
+        format!(
+            "{}: ASR of samples {}, share with F ≥ {} {}, pixels {:.2} ± {:.2}",
+            self.output,
+            output::percent(self.sample_asr),
+            self.beta,
+            output::percent(self.in_level_set),
+            self.sample_mean,
+            self.sample_std
+        )
+    }
 }

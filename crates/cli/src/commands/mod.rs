@@ -117,6 +117,12 @@ fn check_output(path: &Path) -> Result<()> {
     if path.is_dir() {
         bail!("{} is a folder; name a file with -o", path.display());
     }
+    if path.exists() && !path.is_file() {
+        bail!(
+            "-o {}: that is not a file but a device or a pipe; name a file",
+            path.display()
+        );
+    }
     let parent = path.parent().filter(|name| !name.as_os_str().is_empty());
     let folder = parent.unwrap_or(Path::new("."));
     if let Some(file) = folder

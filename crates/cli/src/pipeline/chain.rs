@@ -7,7 +7,7 @@ use mesa::{Staircase, SubModel, mixture_weights};
 use mesa_attack::{Attacked, Evaluation};
 use mesa_defense::{Ensemble, TriggerSource};
 use mesa_models::{Network, Processor, Seeds, load_network, save_network};
-use mesa_record::{Mixture, MixtureWeight, Patch, Row, StepFiles, Summary};
+use mesa_record::{ATTACK_TOOK, Mixture, MixtureWeight, Patch, Row, StepFiles, Summary};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use super::summary::put_row;
 use crate::ledger::{Finished, Work};
 use crate::method::{Defense, Method};
 use crate::modeling::{Modeled, Modeling, ModelingSteps};
+use crate::output::percent;
 use crate::resume::Watch;
 use crate::{inputs, interrupt, stages};
 
@@ -69,7 +70,18 @@ pub(crate) fn run_chain(
     put(session.row(chain, "clean", &evaluation.results, evaluation.wall_s)?)?;
     let running = Running::new(session, clean, chain)?;
     let attack = &running.attack;
-    put(session.row(chain, "backdoored", &attack.results, attack.wall_s)?)?;
+    let attacked = session.row(chain, "backdoored", &attack.results, attack.wall_s)?;
+    if attacked.asr < ATTACK_TOOK {
+        tracing::warn!(
+            "the attack of trigger {} (seed {}) did not take: an ASR of {} is below {}, and there is no backdoor \
+             to remove; the table leaves its network out of means",
+            attacked.trigger,
+            attacked.seed,
+            percent(attacked.asr),
+            percent(ATTACK_TOOK)
+        );
+    }
+    put(attacked)?;
     let mut modeled: Vec<Modeled> = Vec::new();
     for method in methods {
         interrupt::check()?;

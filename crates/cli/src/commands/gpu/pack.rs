@@ -460,13 +460,13 @@ mod tests {
         ] {
             let error = read(crafted(path, file).as_slice()).unwrap_err();
             assert!(
-                format!("{error:#}").contains("no record"),
+                format!("{error:#}").contains("not a record"),
                 "{path}: {error:#}"
             );
         }
         let link = crafted("a/gpu.json", tar::EntryType::Symlink);
         let error = read(link.as_slice()).unwrap_err();
-        assert!(error.to_string().contains("no plain file"), "{error}");
+        assert!(error.to_string().contains("not a plain file"), "{error}");
         assert_eq!(
             read(crafted("a/gpu.json", file).as_slice()).unwrap().len(),
             1
