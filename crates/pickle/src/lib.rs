@@ -27,6 +27,7 @@
 //! ```
 
 mod error;
+mod machine;
 mod opcodes;
 mod pickle;
 mod shown;
