@@ -3,12 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use mesa_datasets::cache_folder;
 use mesa_models::{ResNetConfig, load_network};
+use mesa_record::write_bytes;
+
+/// The committed network that a program without the repository has: of preset `quick` and `cpu`.
+const BUILT_IN: &[u8] = include_bytes!("../../weights/resnet18-w16-cifar10.safetensors");
 
 /// The committed clean network of this size, trained on this data.
 ///
 /// Looked for in `assets/weights` below the working folder, then beside the
-/// folders above the program (`target/release/mesa` lies in the repository).
+/// folders above the program (`target/release/mesa` lies in the repository), then in the program itself.
 pub(crate) fn clean_network(shape: ResNetConfig, data: &str) -> Result<Option<PathBuf>> {
     for folder in folders() {
         let Ok(entries) = fs_err::read_dir(&folder) else {
@@ -22,7 +27,21 @@ pub(crate) fn clean_network(shape: ResNetConfig, data: &str) -> Result<Option<Pa
             }
         }
     }
+    if shape == ResNetConfig::resnet18(16, 10) && data == "cifar10" {
+        return Ok(built_in());
+    }
     Ok(None)
+}
+
+/// The network in the program, as a file of the cache; none where that cannot be written.
+fn built_in() -> Option<PathBuf> {
+    let path = cache_folder()?.join("weights/resnet18-w16-cifar10.safetensors");
+    let is_there = fs_err::read(&path).is_ok_and(|bytes| bytes == BUILT_IN);
+    if !is_there && let Err(error) = write_bytes(&path, BUILT_IN) {
+        tracing::warn!("the clean network of this program was not unpacked: {error}");
+        return None;
+    }
+    Some(path)
 }
 
 fn fits(path: &Path, shape: ResNetConfig, data: &str) -> Result<bool> {
