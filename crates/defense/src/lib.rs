@@ -83,6 +83,7 @@ mod images;
 mod point;
 mod retrain;
 mod sample_success;
+mod sample_testing;
 mod success_by_place;
 mod trigger_source;
 
@@ -92,8 +93,7 @@ pub use error::{Error, Result};
 pub use images::DefenseImages;
 pub use point::{PointConfig, ReversedTrigger, reverse_trigger};
 pub use retrain::{RetrainBatches, RetrainConfig};
-pub use sample_success::{
-    SampleProgress, SampleSuccess, SampleTest, SampleTesting, sample_success,
-};
+pub use sample_success::{SampleSuccess, SampleTest, sample_success};
+pub use sample_testing::{SampleProgress, SampleTesting};
 pub use success_by_place::SuccessByPlace;
 pub use trigger_source::{Ensemble, TriggerSource};
