@@ -5,34 +5,22 @@
 //! CIFAR's share, is drawn for testing. Either way the images are in random order, for "the first
 //! so many" has to be some of every class.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+mod listing;
+mod pixels;
+mod split;
 
-use image::RgbImage;
-use image::imageops::{FilterType, resize};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-use rayon::prelude::*;
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 
-use crate::batches::shuffled;
+use self::listing::{Listing, given_split, holds_classes};
+use self::pixels::{Resized, SIDE, decode_all};
+use self::split::{TEST_ORDER, TRAIN_ORDER, divided, ordered, together};
 use crate::dataset::hex;
-use crate::decode::{LONGEST_SIDE, NotDecoded, decode};
-use crate::images::CHANNELS;
-use crate::{Dataset, DatasetName, Error, FolderError, Images, Result, Source};
+use crate::{Dataset, DatasetName, FolderError, Result, Source};
 
 /// Seed of the split and of the order, noted with the source.
 pub(crate) const SEED: u64 = 0;
-
-/// Of so many images of a class one is for testing, as of CIFAR's 60,000.
-const TEST_SHARE: usize = 6;
-
-const SIDE: usize = 32;
-const PLANE: usize = SIDE * SIDE;
-
-/// Streams of the orders; a class's split draws from the stream of its label.
-const TRAIN_ORDER: u64 = 256;
-const TEST_ORDER: u64 = 257;
 
 /// Loads a folder of classes: `DIR/<class>/*.png` (or `.jpg`, `.jpeg`, in any case), or the same
 /// below `DIR/train` and `DIR/test` (or `DIR/val`).
@@ -45,9 +33,9 @@ const TEST_ORDER: u64 = 257;
 ///
 /// # Errors
 ///
-/// [`Error::Folder`] if there are fewer than two classes or more than 256, if a class cannot be
+/// [`crate::Error::Folder`] if there are fewer than two classes or more than 256, if a class cannot be
 /// divided, or if an image is damaged or has a side of more than
-/// 4,096 pixels; [`Error::Read`] if a folder or a file cannot be read.
+/// 4,096 pixels; [`crate::Error::Read`] if a folder or a file cannot be read.
 pub fn load_folder(folder: &Path) -> Result<Dataset> {
     let given = given_split(folder)?;
     let is_given = given.is_some();
@@ -92,171 +80,6 @@ pub(crate) fn is_folder_of_classes(folder: &Path) -> Result<bool> {
     Ok(given_split(folder)?.is_some() || holds_classes(folder)?)
 }
 
-/// The folders of training and of test images, if there are both.
-fn given_split(folder: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
-    let train = folder.join("train");
-    for name in ["test", "val"] {
-        let test = folder.join(name);
-        if train.is_dir() && test.is_dir() && holds_classes(&train)? && holds_classes(&test)? {
-            return Ok(Some((train, test)));
-        }
-    }
-    Ok(None)
-}
-
-fn holds_classes(folder: &Path) -> Result<bool> {
-    if !folder.is_dir() {
-        return Ok(false);
-    }
-    for entry in entries(folder)? {
-        if !is_hidden(&entry) && entry.is_dir() && entries(&entry)?.iter().any(|f| is_image(f)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// One class and its images, by name.
-struct Class {
-    name: String,
-    folder: PathBuf,
-    files: Vec<PathBuf>,
-}
-
-/// What a folder of classes holds.
-struct Listing {
-    /// By name; each has an image.
-    classes: Vec<Class>,
-    /// Files and folders that are no images.
-    skipped: usize,
-    /// Names of folders without images.
-    without: Vec<String>,
-}
-
-impl Listing {
-    fn of(folder: &Path) -> Result<Self> {
-        let mut listing = Self {
-            classes: Vec::new(),
-            skipped: 0,
-            without: Vec::new(),
-        };
-        for path in entries(folder)? {
-            if is_hidden(&path) || !path.is_dir() {
-                listing.skipped += 1;
-                continue;
-            }
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let name = name.into_owned();
-            let inside = entries(&path)?;
-            let count = inside.len();
-            let files: Vec<PathBuf> = inside.into_iter().filter(|file| is_image(file)).collect();
-            if files.is_empty() {
-                listing.without.push(name);
-                continue;
-            }
-            listing.skipped += count - files.len();
-            listing.classes.push(Class {
-                name,
-                folder: path,
-                files,
-            });
-        }
-        Ok(listing)
-    }
-}
-
-/// What is in a folder, by name.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = |source| Error::Read {
-        path: folder.to_owned(),
-        source,
-    };
-    let mut paths = Vec::new();
-    for entry in fs_err::read_dir(folder).map_err(read)? {
-        paths.push(entry.map_err(read)?.path());
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn is_hidden(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default();
-    name.as_encoded_bytes().starts_with(b".")
-}
-
-fn is_image(path: &Path) -> bool {
-    let known = |extension: &OsStr| {
-        ["png", "jpg", "jpeg"]
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    };
-    !is_hidden(path) && path.extension().is_some_and(known) && path.is_file()
-}
-
-/// Files with their labels.
-type Part = Vec<(PathBuf, u8)>;
-
-/// The training and test images of a folder that has both; their classes are those of the first.
-fn together(train: Listing, test: Listing, test_folder: &Path) -> Result<(Listing, [Part; 2])> {
-    let mut tested = Part::new();
-    for class in test.classes {
-        let label = train
-            .classes
-            .iter()
-            .position(|known| known.name == class.name);
-        let label = label.ok_or_else(|| FolderError::UnknownClass {
-            class: class.name,
-            path: test_folder.to_owned(),
-        })?;
-        tested.extend(class.files.into_iter().map(|file| (file, label as u8)));
-    }
-    let trained = labeled(&train).collect();
-    let listing = Listing {
-        skipped: train.skipped + test.skipped,
-        without: [train.without, test.without].concat(),
-        classes: train.classes,
-    };
-    Ok((listing, [trained, tested]))
-}
-
-fn labeled(listing: &Listing) -> impl Iterator<Item = (PathBuf, u8)> {
-    let classes = listing.classes.iter().enumerate();
-    classes.flat_map(|(label, class)| {
-        class
-            .files
-            .iter()
-            .map(move |file| (file.clone(), label as u8))
-    })
-}
-
-/// A sixth of each class for testing, at least one image; the rest is for training.
-fn divided(listing: &Listing) -> Result<[Part; 2]> {
-    let (mut train, mut test) = (Part::new(), Part::new());
-    for (label, class) in listing.classes.iter().enumerate() {
-        let len = class.files.len();
-        if len < 2 {
-            return Err(FolderError::OneImage {
-                path: class.folder.clone(),
-            }
-            .into());
-        }
-        let tested = (len / TEST_SHARE).max(1);
-        // A class that joins or leaves does not draw the others' split anew.
-        let order = shuffled(&mut stream(label as u64), len);
-        for (rank, index) in order.into_iter().enumerate() {
-            let part = if rank < tested { &mut test } else { &mut train };
-            part.push((class.files[index].clone(), label as u8));
-        }
-    }
-    Ok([train, test])
-}
-
-fn stream(number: u64) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-    rng.set_stream(number);
-    rng
-}
-
 fn check_classes(folder: &Path, found: usize) -> Result<()> {
     let path = folder.to_owned();
     match found {
@@ -264,84 +87,6 @@ fn check_classes(folder: &Path, found: usize) -> Result<()> {
         2..=256 => Ok(()),
         _ => Err(FolderError::TooManyClasses { path, found }.into()),
     }
-}
-
-fn ordered(part: &[(PathBuf, u8)], order: u64) -> Part {
-    let indices = shuffled(&mut stream(order), part.len());
-    indices
-        .into_iter()
-        .map(|index| part[index].clone())
-        .collect()
-}
-
-/// How many images had another size, and one of those sizes.
-#[derive(Default)]
-struct Resized {
-    count: usize,
-    of: usize,
-    example: Option<(u32, u32)>,
-}
-
-fn decode_all(part: &[(PathBuf, u8)], resized: &mut Resized) -> Result<Images> {
-    let decoded: Vec<Result<Decoded>> = part.par_iter().map(|(path, _)| shrunk(path)).collect();
-    let mut pixels = Vec::with_capacity(part.len() * CHANNELS * PLANE);
-    // In order, so that of several damaged images the same one is named each time.
-    for image in decoded {
-        let image = image?;
-        pixels.extend(image.pixels);
-        if let Some(size) = image.resized_from {
-            resized.count += 1;
-            resized.example.get_or_insert(size);
-        }
-    }
-    resized.of += part.len();
-    let labels = part.iter().map(|(_, label)| *label).collect();
-    Images::new(pixels, labels, (SIDE, SIDE))
-}
-
-struct Decoded {
-    /// `(3, 32, 32)`.
-    pixels: Vec<u8>,
-    /// Width and height, if they were others.
-    resized_from: Option<(u32, u32)>,
-}
-
-fn shrunk(path: &Path) -> Result<Decoded> {
-    let bytes = fs_err::read(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let mut image = decode(&bytes)
-        .map_err(|refused| match refused {
-            NotDecoded::TooLarge { width, height } => FolderError::TooLarge {
-                path: path.to_owned(),
-                width,
-                height,
-                most: LONGEST_SIDE,
-            },
-            NotDecoded::Broken(source) => FolderError::Image {
-                path: path.to_owned(),
-                source,
-            },
-        })?
-        .into_rgb8();
-    let side = SIDE as u32;
-    let size = image.dimensions();
-    let other = size != (side, side);
-    if other {
-        image = resize(&image, side, side, FilterType::CatmullRom);
-    }
-    Ok(Decoded {
-        pixels: channel_first(&image),
-        resized_from: other.then_some(size),
-    })
-}
-
-fn channel_first(image: &RgbImage) -> Vec<u8> {
-    let interleaved = image.as_raw();
-    (0..CHANNELS)
-        .flat_map(|channel| interleaved.iter().skip(channel).step_by(CHANNELS).copied())
-        .collect()
 }
 
 /// Says once what was changed and what was left out.
@@ -371,11 +116,13 @@ fn tell(folder: &Path, listing: &Listing, resized: &Resized) {
 mod tests {
     use std::collections::BTreeSet;
 
-    use image::{DynamicImage, ImageFormat, Luma, Rgb, Rgba};
-    use proptest::prelude::*;
+    use image::{DynamicImage, ImageFormat, Luma, Rgb, RgbImage, Rgba};
     use tempfile::TempDir;
 
+    use super::pixels::{PLANE, shrunk};
     use super::*;
+    use crate::images::CHANNELS;
+    use crate::{Error, Images};
 
     /// A class of `count` PNG files, each of its own color.
     fn class(folder: &Path, name: &str, count: u8) {
@@ -495,16 +242,6 @@ mod tests {
     }
 
     #[test]
-    fn pixels_are_channel_first_and_row_by_row() {
-        let image = RgbImage::from_fn(32, 32, |x, y| Rgb([x as u8, y as u8, 9]));
-        let pixels = channel_first(&image);
-        assert_eq!(
-            (pixels[5], pixels[PLANE + 5 * SIDE], pixels[2 * PLANE]),
-            (5, 5, 9)
-        );
-    }
-
-    #[test]
     fn what_is_hidden_or_no_image_is_passed_over() {
         let root = TempDir::new().unwrap();
         class(root.path(), "a", 2);
@@ -589,30 +326,5 @@ mod tests {
                 ..
             }))
         ));
-    }
-
-    proptest! {
-        #[test]
-        fn a_split_uses_every_image_once_and_some_of_each_class(
-            sizes in proptest::collection::vec(2_usize..40, 2..6)
-        ) {
-            let class = |(number, size): (usize, &usize)| Class {
-                name: number.to_string(),
-                folder: PathBuf::new(),
-                files: (0..*size).map(|file| PathBuf::from(format!("{number}/{file}"))).collect(),
-            };
-            let classes = sizes.iter().enumerate().map(class).collect();
-            let listing = Listing { classes, skipped: 0, without: Vec::new() };
-            let [train, test] = divided(&listing).unwrap();
-            for (label, size) in sizes.iter().enumerate() {
-                let of = |part: &Part| part.iter().filter(|(_, l)| usize::from(*l) == label).count();
-                prop_assert_eq!(of(&test), (size / 6).max(1));
-                prop_assert_eq!(of(&train) + of(&test), *size);
-            }
-            let mut all: Vec<_> = [train, test].concat();
-            all.sort();
-            all.dedup();
-            prop_assert_eq!(all.len(), sizes.iter().sum::<usize>());
-        }
     }
 }

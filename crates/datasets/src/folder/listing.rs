@@ -1,0 +1,107 @@
+//! What a folder of classes holds, by the names of its files.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// The folders of training and of test images, if there are both.
+pub(super) fn given_split(folder: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
+    let train = folder.join("train");
+    for name in ["test", "val"] {
+        let test = folder.join(name);
+        if train.is_dir() && test.is_dir() && holds_classes(&train)? && holds_classes(&test)? {
+            return Ok(Some((train, test)));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn holds_classes(folder: &Path) -> Result<bool> {
+    if !folder.is_dir() {
+        return Ok(false);
+    }
+    for entry in entries(folder)? {
+        if !is_hidden(&entry) && entry.is_dir() && entries(&entry)?.iter().any(|f| is_image(f)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// One class and its images, by name.
+pub(super) struct Class {
+    pub(super) name: String,
+    pub(super) folder: PathBuf,
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// What a folder of classes holds.
+pub(super) struct Listing {
+    /// By name; each has an image.
+    pub(super) classes: Vec<Class>,
+    /// Files and folders that are no images.
+    pub(super) skipped: usize,
+    /// Names of folders without images.
+    pub(super) without: Vec<String>,
+}
+
+impl Listing {
+    pub(super) fn of(folder: &Path) -> Result<Self> {
+        let mut listing = Self {
+            classes: Vec::new(),
+            skipped: 0,
+            without: Vec::new(),
+        };
+        for path in entries(folder)? {
+            if is_hidden(&path) || !path.is_dir() {
+                listing.skipped += 1;
+                continue;
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = name.into_owned();
+            let inside = entries(&path)?;
+            let count = inside.len();
+            let files: Vec<PathBuf> = inside.into_iter().filter(|file| is_image(file)).collect();
+            if files.is_empty() {
+                listing.without.push(name);
+                continue;
+            }
+            listing.skipped += count - files.len();
+            listing.classes.push(Class {
+                name,
+                folder: path,
+                files,
+            });
+        }
+        Ok(listing)
+    }
+}
+
+/// What is in a folder, by name.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = |source| Error::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut paths = Vec::new();
+    for entry in fs_err::read_dir(folder).map_err(read)? {
+        paths.push(entry.map_err(read)?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+fn is_image(path: &Path) -> bool {
+    let known = |extension: &OsStr| {
+        ["png", "jpg", "jpeg"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    };
+    !is_hidden(path) && path.extension().is_some_and(known) && path.is_file()
+}
