@@ -85,7 +85,10 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
     let strict = ["--min-asr", "1", "--min-index", "1000"];
     let said = suspect.detect(&[&strict[..], &["--json"]].concat());
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let found: Value = serde_json::from_str(&said.stdout).unwrap();
+    let mut found: Value = serde_json::from_str(&said.stdout).unwrap();
+    let more = found.as_object_mut().unwrap();
+    assert_eq!(more.remove("folder").unwrap(), suspect.path("run"));
+    assert_eq!(more.remove("repair").unwrap(), Value::Null);
     assert_eq!(found, suspect.written());
     assert_eq!(found["verdict"], "nothing found");
     assert_eq!(found["attacked_classes"], serde_json::json!([]));
@@ -342,7 +345,7 @@ fn nothing_is_told_of_a_network_near_chance() {
         "{}",
         said.stderr
     );
-    // The folder that was to hold the result is called after the file and its contents.
+    // The folder that was to hold the result is called after the file, its contents and the settings.
     let name = fs_err::read_dir(folder.path().join("runs"))
         .unwrap()
         .next()
@@ -350,7 +353,9 @@ fn nothing_is_told_of_a_network_near_chance() {
         .unwrap();
     let name = name.file_name().into_string().unwrap();
     assert!(
-        name.starts_with("detect-net-") && name.len() == "detect-net-".len() + 8,
+        name.starts_with("detect-net-")
+            && name.ends_with("-tiny")
+            && name.len() == "detect-net--tiny".len() + 8,
         "{name}"
     );
 }
