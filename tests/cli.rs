@@ -69,6 +69,9 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
             &["fit", "m", "--target", "0", "--beta", "1.5", "-o", "g"],
             "between 0 and 1",
         ),
+        (&["fit", "m", "--beta", "0.9", "-o", "g"], "--target"),
+        (&["evaluate", "m", "--trigger", "170"], "--target"),
+        (&["evaluate", "m", "--target", "1"], "--trigger"),
         (
             &["sample", "g", "-o", "x.png"],
             ".svg (a picture) or .safetensors",

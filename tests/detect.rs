@@ -115,6 +115,15 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
         assert!(fs_err::metadata(suspect.path("run").as_str().to_owned() + "/" + file).is_ok());
     }
 
+    // Another search would take its sub-models away.
+    let other = suspect.detect(&["--seed", "1"]);
+    assert_eq!(other.code, Some(1), "{}", other.stdout);
+    assert!(
+        other.stderr.contains("holds a search of net.safetensors"),
+        "{}",
+        other.stderr
+    );
+
     // The highest of ten classes is above their median.
     let before = suspect.fitted(3);
     let lax = ["--min-asr", "0.000001", "--min-index", "0.000001"];

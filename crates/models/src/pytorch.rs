@@ -142,41 +142,59 @@ fn read_tensors(bytes: &[u8]) -> Result<Pickle<'_>, PytorchError> {
     read_pickle(bytes, "its tensors", allowed)
 }
 
-/// Modules whose functions run commands or code, open files or connections: nothing that belongs to a
+/// Modules whose functions run commands or code, or open files and connections: nothing that belongs to a
 /// network is in one of them.
-const RUNNING: [&str; 16] = [
-    "__builtin__",
-    "builtins",
+const RUNNING: [&str; 29] = [
+    "_io",
     "bdb",
+    "code",
+    "codeop",
     "commands",
     "ctypes",
+    "http",
     "importlib",
+    "io",
+    "multiprocessing",
     "nt",
     "os",
     "pdb",
+    "pickle",
+    "pip",
     "platform",
     "posix",
+    "profile",
     "pty",
     "runpy",
+    "shutil",
+    "signal",
     "socket",
     "subprocess",
     "sys",
+    "threading",
+    "timeit",
+    "urllib",
+    "webbrowser",
+];
+
+/// Of Python's own functions those that do, by either version's name of their module.
+const RUNNING_BUILTINS: [&str; 10] = [
+    "__import__",
+    "apply",
+    "breakpoint",
+    "compile",
+    "eval",
+    "exec",
+    "execfile",
+    "file",
+    "input",
+    "open",
 ];
 
 /// Whether a class or function of this name runs whatever a file wants to have run.
 fn runs_code(name: &str) -> bool {
-    let harmless = [
-        "set",
-        "frozenset",
-        "complex",
-        "bytearray",
-        "slice",
-        "range",
-        "object",
-    ];
     match name.split_once('.') {
-        Some(("builtins" | "__builtin__", function)) => !harmless.contains(&function),
-        Some((module, _)) => RUNNING.contains(&module),
+        Some(("builtins" | "__builtin__", function)) => RUNNING_BUILTINS.contains(&function),
+        Some((module, _)) => RUNNING.contains(&module) || name.starts_with("torch.hub."),
         None => false,
     }
 }

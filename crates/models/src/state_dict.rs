@@ -341,7 +341,7 @@ mod tests {
                     .replace("shortcut", "downsample");
                 (format!("_orig_mod.{name}"), tensor)
             })
-            .map(|(name, tensor)| (format!("module.{name}"), tensor))
+            .map(|(name, tensor)| (format!("module.net.{name}"), tensor))
             .collect();
         let (config, state) = network_state(theirs, 1 << 20).unwrap();
         assert_eq!((config.width, config.num_classes), (1, 2));

@@ -113,7 +113,7 @@ fn short_of(detection: &Detection, class: &ClassDetection) -> String {
         return String::new();
     }
     format!(
-        ", but in its best place, which these are of, only {} % of the samples reach β, less than half",
+        ", measured in its best place, but only {} % of its samples reach β there, where half are asked for",
         percent(class.in_level_set)
     )
 }
@@ -330,8 +330,8 @@ mod tests {
         let expected = "Nothing found in made-up.safetensors: no class passes the rule; class 1 \
             (stripes) comes closest, with an ASR of samples of 94.3 %";
         let index = " and an anomaly index of 6.2";
-        let in_place = ", but in its best place, which these are of, only 25.0 % of the samples reach β, less \
-            than half.";
+        let in_place = ", measured in its best place, but only 25.0 % of its samples reach β there, where half \
+            are asked for.";
         detection.classes[1].in_level_set = 0.25;
         assert_eq!(headline(&detection), format!("{expected}{index}{in_place}"));
         detection.rule_anomaly_index = 6.5;

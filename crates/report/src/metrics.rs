@@ -37,13 +37,13 @@ pub const GLOSSARY: &[Metric] = &[
     Metric {
         name: "cost",
         meaning: "clean accuracy before minus after: in the row `backdoored` what the attack costs, in the \
-            others what the defense costs on top",
+            others what the defense costs beyond that",
     },
     Metric {
         name: "95 % interval",
         meaning: "of the mean ASR over networks, by Student's t, clipped to [0, 1]; a network's repeats \
             are averaged first; none below two networks. It is about the choice of triggers: networks of one \
-            seed share their clean network and all draws",
+            seed share all draws and, unless the notes name another, their clean network",
     },
     Metric {
         name: "above ideal",

@@ -49,7 +49,7 @@ pub(crate) const LIMITS: &[&str] = &[
     "One family of networks, ResNets for 32×32 images, and backdoors that are small stamped patches, of the size that is looked for unless the preset says otherwise. A blended pattern or a natural object is another kind.",
     "The figures are those of the presets named above them; a preset of another width than the paper's 64 compares with the paper in kind, not digit by digit.",
     "An ASR of zero is not to be had: the rows `clean` are where networks without a backdoor stand, the share of stamped images that are mistaken for the target class anyway.",
-    "Networks of one seed share their clean network and all draws, so intervals are about the choice of triggers, and too narrow for anything wider.",
-    "The entropy estimate is a lower bound and no volume of a level set; the notes of each run say how often it agrees with the Gaussian's bound on which of two sub-models is wider.",
+    "Networks of one seed share all draws and, unless the notes name another, their clean network, so intervals are about the choice of triggers, and too narrow for anything wider.",
+    "The entropy estimate is a lower bound and no volume of a level set; the notes of runs of several networks say how often it agrees with the Gaussian's bound on which of two sub-models is wider.",
     "Times are those of the machine named beside them, whatever else it did.",
 ];

@@ -63,7 +63,7 @@ pub(super) fn minutes(text: &str) -> Result<Duration, String> {
 pub(crate) struct Sources {
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Clean network to attack [default: the one in assets/weights if it fits,
+    /// Clean network to attack [default: the one in assets/weights, or in the program, if it fits,
     /// else one is trained once and kept in the run folder]
     #[arg(long, value_name = "FILE")]
     pub(crate) clean: Option<PathBuf>,

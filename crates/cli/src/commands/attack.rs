@@ -117,7 +117,9 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
         wall_s: watch.effort().wall_s,
     };
     watch.done();
-    planted.warn();
+    if config.poison_rate > 0.0 {
+        planted.warn();
+    }
     output::result(json, &planted, &planted.plain(found.images))
 }
 

@@ -223,7 +223,8 @@ fn place(
 fn warn_of_another_network(path: &Path, made_by: &Metadata, (model, sha256): (&Path, &str)) {
     if made_by.get("model_sha256").is_some_and(|of| of != sha256) {
         tracing::warn!(
-            "{} was fitted to another network than {}, or to it with another normalization or in another format",
+            "{} was fitted to another network than {}, or to the same network in another file format or with another \
+             normalization",
             path.display(),
             model.display()
         );

@@ -39,7 +39,7 @@ const PRESET: &str = "cpu";
 /// The fewest images that modeling was tried with: preset `cpu-images-500`.
 const FEWEST_IMAGES: usize = 500;
 
-/// Classes that take less were done before.
+/// A class that takes less was already modeled by an earlier start.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// What is known of one class.
@@ -196,6 +196,11 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     })
 }
 
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 /// `runs/detect-MODEL-DIGEST`: files of one name are not one network. Other settings than the default's
 /// and a place that is named are searches of their own.
 fn default_folder(args: &Detect) -> Result<PathBuf> {
@@ -209,7 +214,8 @@ fn default_folder(args: &Detect) -> Result<PathBuf> {
         .and_then(|path| path.file_stem());
     let settings = settings.map(|stem| stem.to_string_lossy());
     let settings = settings.as_deref().or(args.preset.preset.as_deref());
-    if let Some(settings) = settings.filter(|name| *name != PRESET) {
+    let is_file = args.preset.config.is_some();
+    if let Some(settings) = settings.filter(|name| is_file || *name != PRESET) {
         name = format!("{name}-{settings}");
     }
     if let Some(placement) = args.placement.placement {
@@ -219,10 +225,19 @@ fn default_folder(args: &Detect) -> Result<PathBuf> {
     Ok(PathBuf::from("runs").join(name))
 }
 
-/// What tells searches of a network apart, in the command line's words.
-fn search_words(preset: &str, data: &str, beta: f64, seed: u64, placement: Option<&str>) -> String {
-    let placement = placement.unwrap_or("per-image");
-    format!("the settings {preset}, {data}, β = {beta}, --seed {seed}, --placement {placement}")
+/// What tells searches apart, in the command line's words.
+fn search_words(
+    (model, sha256): (&str, &str),
+    (preset, data): (&str, &str),
+    (beta, seed): (f64, u64),
+    placement: Option<&str>,
+) -> String {
+    let (digest, normalized) = sha256.split_at_checked(64).unwrap_or((sha256, ""));
+    format!(
+        "of {model} ({}{normalized}), settings {preset}, {data}, --beta {beta}, --seed {seed}, --placement {}",
+        digest.get(..12).unwrap_or(digest),
+        placement.unwrap_or("per-image")
+    )
 }
 
 /// Refuses a folder with the verdict of another search, whose sub-models would give way.
@@ -234,17 +249,15 @@ fn check_folder(run: &RunDir, this: &str) -> Result<()> {
     let Ok(other) = serde_json::from_str::<Detection>(&text) else {
         return Ok(());
     };
-    let placement = other.placement.as_deref();
     let other = search_words(
-        &other.preset,
-        &other.data,
-        other.beta,
-        other.seed,
-        placement,
+        (&other.model, &other.model_sha256),
+        (&other.preset, &other.data),
+        (other.beta, other.seed),
+        other.placement.as_deref(),
     );
     ensure!(
         other == this,
-        "{} holds a search with {other}; this one is with {this}; name another --out",
+        "{} holds a search {other}; this one is {this}; name another --out",
         run.root().display()
     );
     Ok(())
@@ -264,14 +277,11 @@ impl<'a> Search<'a> {
         let data = loaded.data(&args.data, &no_stand_in)?;
         let settings = settings.for_data(&data);
         settings.mesa.validate()?;
-        let placement = super::placement_words(settings.retrain.placement);
-        let placement = placement.as_deref();
         let this = search_words(
-            &preset,
-            &data.name.to_string(),
-            args.beta,
-            args.seed,
-            placement,
+            (&file_name(&args.model), &loaded.sha256),
+            (&preset, &data.name.to_string()),
+            (args.beta, args.seed),
+            super::placement_words(settings.retrain.placement).as_deref(),
         );
         check_folder(&run, &this)?;
         let images = inputs::defense_images(&data, &settings.data)?;
@@ -295,10 +305,10 @@ impl<'a> Search<'a> {
         let suspect = computer.processor.freeze(&loaded.network)?;
         let known = inputs::first(images.images(), inputs::CHECKED_IMAGES);
         let clean_accuracy = stages::evaluate(&suspect, &known, None, 0)?.clean_accuracy;
+        loaded.warn_of_normalization(images.images())?;
         if let Some(words) = loaded.near_chance(clean_accuracy) {
             bail!("nothing can be told of this network: {words}");
         }
-        loaded.warn_of_normalization(images.images())?;
         Ok(Self {
             suspect,
             clean_accuracy,
@@ -438,9 +448,8 @@ impl<'a> Search<'a> {
         let classes: Vec<ClassDetection> = classes.collect();
         let attacked = classes.iter().filter(|class| class.attacked);
         let attacked_classes: Vec<u32> = attacked.map(|class| class.class).collect();
-        let file = self.args.model.file_name().unwrap_or_default();
         Detection {
-            model: file.to_string_lossy().into_owned(),
+            model: file_name(&self.args.model),
             model_sha256: self.model_sha256.clone(),
             data: self.data.name.to_string(),
             preset: self.preset.clone(),
