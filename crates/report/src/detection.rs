@@ -341,7 +341,7 @@ mod tests {
         for class in &mut detection.classes {
             class.anomaly_index = None;
         }
-        assert_eq!(headline(&detection), format!("{expected}."));
+        assert_eq!(headline(&detection), format!("{expected}{in_place}"));
     }
 
     #[test]
