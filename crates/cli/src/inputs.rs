@@ -1,5 +1,6 @@
 //! What commands read: settings, images, networks.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -22,22 +23,29 @@ use crate::interrupt::Interrupted;
 use crate::output::percent;
 use crate::{hub, stages};
 
+/// What the settings that were asked for are called, or the preset `default`.
+pub(crate) fn settings_name(args: &PresetArgs, default: &str) -> String {
+    let Some(path) = &args.config else {
+        return args.preset.as_deref().unwrap_or(default).to_owned();
+    };
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy());
+    stem.map_or_else(|| "config".to_owned(), Cow::into_owned)
+}
+
 /// The settings that were asked for and their name, or those of the preset `default`.
 pub(crate) fn settings(args: &PresetArgs, default: &str) -> Result<(String, ExperimentConfig)> {
+    let name = settings_name(args, default);
     if let Some(path) = &args.config {
-        let name = path
-            .file_stem()
-            .map_or("config".into(), |stem| stem.to_string_lossy());
-        return Ok((name.into_owned(), ExperimentConfig::load(path)?));
+        return Ok((name, ExperimentConfig::load(path)?));
     }
-    let name = args.preset.as_deref().unwrap_or(default);
-    if Path::new(name)
+    if Path::new(&name)
         .extension()
         .is_some_and(|extension| extension == "toml")
     {
         bail!("`--preset {name}`: a file of settings goes with --config");
     }
-    Ok((name.to_owned(), ExperimentConfig::preset(name)?))
+    let config = ExperimentConfig::preset(&name)?;
+    Ok((name, config))
 }
 
 /// What to do first where no data is found and the built-in classes may stand in.
@@ -279,25 +287,26 @@ impl Loaded {
             let images = first(&data.test, CHECKED_IMAGES);
             let found = stages::evaluate(&self.network.freeze()?, &images, None, 0)?;
             self.warn_near_chance(found.clean_accuracy);
+            self.warn_of_normalization(&images, found.clean_accuracy)?;
         }
-        self.warn_of_normalization(&data.test)
+        Ok(())
     }
 
     /// Warns where the file does not say how images are normalized, and the network is much better with
-    /// another common normalization than with the one that was taken.
-    pub(crate) fn warn_of_normalization(&self, images: &Images) -> Result<()> {
+    /// another common normalization than with the one that was taken: `ours` is its accuracy with that, on
+    /// `images` or more of their kind.
+    pub(crate) fn warn_of_normalization(&self, images: &Images, ours: f64) -> Result<()> {
         if self.normalization_from == NormalizationSource::File {
             return Ok(());
         }
-        let images = first(images, CHECKED_IMAGES);
-        let accuracy = |network: &Network| -> Result<f64> {
-            Ok(stages::evaluate(&network.freeze()?, &images, None, 0)?.clean_accuracy)
-        };
-        let ours = accuracy(&self.network)?;
         let mut best = (ours, "");
         for how in COMMON_NORMALIZATIONS {
-            let other = load_network_with(&self.path, Some(how.parse()?))?;
-            let with_it = accuracy(&other.network)?;
+            let other: Normalization = how.parse()?;
+            if other == self.info.normalization {
+                continue;
+            }
+            let other = load_network_with(&self.path, Some(other))?.network;
+            let with_it = stages::evaluate(&other.freeze()?, images, None, 0)?.clean_accuracy;
             if with_it > best.0 {
                 best = (with_it, how);
             }

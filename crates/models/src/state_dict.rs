@@ -121,12 +121,10 @@ pub(crate) fn network_state(
 
 /// The tensors under this project's names, counters left out.
 fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, RawTensor<'_>> {
-    let around = |tensors: &BTreeMap<String, RawTensor<'_>>| {
-        let wraps = |wrapper: &&&str| tensors.keys().all(|name| name.starts_with(**wrapper));
-        let wrapper = WRAPPERS.iter().find(wraps);
-        wrapper.filter(|_| !tensors.is_empty())
-    };
-    while let Some(wrapper) = around(&tensors) {
+    while let Some(wrapper) = WRAPPERS
+        .into_iter()
+        .find(|wrapper| !tensors.is_empty() && tensors.keys().all(|name| name.starts_with(wrapper)))
+    {
         let bare = |(name, tensor): (String, _)| (name[wrapper.len()..].to_owned(), tensor);
         tensors = tensors.into_iter().map(bare).collect();
     }

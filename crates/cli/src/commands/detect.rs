@@ -1,25 +1,27 @@
 //! `mesa detect`: is there a backdoor, and in which class?
 
+mod folder;
+mod repair;
+mod searched;
+
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use mesa_datasets::{Dataset, Place, Placement};
-use mesa_defense::{ClassScore, DefenseImages, DetectionRule, SampleTest, anomaly_indices};
+use mesa_defense::{DefenseImages, DetectionRule, SampleTest, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
 use mesa_record::{
-    BestPlace, ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, file_digest, processor,
-    write_json, write_text,
+    ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, processor, write_json, write_text,
 };
-use mesa_report::{
-    PlaceMap, PlacesPicture, SampleGroup, SamplesPicture, detection_chart, detection_text,
-};
+use mesa_report::{PlacesPicture, SampleGroup, SamplesPicture, detection_chart, detection_text};
 use serde::Serialize;
 use serde_json::json;
 
+use self::folder::{check_folder, default_folder, file_name, search_words};
+use self::searched::Searched;
 use crate::args::Detect;
 use crate::computer::Computer;
 use crate::config::{DataConfig, ExperimentConfig};
@@ -41,86 +43,6 @@ const FEWEST_IMAGES: usize = 500;
 
 /// A class that takes less was already modeled by an earlier start.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// What is known of one class.
-struct Searched {
-    /// Its triggers, modeled where the settings say.
-    modeled: Modeled,
-    /// Its triggers modeled in that place, where the rule asks for them.
-    there: Option<Modeled>,
-}
-
-impl Searched {
-    /// The place in which the triggers modeled anywhere work best, and the share of images that they turn
-    /// there.
-    fn best(&self) -> Option<(Place, f64)> {
-        self.modeled.samples.results.by_place.as_ref()?.best()
-    }
-
-    /// The class by the triggers that tell most of it. The indices are those of triggers modeled anywhere
-    /// and of what patches do in the best places.
-    fn figures(
-        &self,
-        rule: DetectionRule,
-        (class, name): (u32, String),
-        anywhere: Option<f64>,
-        in_places: Option<f64>,
-    ) -> ClassDetection {
-        let score = |modeled: &Modeled, anomaly_index| ClassScore {
-            sample_asr: modeled.sample_asr(),
-            in_level_set: modeled.samples.results.in_level_set,
-            anomaly_index,
-        };
-        let there = self.there.as_ref();
-        let in_place = there.map(|there| score(there, in_places));
-        let judged = rule.judge(score(&self.modeled, anywhere), in_place);
-        let there = there.filter(|_| judged.in_place);
-        let shown = there.unwrap_or(&self.modeled);
-        ClassDetection {
-            class,
-            name,
-            best_place: self.best().map(|(place, share)| BestPlace {
-                row: place.row,
-                column: place.column,
-                share,
-            }),
-            sample_asr_anywhere: there.map(|_| self.modeled.sample_asr()),
-            sample_asr: shown.sample_asr(),
-            in_level_set: shown.samples.results.in_level_set,
-            entropy_nats: shown.entropy.results.entropy_nats,
-            entropy_se: shown.entropy.results.information_se,
-            sample_std: shown.samples.results.sample_std,
-            anomaly_index: if judged.in_place { in_places } else { anywhere },
-            attacked: judged.attacked,
-        }
-    }
-
-    /// The triggers that a class's figures are of.
-    fn shown(&self, figures: &ClassDetection) -> &Modeled {
-        let there = self.there.as_ref();
-        let placed = there.filter(|_| figures.sample_asr_anywhere.is_some());
-        placed.unwrap_or(&self.modeled)
-    }
-
-    /// What patches do in the class's best place: those modeled there, else those modeled anywhere.
-    fn in_place(&self) -> f64 {
-        let there = self.there.as_ref().map(Modeled::sample_asr);
-        let best = || self.best().map(|(_, share)| share);
-        there.or_else(best).unwrap_or_default()
-    }
-
-    /// Where the triggers that were modeled anywhere work.
-    fn map(&self, title: String) -> Option<PlaceMap> {
-        let counted = self.modeled.samples.results.by_place.as_ref()?;
-        Some(PlaceMap {
-            title,
-            columns: counted.columns,
-            stamped: counted.stamped.clone(),
-            fooled: counted.fooled.clone(),
-            marked: self.best().map(|(place, _)| place.into()),
-        })
-    }
-}
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -196,73 +118,6 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     })
 }
 
-fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
-}
-
-/// `runs/detect-MODEL-DIGEST`: files of one name are not one network. Other settings than the default's
-/// and a place that is named are searches of their own.
-fn default_folder(args: &Detect) -> Result<PathBuf> {
-    let stem = args.model.file_stem().unwrap_or_default();
-    let digest = file_digest(&args.model)?;
-    let mut name = format!("detect-{}-{}", stem.to_string_lossy(), &digest[..8]);
-    let settings = args
-        .preset
-        .config
-        .as_ref()
-        .and_then(|path| path.file_stem());
-    let settings = settings.map(|stem| stem.to_string_lossy());
-    let settings = settings.as_deref().or(args.preset.preset.as_deref());
-    let is_file = args.preset.config.is_some();
-    if let Some(settings) = settings.filter(|name| is_file || *name != PRESET) {
-        name = format!("{name}-{settings}");
-    }
-    if let Some(placement) = args.placement.placement {
-        let plain = placement.to_string().replace([':', ','], "-");
-        name = format!("{name}-{plain}");
-    }
-    Ok(PathBuf::from("runs").join(name))
-}
-
-/// What tells searches apart, in the command line's words.
-fn search_words(
-    (model, sha256): (&str, &str),
-    (preset, data): (&str, &str),
-    (beta, seed): (f64, u64),
-    placement: Option<&str>,
-) -> String {
-    let (digest, normalized) = sha256.split_at_checked(64).unwrap_or((sha256, ""));
-    format!(
-        "of {model} ({}{normalized}), settings {preset}, {data}, --beta {beta}, --seed {seed}, --placement {}",
-        digest.get(..12).unwrap_or(digest),
-        placement.unwrap_or("per-image")
-    )
-}
-
-/// Refuses a folder with the verdict of another search, whose sub-models would give way.
-fn check_folder(run: &RunDir, this: &str) -> Result<()> {
-    let path = run.root().join("detection.json");
-    let Ok(text) = fs_err::read_to_string(&path) else {
-        return Ok(());
-    };
-    let Ok(other) = serde_json::from_str::<Detection>(&text) else {
-        return Ok(());
-    };
-    let other = search_words(
-        (&other.model, &other.model_sha256),
-        (&other.preset, &other.data),
-        (other.beta, other.seed),
-        other.placement.as_deref(),
-    );
-    ensure!(
-        other == this,
-        "{} holds a search {other}; this one is {this}; name another --out",
-        run.root().display()
-    );
-    Ok(())
-}
-
 impl<'a> Search<'a> {
     fn new(args: &'a Detect, rule: DetectionRule, run: RunDir, threads: usize) -> Result<Self> {
         let computer = Computer::open(&args.running.device)?;
@@ -305,7 +160,7 @@ impl<'a> Search<'a> {
         let suspect = computer.processor.freeze(&loaded.network)?;
         let known = inputs::first(images.images(), inputs::CHECKED_IMAGES);
         let clean_accuracy = stages::evaluate(&suspect, &known, None, 0)?.clean_accuracy;
-        loaded.warn_of_normalization(images.images())?;
+        loaded.warn_of_normalization(&known, clean_accuracy)?;
         if let Some(words) = loaded.near_chance(clean_accuracy) {
             bail!("nothing can be told of this network: {words}");
         }
@@ -523,45 +378,4 @@ impl<'a> Search<'a> {
         }
         Ok(())
     }
-
-    /// The command that removes what was found.
-    fn how_to_remove(&self, detection: &Detection, found: &[Searched]) -> Option<String> {
-        let args = self.args;
-        let mut words = vec![
-            "mesa defend".to_owned(),
-            quoted(&args.model),
-            "--with".to_owned(),
-        ];
-        for (figures, searched) in detection.classes.iter().zip(found) {
-            if figures.attacked {
-                words.push(quoted(&searched.shown(figures).fit.files.checkpoint));
-            }
-        }
-        let mut option = |name: &str, value: Option<String>| {
-            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
-        };
-        option("--data", args.data.data.as_deref().map(quoted));
-        option(
-            "--normalize",
-            args.normalize.normalize.map(|how| how.to_string()),
-        );
-        option("--preset", args.preset.preset.clone());
-        option("--config", args.preset.config.as_deref().map(quoted));
-        option(
-            "--placement",
-            args.placement.placement.map(|places| places.to_string()),
-        );
-        option("-o", Some("repaired.safetensors".to_owned()));
-        (detection.verdict == Verdict::Backdoor).then(|| words.join(" "))
-    }
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }

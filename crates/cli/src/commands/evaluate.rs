@@ -80,7 +80,8 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
         Ok(evaluate(frozen, &images, attacked.as_ref(), args.seed)?)
     })?;
     loaded.warn_near_chance(found.clean_accuracy);
-    loaded.warn_of_normalization(&data.test)?;
+    let known = inputs::first(&images, inputs::CHECKED_IMAGES);
+    loaded.warn_of_normalization(&known, found.clean_accuracy)?;
     let measured = Measured {
         model: args.model.display().to_string(),
         data: data.name.to_string(),

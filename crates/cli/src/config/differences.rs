@@ -53,7 +53,7 @@ impl ExperimentConfig {
 /// methods are computed, nor the training of the clean network, of which the
 /// sources say only that it is about 95 % accurate.
 fn figures(config: &ExperimentConfig) -> Value {
-    let mut value = serde_json::to_value(config).unwrap_or_default();
+    let mut value = serde_json::to_value(config).expect("settings are plain values");
     if let Some(tables) = value.as_object_mut() {
         for other in [
             "triggers",

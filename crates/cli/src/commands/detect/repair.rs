@@ -1,0 +1,54 @@
+//! The command that removes what a search found.
+
+use std::path::Path;
+
+use mesa_record::{Detection, Verdict};
+
+use super::{Search, Searched};
+
+impl Search<'_> {
+    /// The command that removes what was found.
+    pub(super) fn how_to_remove(
+        &self,
+        detection: &Detection,
+        found: &[Searched],
+    ) -> Option<String> {
+        let args = self.args;
+        let mut words = vec![
+            "mesa defend".to_owned(),
+            quoted(&args.model),
+            "--with".to_owned(),
+        ];
+        for (figures, searched) in detection.classes.iter().zip(found) {
+            if figures.attacked {
+                words.push(quoted(&searched.shown(figures).fit.files.checkpoint));
+            }
+        }
+        let mut option = |name: &str, value: Option<String>| {
+            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+        };
+        option("--data", args.data.data.as_deref().map(quoted));
+        option(
+            "--normalize",
+            args.normalize.normalize.map(|how| how.to_string()),
+        );
+        option("--preset", args.preset.preset.clone());
+        option("--config", args.preset.config.as_deref().map(quoted));
+        option(
+            "--placement",
+            args.placement.placement.map(|places| places.to_string()),
+        );
+        option("-o", Some("repaired.safetensors".to_owned()));
+        (detection.verdict == Verdict::Backdoor).then(|| words.join(" "))
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
