@@ -29,7 +29,8 @@ use crate::svg::{opened, text};
 pub fn detection_text(detection: &Detection) -> String {
     let mut words = headline(detection);
     words.push_str("\n\n");
-    words.push_str(&table(detection).to_terminal());
+    let table = table(detection).without(&[ENTROPY, SPREAD]);
+    words.push_str(&table.to_terminal());
     let _ = writeln!(words, "\n{}", rule_words(detection));
     if let Some(places) = places_words(detection) {
         let _ = writeln!(words, "{places}");
@@ -46,7 +47,7 @@ pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of an
     meet it may be missed where `mesa detect --placement` does not name one.";
 
 /// What the columns of best places say.
-const BEST_PLACES: &str = "best at: the place in which patches modeled anywhere work best, and the share of \
+const BEST_PLACES: &str = "best at: the place (row, column) in which patches modeled anywhere work best, and the share of \
     images that they turn there; a class that stands out there is modeled again in that place alone, \
     compared with what the other classes' patches do in theirs, and attacked if at least half of its \
     samples reach β as well";
@@ -170,6 +171,10 @@ pub(crate) fn modeled_place(class: &ClassDetection) -> Option<BestPlace> {
     class.sample_asr_anywhere.and(class.best_place)
 }
 
+/// Columns that a terminal has no room for: it shows 80 letters, and the verdict does without.
+const ENTROPY: &str = "h,\nnats";
+const SPREAD: &str = "pixel\nstd";
+
 /// A row for each class.
 pub(crate) fn table(detection: &Detection) -> Table {
     let title = format!(
@@ -183,14 +188,14 @@ pub(crate) fn table(detection: &Detection) -> Table {
         title,
         &[
             "class",
-            "anywhere\n%",
-            "best at\nrow, col.",
+            "any-\nwhere\n%",
+            "best\nat",
             "there\n%",
-            "ASR of\nsamples %",
+            "ASR of\nsamples\n%",
             "F ≥ β\n%",
-            "h,\nnats",
-            "pixel\nstd",
-            "anomaly\nindex",
+            ENTROPY,
+            SPREAD,
+            "anom-\naly\nindex",
             "remark",
         ],
     );

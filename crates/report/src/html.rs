@@ -7,6 +7,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::Table;
 use crate::embed::{title, width};
 use crate::svg::Figure;
+use crate::table::one_line;
 
 /// The shares of its size to which a figure shrinks and grows at most, so that its words stay
 /// readable; on narrower screens it scrolls within its box.
@@ -50,7 +51,7 @@ pub(crate) fn table_markup(table: &Table, links: &[Vec<String>]) -> Markup {
                 thead {
                     tr {
                         @for (index, column) in table.columns.iter().enumerate() {
-                            th scope="col" class=[number(index)] { (column) }
+                            th scope="col" class=[number(index)] { (one_line(column)) }
                         }
                     }
                 }

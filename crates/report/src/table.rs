@@ -29,7 +29,7 @@ const WORDS: [&str; 17] = [
 pub struct Table {
     /// What stands above it.
     pub title: String,
-    /// Headings; a line break in one serves terminals, which are narrow.
+    /// Headings; a line break in one serves terminals, which are narrow, and so does a hyphen before it.
     pub columns: Vec<String>,
     /// Cells, as many in each row as there are headings.
     pub rows: Vec<Vec<String>>,
@@ -50,13 +50,27 @@ impl Table {
     pub(crate) fn without_blank_columns(mut self) -> Self {
         for column in (1..self.columns.len()).rev() {
             if self.rows.iter().all(|row| row[column].is_empty()) {
-                self.columns.remove(column);
-                for row in &mut self.rows {
-                    row.remove(column);
-                }
+                self.remove(column);
             }
         }
         self
+    }
+
+    /// Drops the columns with these headings.
+    pub(crate) fn without(mut self, headings: &[&str]) -> Self {
+        for column in (0..self.columns.len()).rev() {
+            if headings.contains(&self.columns[column].as_str()) {
+                self.remove(column);
+            }
+        }
+        self
+    }
+
+    fn remove(&mut self, column: usize) {
+        self.columns.remove(column);
+        for row in &mut self.rows {
+            row.remove(column);
+        }
     }
 
     /// For a terminal: the title and the table in box-drawing characters.
@@ -97,10 +111,15 @@ impl Table {
     }
 }
 
+/// A cell without the line breaks that terminals need.
+pub(crate) fn one_line(cell: &str) -> String {
+    cell.replace("-\n", "").replace('\n', " ")
+}
+
 fn markdown_line(cells: &[String]) -> String {
     let cells: Vec<String> = cells
         .iter()
-        .map(|cell| cell.replace('|', "\\|").replace('\n', " "))
+        .map(|cell| one_line(cell).replace('|', "\\|"))
         .collect();
     format!("| {} |\n", cells.join(" | "))
 }
@@ -112,7 +131,7 @@ mod tests {
     fn table() -> Table {
         let mut table = Table::new(
             "two numbers".into(),
-            &["name", "two\nlines", "blank", "remark"],
+            &["name", "two\nhyphen-\nated", "blank", "remark"],
         );
         table
             .rows
