@@ -7,8 +7,11 @@ are another run's at each writing.
 The files named `refused_…` hold what is not read.
 """
 
+import argparse
 import io
+import pathlib
 import zipfile
+from unittest import mock
 
 import numpy as np
 import torch
@@ -73,6 +76,29 @@ def legacy_training(model):
     training = {"epoch": 3, "arch": "resnet18", "state_dict": state, "best_prec": 85.6}
     beside = {"optimizer": optimizer.state_dict()}
     return saved(training | beside, _use_new_zipfile_serialization=False)
+
+
+def traced(model, images):
+    """The network in TorchScript, without its normalization, which is no layer of it, and without what
+    helps to debug it, which names this machine's files."""
+    mean, std = model.mean, model.std
+    model.mean, model.std = 0.0, 1.0
+    whole, out = io.BytesIO(), io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, ((images - mean) / std).float()), whole)
+    model.mean, model.std = mean, std
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(out, "w") as new:
+        for entry in old.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                new.writestr(zipfile.ZipInfo(entry.filename), old.read(entry))
+    return out.getvalue()
+
+
+def with_sources(model):
+    """A whole module in the format before PyTorch 1.6: with each class goes its source, here a line in
+    place of it."""
+    line = ["# its source\n"], 1, "network.py"
+    with mock.patch("torch.serialization.get_source_lines_and_file", lambda *_: line):
+        return saved(model, _use_new_zipfile_serialization=False)
 
 
 def poisoned(name, count, changed):
@@ -156,6 +182,19 @@ def files(seeded, images):
     accuracies = {"best_clean_acc": torch.tensor(94.2), "best_bd_acc": torch.tensor(99.5)}
     state = model.state_dict()
     add("netc", model, state, {"netC": state, "schedulerC": {"last_epoch": 3}} | accuracies | grids)
+
+    # Whole modules, objects of their classes: in TorchScript, in data parallelism, under a key beside a training's arguments,
+    # and in the format before PyTorch 1.6, which adds the classes' source.
+    model = seeded(2, 10, kind="wideresnet10").float().eval()
+    contents["traced"] = traced(model, images)
+    model.register_buffer("seen", torch.zeros(3), persistent=False)
+    state = model.state_dict()
+    parallel = torch.nn.DataParallel(model)
+    contents["module_legacy"] = with_sources(model)
+    arguments = argparse.Namespace(lr=0.1, out=pathlib.PosixPath("runs"))
+    contents["module_key"] = saved({"epoch": 3, "args": arguments, "model": model})
+    add("module", model, state, parallel)
+    logits["traced"] = logits["module_legacy"] = logits["module_key"] = logits["module"]
 
     layer = torch.nn.Linear(2, 1)
     contents["refused_module"] = saved(layer)

@@ -1,6 +1,7 @@
 //! Networks in files that PyTorch saved: read in every variant, refused where they hold more,
 //! and never a panic, a hang or a bomb whatever happened to the bytes.
 
+use std::collections::BTreeSet;
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use super::{Vectors, assert_close, values};
 const TOLERANCE: f32 = 2e-5;
 
 /// Each variant with its kind, width and number of classes.
-const ZIPPED: [(&str, &str, usize, usize); 7] = [
+const ZIPPED: [(&str, &str, usize, usize); 10] = [
     ("bare", "resnet18", 2, 10),
     ("net", "resnet18", 3, 10),
     ("model", "resnet18", 2, 4),
@@ -25,10 +26,17 @@ const ZIPPED: [(&str, &str, usize, usize); 7] = [
     ("model_state_dict", "resnet50", 2, 10),
     ("attack_result", "preactresnet18", 2, 10),
     ("netc", "preactresnet18", 2, 10),
+    ("module", "wideresnet10", 2, 10),
+    ("module_key", "wideresnet10", 2, 10),
+    ("traced", "wideresnet10", 2, 10),
 ];
 
-/// The network of `bare` in the format before PyTorch 1.6.
-const LEGACY: &str = "legacy";
+/// Files in the format before PyTorch 1.6, each with the one that has the same network in a later one.
+const LEGACY: [(&str, &str); 2] = [("legacy", "bare"), ("module_legacy", "module")];
+
+fn is_legacy(name: &str) -> bool {
+    LEGACY.iter().any(|(legacy, _)| *legacy == name)
+}
 
 fn file(name: &str) -> PathBuf {
     let folder = concat!(
@@ -36,7 +44,7 @@ fn file(name: &str) -> PathBuf {
         "/../../tests/golden/checkpoints"
     );
     // As training scripts of that time call it.
-    let suffix = if name == LEGACY { "pth.tar" } else { "pth" };
+    let suffix = if is_legacy(name) { "pth.tar" } else { "pth" };
     Path::new(folder).join(format!("{name}.{suffix}"))
 }
 
@@ -56,7 +64,8 @@ fn refusal(bytes: &[u8]) -> PytorchError {
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    ZIPPED.into_iter().map(|(name, ..)| name).chain([LEGACY])
+    let zipped = ZIPPED.into_iter().map(|(name, ..)| name);
+    zipped.chain(LEGACY.into_iter().map(|(name, _)| name))
 }
 
 #[test]
@@ -66,7 +75,19 @@ fn every_variant_gives_pytorchs_logits() {
     let normalization = vectors.metadata["normalization"].parse().unwrap();
     for (name, kind, width, num_classes) in ZIPPED {
         let loaded = load_network_with(&file(name), Some(normalization)).unwrap();
-        assert_eq!(loaded.normalization_from, NormalizationSource::Caller);
+        // Whole modules have it among their attributes.
+        let (source, classes) = if name.starts_with("module") {
+            let names = ["WideBlock", "WideResNet", "WideStage"];
+            (NormalizationSource::File, BTreeSet::from(names))
+        } else {
+            (NormalizationSource::Caller, BTreeSet::new())
+        };
+        assert_eq!(loaded.normalization_from, source, "{name}");
+        let found = loaded.classes.iter();
+        let found: BTreeSet<_> = found
+            .filter_map(|class| class.split('.').next_back())
+            .collect();
+        assert_eq!(found, classes, "{name}");
         let config = loaded.info.config;
         let found = (config.architecture.name(), config.width, config.num_classes);
         assert_eq!(found, (kind.to_owned(), width, num_classes));
@@ -87,9 +108,11 @@ fn the_format_before_1_6_gives_the_same_bits() {
         let state = loaded.network.state().unwrap();
         (loaded.info, state.into_iter().map(bits).collect::<Vec<_>>())
     };
-    assert_eq!(bits(LEGACY), bits("bare"));
-    // What it is counts, not what it is called.
-    assert!(read(&fs_err::read(file(LEGACY)).unwrap()).is_ok());
+    for (legacy, later) in LEGACY {
+        assert_eq!(bits(legacy), bits(later));
+        // What it is counts, not what it is called.
+        assert!(read(&fs_err::read(file(legacy)).unwrap()).is_ok());
+    }
 }
 
 #[test]
@@ -105,18 +128,30 @@ fn ten_classes_are_taken_for_cifar10_and_other_numbers_for_nothing() {
 #[test]
 fn other_files_of_pytorch_are_refused_with_what_to_do() {
     let refused = |name: &str| refusal(&fs_err::read(file(name)).unwrap());
-    let module = refused("refused_module");
+    let order = refused("refused_big_endian");
+    assert!(matches!(&order, PytorchError::ByteOrder { found } if found == "big"));
+    // A module of another kind is read, and is no network.
+    let bytes = fs_err::read(file("refused_module")).unwrap();
+    let Err(Error::Layout { source, .. }) = read(&bytes) else {
+        panic!("a single layer is no network")
+    };
+    let words = source.to_string();
+    assert!(words.ends_with("unexpected: bias, weight"), "{words}");
+    // A class may be named, a call is refused by name.
+    let called = with_pickle(b"\x80\x02}(X\x03\0\0\0netcmodels\nload\n)Ru.");
+    let called = refusal(&called);
     let PytorchError::Pickle {
         source: source @ PickleError::Global { name, .. },
         ..
-    } = &module
+    } = &called
     else {
-        panic!("{module:?}")
+        panic!("{called:?}")
     };
-    assert_eq!(name, "torch.nn.modules.linear.Linear");
+    assert_eq!(name, "models.load");
     assert!(source.to_string().contains("torch.save(model.state_dict()"));
-    let order = refused("refused_big_endian");
-    assert!(matches!(&order, PytorchError::ByteOrder { found } if found == "big"));
+    // Named alone it runs nothing, and no network needs it.
+    let named = refusal(&with_pickle(b"\x80\x02cposix\nsystem\n)\x81."));
+    assert!(matches!(&named, PytorchError::RunsCode { name } if name == "posix.system"));
 }
 
 /// The same archive, but for what `change` makes of its records.
@@ -184,7 +219,7 @@ fn a_changed_pickle_is_an_error_or_a_network() {
                     _ => drop(content.splice(at..at, [rng.random(), rng.random()])),
                 }
             };
-            let changed = if name == LEGACY {
+            let changed = if is_legacy(name) {
                 // Its pickles come first.
                 let mut content = whole.clone();
                 change(&mut content, whole.len() / 8);

@@ -234,9 +234,10 @@ class WideResNet(nn.Module):
 
 
 # Blocks of each stage, and which: He et al. 2016, table 1.
-SHALLOW, DEEP = (2, 2, 2, 2), (3, 4, 6, 3)
+SHALLOW, DEEP, NARROW = (2, 2, 2, 2), (3, 4, 6, 3), (3, 3, 3)
 NETWORKS = {
     "resnet18": (SHALLOW, BasicBlock),
+    "resnet20": (NARROW, BasicBlock),
     "resnet34": (DEEP, BasicBlock),
     "resnet50": (DEEP, Bottleneck),
     "preactresnet18": (SHALLOW, PreactivatedBlock),
@@ -261,12 +262,14 @@ class ResNet(nn.Module):
                 blocks.append(block(inputs, width << stage, stride))
                 inputs = (width << stage) * (4 if block in (Bottleneck, PreactivatedBottleneck) else 1)
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.stages = len(stages)
         self.linear = nn.Linear(inputs, num_classes)
 
     def forward(self, images):
         xs = self.conv1((images - self.mean) / self.std)
         xs = relu(self.bn1(xs)) if hasattr(self, "bn1") else xs
-        xs = self.layer4(self.layer3(self.layer2(self.layer1(xs))))
+        for stage in range(self.stages):
+            xs = getattr(self, f"layer{stage + 1}")(xs)
         return self.linear(xs.mean((2, 3)))
 
 
@@ -287,7 +290,7 @@ def seeded_resnet(draw, width, num_classes, mean, std, images, kind="resnet18"):
         model = ResNet(kind, width, num_classes, mean, std).double()
     # A deeper random network amplifies rounding from block to block, unless blocks add little to what
     # passes them, as in a trained one.
-    last = {"resnet34": "bn2.weight", "resnet50": "bn3.weight", "preactresnet50": "bn3.weight"}.get(kind)
+    last = {"resnet20": "bn2.weight", "resnet34": "bn2.weight", "resnet50": "bn3.weight", "preactresnet50": "bn3.weight"}.get(kind)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.dim() == 4:
@@ -664,6 +667,7 @@ def cases():
     return (
         resnet_case("resnet18_w4", 3, 4, 10, *CIFAR10, every_gradient=True)
         | resnet_case("resnet18_w5", 4, 5, 7, *CIFAR100, every_gradient=False)
+        | resnet_case("resnet20_w2", 25, 2, 10, *CIFAR10, every_gradient=True, kind="resnet20")
         | resnet_case("resnet34_w2", 447, 2, 10, *CIFAR10, every_gradient=True, kind="resnet34")
         | resnet_case("resnet50_w2", 526, 2, 10, *CIFAR10, every_gradient=True, kind="resnet50")
         | resnet_case("preactresnet18_w5", 14, 5, 7, *CIFAR100, every_gradient=True, kind="preactresnet18")
@@ -685,7 +689,7 @@ def write(folder):
     # What PyTorch writes differs with its version: a rewrite keeps to what was asked for.
     (folder / "checkpoints").mkdir(exist_ok=True)
     for name, content in contents.items():
-        suffix = "pth.tar" if name == "legacy" else "pth"
+        suffix = "pth.tar" if name.endswith("legacy") else "pth"
         (folder / "checkpoints" / f"{name}.{suffix}").write_bytes(content)
 
 

@@ -9,9 +9,10 @@ use super::{Vectors, assert_close, values};
 /// Twenty to fifty convolutions deep, f32 keeps five digits of activations, and of their gradients.
 const TOLERANCE: f32 = 2e-5;
 
-const CASES: [&str; 7] = [
+const CASES: [&str; 8] = [
     "resnet18_w4",
     "resnet18_w5",
+    "resnet20_w2",
     "resnet34_w2",
     "resnet50_w2",
     "preactresnet18_w5",

@@ -170,6 +170,9 @@ pub(crate) struct Loaded {
     pub(crate) sha256: String,
 }
 
+/// Classes of other programs in a file that are named before the rest is counted.
+const NAMED_CLASSES: usize = 5;
+
 /// Loads a network; `normalize` is for files that do not say how images are normalized.
 pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<Loaded> {
     let loaded = load_network_with(path, normalize).map_err(|error| match error {
@@ -184,7 +187,19 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
         network,
         info,
         normalization_from,
+        classes,
     } = loaded?;
+    if !classes.is_empty() {
+        let mut named: Vec<String> = classes.iter().take(NAMED_CLASSES).cloned().collect();
+        if classes.len() > named.len() {
+            named.push(format!("{} more", classes.len() - named.len()));
+        }
+        tracing::info!(
+            "{} is more than a state dict: torch.load would run code of {}; nothing of it was run here",
+            path.display(),
+            named.join(", ")
+        );
+    }
     let normalization = info.normalization;
     if normalization_from == NormalizationSource::Classes {
         tracing::info!(

@@ -37,6 +37,7 @@ const GLOBALS: [&str; 5] = [
 /// opcodes. Without a bound the values would take many times the memory of the file.
 const ALLOWED: Allowed<'_> = Allowed {
     globals: &GLOBALS,
+    objects: None,
     advice: "only NumPy's arrays, numbers and texts are read",
     most_opcodes: 1 << 20,
 };

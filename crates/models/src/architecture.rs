@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// What residual networks have in common but for how deep and how wide they are.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub enum Family {
-    /// Batch norm behind each convolution; four stages (He et al. 2016).
+    /// Batch norm behind each convolution; four stages, or three of narrow layers (He et al. 2016).
     #[default]
     ResNet,
     /// Batch norm and ReLU before each convolution of a block (He et al. 2016b): the network that most
@@ -27,7 +27,8 @@ impl Family {
     /// The numbers of layers that its networks have.
     fn layers(self) -> &'static [usize] {
         match self {
-            Self::ResNet | Self::PreActResNet => &[18, 34, 50, 101, 152],
+            Self::ResNet => &[18, 20, 32, 34, 44, 50, 56, 101, 110, 152],
+            Self::PreActResNet => &[18, 34, 50, 101, 152],
             Self::WideResNet => &[10, 16, 22, 28, 34, 40],
         }
     }
@@ -113,6 +114,8 @@ impl Architecture {
         match (self.family, self.layers) {
             // Two convolutions in each block; the others are the stem and three projections.
             (Family::WideResNet, layers) => vec![(layers - 4) / 6; 3],
+            // The stem and the linear layer.
+            (Family::ResNet, layers @ (20 | 32 | 44 | 56 | 110)) => vec![(layers - 2) / 6; 3],
             (_, 18) => vec![2, 2, 2, 2],
             (_, 34 | 50) => vec![3, 4, 6, 3],
             (_, 101) => vec![3, 4, 23, 3],
@@ -122,22 +125,29 @@ impl Architecture {
 
     /// Whether blocks are bottlenecks of three convolutions, not pairs of 3×3 ones.
     pub(crate) fn has_bottlenecks(self) -> bool {
-        self.family != Family::WideResNet && self.layers >= 50
+        self.blocks().len() == 4 && self.layers >= 50
     }
 
     /// That of the network whose tensors have these names, or the nearest one.
     pub(crate) fn of_names<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> Self {
         let family = Family::of_names(names);
-        let is_third = |name: &str| name.ends_with(".conv3.weight");
-        let has_bottlenecks = family != Family::WideResNet && names.clone().any(is_third);
+        let has = |part: &str| names.clone().any(|name| name.contains(part));
+        let has_bottlenecks = family != Family::WideResNet && has(".conv3.weight");
+        let stages = if family == Family::WideResNet || has("layer3.") && !has("layer4.") {
+            3
+        } else {
+            4
+        };
         // The third stage tells depths apart.
         let third = |name: &&str| {
             let in_stage = name.starts_with("layer3.") || name.starts_with("block3.layer.");
             in_stage && name.ends_with(".conv1.weight")
         };
         let found = names.clone().filter(third).count();
-        let alike = Self::all()
-            .filter(|kind| kind.family == family && kind.has_bottlenecks() == has_bottlenecks);
+        let alike = Self::all().filter(|kind| {
+            (kind.family, kind.blocks().len()) == (family, stages)
+                && kind.has_bottlenecks() == has_bottlenecks
+        });
         let nearest = alike.min_by_key(|kind| kind.blocks()[2].abs_diff(found));
         nearest.unwrap_or_default()
     }
@@ -202,9 +212,9 @@ mod tests {
         let preactivated: Architecture = "preactresnet18".parse().unwrap();
         assert_eq!(preactivated.to_string(), "PreActResNet-18");
         assert_eq!(preactivated.family(), Family::PreActResNet);
-        let refused = "resnet20".parse::<Architecture>().unwrap_err().to_string();
+        let refused = "resnet19".parse::<Architecture>().unwrap_err().to_string();
         assert!(
-            refused.contains("resnet20") && refused.contains("wideresnet16"),
+            refused.contains("resnet19") && refused.contains("wideresnet16"),
             "{refused}"
         );
     }

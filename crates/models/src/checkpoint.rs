@@ -1,6 +1,6 @@
 //! Checkpoints: safetensors and PyTorch's files in and out, atomically, with what made them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -36,12 +36,14 @@ pub struct LoadedNetwork {
     pub info: CheckpointInfo,
     /// Who says how its images are normalized.
     pub normalization_from: NormalizationSource,
+    /// Classes of other programs in a whole module, whose code `torch.load` would run.
+    pub classes: BTreeSet<String>,
 }
 
 /// Who says how images are normalized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormalizationSource {
-    /// The file itself, which this project wrote.
+    /// The file itself, which this project wrote, or which has a layer that normalizes them.
     File,
     /// The caller.
     Caller,
@@ -94,8 +96,8 @@ pub fn load_network(path: &Path) -> Result<(Network, CheckpointInfo)> {
     Ok((loaded.network, loaded.info))
 }
 
-/// Reads a network written by [`save_network`], or a state dict of a common ResNet for 32×32 images
-/// that PyTorch saved (`.pt`, `.pth`, `.pth.tar`) or that lies in a safetensors file.
+/// Reads a network written by [`save_network`], or a state dict or a whole module of a common ResNet
+/// for 32×32 images that PyTorch saved (`.pt`, `.pth`, `.pth.tar`), or one in a safetensors file.
 ///
 /// Such a state dict does not say how images are normalized: `normalization` does, else the number
 /// of classes, which may be wrong. Nothing in a file is executed, and no more is allocated than
@@ -115,21 +117,23 @@ pub fn load_network_with(
     let bytes = read_file(path)?;
     // What it is counts, not what it is called; the name decides where neither format begins so.
     let by_name = named_by_pytorch(path) && !is_safetensors(&bytes);
-    let (tensors, info) = if by_name || pytorch::is_pytorch(&bytes) {
+    let (tensors, info, classes) = if by_name || pytorch::is_pytorch(&bytes) {
         let contents = pytorch::read(&bytes).map_err(|source| Error::Pytorch {
             path: path.to_owned(),
             source,
         })?;
-        (contents.tensors, contents.info.map(str::to_owned))
+        let info = contents.info.map(str::to_owned);
+        (contents.tensors, info, contents.classes)
     } else {
         let (tensors, mut metadata) = raw_tensors(path, &bytes)?;
-        (tensors, metadata.remove(INFO_KEY))
+        (tensors, metadata.remove(INFO_KEY), BTreeSet::new())
     };
     let info = info.map(|text| parse_info(path, &text)).transpose()?;
-    let (config, state) = network_state(tensors, bytes.len()).map_err(|source| Error::Layout {
+    let found = network_state(tensors, bytes.len()).map_err(|source| Error::Layout {
         path: path.to_owned(),
         source,
-    })?;
+    });
+    let (config, state, own_normalization) = found?;
     // The network needs the room.
     drop(bytes);
     let (info, normalization_from) = match info {
@@ -137,7 +141,7 @@ pub fn load_network_with(
             check_info(path, &info, config, normalization)?;
             (info, NormalizationSource::File)
         }
-        None => foreign_info(path, config, normalization)?,
+        None => foreign_info(path, config, own_normalization, normalization)?,
     };
     let mut rng = Seeds::new(0, "replaced").start();
     let mut network = Network::resnet(config, info.normalization, &mut rng)?;
@@ -146,6 +150,7 @@ pub fn load_network_with(
         network,
         info,
         normalization_from,
+        classes,
     })
 }
 
@@ -183,26 +188,40 @@ fn check_info(
             ),
         });
     }
-    if normalization.is_some_and(|given| given != info.normalization) {
+    check_normalization(path, info.normalization, normalization)
+}
+
+/// Checks what a file says of normalization against what the caller says.
+fn check_normalization(
+    path: &Path,
+    found: Normalization,
+    given: Option<Normalization>,
+) -> Result<()> {
+    if given.is_some_and(|given| given != found) {
         return Err(Error::OtherNormalization {
             path: path.to_owned(),
-            found: info.normalization,
+            found,
         });
     }
     Ok(())
 }
 
-/// What can be said of a network whose file says nothing.
+/// What can be said of a network that another program wrote: `own` is what a layer of it normalizes by.
 fn foreign_info(
     path: &Path,
     config: ResNetConfig,
+    own: Option<Normalization>,
     normalization: Option<Normalization>,
 ) -> Result<(CheckpointInfo, NormalizationSource)> {
-    let (normalization, source) = match (normalization, config.num_classes) {
-        (Some(given), _) => (given, NormalizationSource::Caller),
-        (None, 10) => (Normalization::cifar10(), NormalizationSource::Classes),
-        (None, 100) => (Normalization::cifar100(), NormalizationSource::Classes),
-        (None, num_classes) => {
+    if let Some(own) = own {
+        check_normalization(path, own, normalization)?;
+    }
+    let (normalization, source) = match (own, normalization, config.num_classes) {
+        (Some(own), ..) => (own, NormalizationSource::File),
+        (None, Some(given), _) => (given, NormalizationSource::Caller),
+        (None, None, 10) => (Normalization::cifar10(), NormalizationSource::Classes),
+        (None, None, 100) => (Normalization::cifar100(), NormalizationSource::Classes),
+        (None, None, num_classes) => {
             return Err(Error::NoNormalization {
                 path: path.to_owned(),
                 num_classes,

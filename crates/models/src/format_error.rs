@@ -121,7 +121,7 @@ pub enum PytorchError {
     },
     /// Nothing in it is a state dict.
     #[error(
-        "it holds no state dict: expected tensors by name, or under `net`, `netC`, `state_dict`, \
+        "it holds no state dict: expected a module, or tensors by name, or either under `net`, `netC`, `state_dict`, \
          `model` or `model_state_dict`; \
          found the keys [{keys}]"
     )]
@@ -129,6 +129,12 @@ pub enum PytorchError {
         /// The keys it has.
         keys: String,
     },
+    /// A module that holds more than any network's, or itself.
+    #[error(
+        "its modules hold each other, or more of them than any network has; save the state dict alone: \
+         torch.save(model.state_dict(), FILE)"
+    )]
+    Nested,
     /// A tensor that is not described as PyTorch does it.
     #[error("tensor {name} is not described as PyTorch does it")]
     Tensor {
@@ -144,7 +150,7 @@ pub enum LayoutError {
     /// Names that none of the networks known has, or does without.
     #[error(
         "its names are not those of a ResNet for 32x32 images (read are ResNets and PreActResNets of 18, 34, \
-         50, 101 and 152 layers, and WideResNets); of the nearest, {nearest}, missing: {missing}; unexpected: \
+         50, 101 and 152 layers, ResNets of 20, 32, 44, 56 and 110, and WideResNets); of the nearest, {nearest}, missing: {missing}; unexpected: \
          {unexpected}"
     )]
     Names {
@@ -154,6 +160,16 @@ pub enum LayoutError {
         missing: String,
         /// Names that nothing asks for.
         unexpected: String,
+    },
+    /// Blocks that pad with zeros what passes them by where it has another shape.
+    #[error(
+        "it has the names of a {nearest} without projections: its shortcuts pad with zeros (option A of He \
+         et al. 2016), which is not read; of {nearest}s those with projections are (option B: \
+         `shortcut.0`, `shortcut.1` or `downsample.0`, `downsample.1`)"
+    )]
+    Padded {
+        /// What it would be with projections.
+        nearest: Architecture,
     },
     /// A size that no network has.
     #[error(
@@ -212,6 +228,14 @@ pub enum LayoutError {
         name: String,
         /// Which of its elements.
         element: usize,
+        /// The value.
+        value: f32,
+    },
+    /// Images that are to be divided by what is no standard deviation.
+    #[error("{name} holds {value}, by which no image can be normalized")]
+    Deviation {
+        /// The tensor.
+        name: String,
         /// The value.
         value: f32,
     },

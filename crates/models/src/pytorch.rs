@@ -1,12 +1,13 @@
-//! State dicts as `torch.save` writes them: a pickle, which names the tensors, and plain numbers for
-//! each storage, in a zip archive or, before PyTorch 1.6, one after the other. Nothing in the file is
-//! executed.
+//! State dicts and whole modules as `torch.save` writes them: a pickle, which names the tensors, and
+//! plain numbers for each storage, in a zip archive or, before PyTorch 1.6, one after the other. Nothing
+//! in the file is executed.
 
 mod archive;
 mod legacy;
+mod module;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesa_pickle::{Allowed, Error as PickleError, Id, ORDERED_DICT, Pickle, Value, shown};
 use safetensors::Dtype;
@@ -37,8 +38,8 @@ const REBUILD_TENSOR_OF_TYPE: &str = "torch._utils._rebuild_tensor_v3";
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 const UNTYPED_STORAGE: &str = "torch.storage.UntypedStorage";
 
-/// Everything that a pickle may name, with the type of a storage's or tensor's elements.
-const GLOBALS: [(&str, Option<Dtype>); 35] = [
+/// Everything that a pickle may call, with the type of a storage's or tensor's elements.
+const GLOBALS: [(&str, Option<Dtype>); 52] = [
     (REBUILD_TENSOR, None),
     (REBUILD_TENSOR_OF_TYPE, None),
     (REBUILD_PARAMETER, None),
@@ -75,6 +76,24 @@ const GLOBALS: [(&str, Option<Dtype>); 35] = [
     ("numpy._core.multiarray._reconstruct", None),
     ("numpy.ndarray", None),
     ("_codecs.encode", None),
+    ("collections.defaultdict", None),
+    ("collections.deque", None),
+    ("datetime.date", None),
+    ("datetime.datetime", None),
+    ("datetime.timedelta", None),
+    ("pathlib.PosixPath", None),
+    ("pathlib.WindowsPath", None),
+    ("pathlib._local.PosixPath", None),
+    ("pathlib._local.WindowsPath", None),
+    // What stands among a module's attributes, in TorchScript and before PyTorch 1.2.
+    ("__builtin__.set", None),
+    ("builtins.set", None),
+    ("torch.jit._pickle.build_boollist", None),
+    ("torch.jit._pickle.build_doublelist", None),
+    ("torch.jit._pickle.build_intlist", None),
+    ("torch.jit._pickle.build_tensorlist", None),
+    ("torch.jit._pickle.restore_type_tag", None),
+    ("torch.nn.backends.thnn._get_thnn_function_backend", None),
 ];
 
 /// What a file of PyTorch holds.
@@ -82,6 +101,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) tensors: BTreeMap<String, RawTensor<'a>>,
     /// The text of [`INFO_RECORD`].
     pub(crate) info: Option<&'a str>,
+    /// Classes of other programs, whose code PyTorch would run.
+    pub(crate) classes: BTreeSet<String>,
 }
 
 /// How tar archives are marked, and where.
@@ -112,7 +133,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         let info = info.and_then(|text| std::str::from_utf8(text).ok());
         let pickle = read_tensors(archive.record("data.pkl")?)?;
         let tensors = tensors(&pickle, &mut archive)?;
-        return Ok(Contents { tensors, info });
+        return Ok(Contents {
+            tensors,
+            info,
+            classes: module::foreign_classes(&pickle),
+        });
     }
     if legacy::is_legacy(bytes) {
         let (pickle, mut storages) = legacy::open(bytes)?;
@@ -120,6 +145,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         return Ok(Contents {
             tensors,
             info: None,
+            classes: module::foreign_classes(&pickle),
         });
     }
     Err(if is_tar(bytes) {
@@ -133,10 +159,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
 fn read_tensors(bytes: &[u8]) -> Result<Pickle<'_>, PytorchError> {
     let allowed = Allowed {
         globals: &GLOBALS.map(|(name, _)| name),
-        advice: "only tensors and plain values are read. torch.load runs what a file names: only \
-                 if you trust whoever made it, load it there and save the state dict alone, from a \
-                 whole module by torch.save(model.state_dict(), FILE), from a dictionary that holds \
-                 one under a key by torch.save(torch.load(FILE)[KEY], OTHER)",
+        objects: Some(|name| !runs_code(name)),
+        advice: "tensors, plain values and modules are read, and nothing is called. torch.load runs \
+                 what a file names: only if you trust whoever made it, load it there and save the \
+                 state dict alone, from a whole module by torch.save(model.state_dict(), FILE), from \
+                 a dictionary that holds one under a key by torch.save(torch.load(FILE)[KEY], OTHER)",
         most_opcodes: MOST_OPCODES,
     };
     read_pickle(bytes, "its tensors", allowed)
@@ -225,10 +252,10 @@ fn tensors<'a>(
         let mut described = Described {
             pickle,
             storages,
-            name,
+            name: &name,
         };
         if let Some(tensor) = described.tensor(value)? {
-            tensors.insert(name.to_owned(), tensor);
+            tensors.insert(name, tensor);
         }
     }
     Ok(tensors)
@@ -317,26 +344,34 @@ fn element(pickle: &Pickle<'_>, id: Id) -> Option<Dtype> {
     GLOBALS.iter().find(|(known, _)| known == name)?.1
 }
 
-/// The entries of the state dict: what lies under one of [`KEYS`], else what is saved.
-fn state_dict<'p>(pickle: &'p Pickle<'_>) -> Result<Vec<(&'p str, Id)>, PytorchError> {
-    let outer = entries(pickle, pickle.root());
-    let has_tensors = |entries: &[(&str, Id)]| {
-        let mut values = entries.iter().map(|(_, value)| *value);
-        values.any(|value| is_tensor(pickle, value))
+/// The entries of the state dict: what lies under one of [`KEYS`], else what is saved; a whole module
+/// stands for its own.
+fn state_dict(pickle: &Pickle<'_>) -> Result<Vec<(String, Id)>, PytorchError> {
+    let of = |value: &Value<'_>| {
+        if let Value::Object(_, Some(state)) = *value {
+            module::state_dict(pickle, state)
+        } else {
+            let entries = entries(pickle, value).into_iter();
+            Ok(entries.map(|(name, id)| (name.to_owned(), id)).collect())
+        }
     };
+    let has_tensors =
+        |entries: &[(String, Id)]| entries.iter().any(|(_, value)| is_tensor(pickle, *value));
+    let outer = entries(pickle, pickle.root());
     // Before the tensors that may stand beside it: grids, accuracies.
     for key in KEYS {
         // The last of equal keys, as Python has it.
         let Some((_, value)) = outer.iter().rfind(|(name, _)| *name == key) else {
             continue;
         };
-        let inner = entries(pickle, pickle.get(*value));
+        let inner = of(pickle.get(*value))?;
         if has_tensors(&inner) {
             return Ok(inner);
         }
     }
-    if has_tensors(&outer) {
-        return Ok(outer);
+    let all = of(pickle.root())?;
+    if has_tensors(&all) {
+        return Ok(all);
     }
     let keys: Vec<String> = outer.iter().take(20).map(|(key, _)| shown(key)).collect();
     Err(PytorchError::NoStateDict {
@@ -459,6 +494,7 @@ mod tests {
         let bytes = b"cposix\nsystem\n(S'true'\ntR.";
         let allowed = Allowed {
             globals: &[],
+            objects: None,
             advice: "",
             most_opcodes: MOST_OPCODES,
         };

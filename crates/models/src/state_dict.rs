@@ -7,7 +7,8 @@ use half::{bf16, f16};
 use mesa_pickle::shown;
 use safetensors::Dtype;
 
-use crate::{Architecture, Family, LayoutError, NamedTensors, ResNetConfig};
+use crate::graph::COLORS;
+use crate::{Architecture, Family, LayoutError, NamedTensors, Normalization, ResNetConfig};
 
 /// A tensor that still lies in the bytes of its file.
 #[derive(Clone, Debug)]
@@ -23,8 +24,10 @@ pub(crate) struct RawTensor<'a> {
 }
 
 /// Prefixes that wrappers put before every name: Lightning's and other modules around a network, data
-/// parallelism, compilation.
-const WRAPPERS: [&str; 6] = [
+/// parallelism, compilation; a layer before or behind it makes it part of a sequence.
+const WRAPPERS: [&str; 8] = [
+    "0.",
+    "1.",
     "model.",
     "net.",
     "backbone.",
@@ -36,20 +39,29 @@ const WRAPPERS: [&str; 6] = [
 /// Counts batches for an average that nobody takes here.
 const COUNTER: &str = ".num_batches_tracked";
 
+/// Counts the networks of which one in a file is the average.
+const AVERAGED: &str = "n_averaged";
+
+/// What a layer that normalizes images calls its tensors, of three elements each.
+pub(crate) const NORMALIZATION: [&str; 2] = ["mean", "std"];
+
 /// Ends the names of batch norm's variances, of which square roots are taken.
 const VARIANCE: &str = ".running_var";
 
 /// Names that are shown in errors before the rest is counted.
 const SHOWN: usize = 8;
 
-/// The network's size and its tensors as [`crate::Network::load_state`] takes them.
+/// The network's size, its tensors as [`crate::Network::load_state`] takes them, and how images are
+/// normalized where a layer of it does so.
 ///
 /// Nothing is allocated before every name and shape has been checked, and no more elements than
 /// the file has bytes.
 pub(crate) fn network_state(
     tensors: BTreeMap<String, RawTensor<'_>>,
     file_len: usize,
-) -> Result<(ResNetConfig, NamedTensors), LayoutError> {
+) -> Result<(ResNetConfig, NamedTensors, Option<Normalization>), LayoutError> {
+    let mut tensors = tensors;
+    let normalization = take_normalization(&mut tensors)?;
     let tensors = renamed(tensors);
     let nearest = Architecture::of_names(&tensors.keys().map(String::as_str));
     let first = |name: &str| {
@@ -69,6 +81,10 @@ pub(crate) fn network_state(
         .keys()
         .filter(|name| !known.contains_key(*name))
         .collect();
+    let is_projection = |name: &&String| name.contains(".shortcut.");
+    if !missing.is_empty() && missing.iter().all(is_projection) && unexpected.is_empty() {
+        return Err(LayoutError::Padded { nearest });
+    }
     if !missing.is_empty() || !unexpected.is_empty() {
         return Err(LayoutError::Names {
             nearest,
@@ -116,11 +132,53 @@ pub(crate) fn network_state(
         let values = Tensor::from_vec(values, tensor.shape, &Device::Cpu)?;
         state.insert(name, values);
     }
-    Ok((config, state))
+    Ok((config, state, normalization))
+}
+
+/// Takes out the tensors of the layer that normalizes images, if there is one.
+fn take_normalization(
+    tensors: &mut BTreeMap<String, RawTensor<'_>>,
+) -> Result<Option<Normalization>, LayoutError> {
+    let is_of_colors = |name: &str| {
+        let tensor = tensors.get(name);
+        tensor.is_some_and(|tensor| {
+            let sizes = tensor.shape.iter().filter(|size| **size != 1);
+            sizes.eq([&COLORS])
+        })
+    };
+    let layer = |name: &String| {
+        let layer = name.strip_suffix(NORMALIZATION[1])?;
+        let is_layer = layer.is_empty() || layer.ends_with('.');
+        let names = NORMALIZATION.map(|name| format!("{layer}{name}"));
+        (is_layer && names.iter().all(|name| is_of_colors(name))).then_some(names)
+    };
+    let layers: Vec<[String; 2]> = tensors.keys().filter_map(layer).collect();
+    // Several are unexpected, like any other name.
+    let [[mean, std]] = layers.as_slice() else {
+        return Ok(None);
+    };
+    let mut three = |name: &String| {
+        let values = tensors[name].values(name)?;
+        tensors.remove(name);
+        let values: [f32; COLORS] = values.try_into().expect("three elements");
+        Ok::<_, LayoutError>(values)
+    };
+    let normalization = Normalization {
+        mean: three(mean)?,
+        std: three(std)?,
+    };
+    match normalization.std.into_iter().find(|value| *value <= 0.0) {
+        Some(value) => Err(LayoutError::Deviation {
+            name: std.clone(),
+            value,
+        }),
+        None => Ok(Some(normalization)),
+    }
 }
 
 /// The tensors under this project's names, counters left out.
 fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, RawTensor<'_>> {
+    tensors.retain(|name, _| !name.ends_with(COUNTER) && name != AVERAGED);
     while let Some(wrapper) = WRAPPERS
         .into_iter()
         .find(|wrapper| !tensors.is_empty() && tensors.keys().all(|name| name.starts_with(wrapper)))
@@ -128,7 +186,6 @@ fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, Raw
         let bare = |(name, tensor): (String, _)| (name[wrapper.len()..].to_owned(), tensor);
         tensors = tensors.into_iter().map(bare).collect();
     }
-    tensors.retain(|name, _| !name.ends_with(COUNTER));
     let taken: BTreeSet<String> = tensors.keys().cloned().collect();
     if Family::of_names(&taken.iter().map(String::as_str)) == Family::WideResNet {
         // It has no other names.
@@ -341,9 +398,40 @@ mod tests {
             })
             .map(|(name, tensor)| (format!("module.net.{name}"), tensor))
             .collect();
-        let (config, state) = network_state(theirs, 1 << 20).unwrap();
+        let (config, state, _) = network_state(theirs, 1 << 20).unwrap();
         assert_eq!((config.width, config.num_classes), (1, 2));
         assert!(state.contains_key("layer2.0.shortcut.1.running_var"));
+    }
+
+    /// `nn.Sequential(normalize, network)` in data parallelism, of averaged weights.
+    #[test]
+    fn a_layer_before_the_network_says_how_images_are_normalized() {
+        let storage = vec![0; ENOUGH];
+        let three = |value: f32| [0.0, value, value, value].map(f32::to_le_bytes).concat();
+        let (mean, halves, nothing) = (three(0.25), three(0.5), three(0.0));
+        let with = |std: &[u8], shape: &[usize]| {
+            let behind = |(name, tensor)| (format!("module.1.{name}"), tensor);
+            let mut tensors: BTreeMap<_, _> = zeros(&storage).into_iter().map(behind).collect();
+            let strides = contiguous(shape);
+            let layer = [("mean", &mean[..]), ("std", std)];
+            let layer = layer.map(|(name, values)| {
+                let tensor = raw(values, shape, &strides);
+                (format!("module.0.{name}"), tensor)
+            });
+            tensors.extend(layer);
+            tensors.insert("n_averaged".to_owned(), raw(&storage, &[], &[]));
+            network_state(tensors, 1 << 20).map(|(.., normalization)| normalization)
+        };
+        for shape in [&[3][..], &[1, 3, 1, 1], &[3, 1, 1]] {
+            let found = with(&halves, shape).unwrap();
+            let expected = "0.25,0.25,0.25/0.5,0.5,0.5".parse().unwrap();
+            assert_eq!(found, Some(expected));
+        }
+        let refused = with(&nothing, &[3]).unwrap_err().to_string();
+        assert!(refused.starts_with("module.0.std holds 0"), "{refused}");
+        // One element for all colors, or another number of them, is no normalization of theirs.
+        let refused = with(&halves, &[2]).unwrap_err();
+        assert!(matches!(refused, LayoutError::Names { .. }), "{refused}");
     }
 
     #[test]
@@ -357,6 +445,24 @@ mod tests {
             refused.contains("missing: none; unexpected: fc.bias"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn shortcuts_that_pad_are_called_so() {
+        let storage = vec![0; ENOUGH];
+        let kind: Architecture = "resnet20".parse().unwrap();
+        let layout = ResNetConfig::new(kind, 1, 2).layout().into_iter();
+        let tensors = layout.map(|(name, shape)| {
+            let strides = contiguous(&shape);
+            (name, raw(&storage, &shape, &strides))
+        });
+        let mut tensors: BTreeMap<_, _> = tensors.collect();
+        let (config, ..) = network_state(tensors.clone(), 1 << 20).unwrap();
+        assert_eq!((config.architecture, config.width), (kind, 1));
+        tensors.retain(|name, _| !name.contains("shortcut"));
+        let refused = network_state(tensors, 1 << 20).unwrap_err();
+        let words = "it has the names of a ResNet-20 without projections";
+        assert!(refused.to_string().starts_with(words), "{refused}");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! let bytes = b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01K\x07s.";
 //! let nothing = Allowed {
 //!     globals: &[],
+//!     objects: None,
 //!     advice: "only plain values are read",
 //!     most_opcodes: 1000,
 //! };

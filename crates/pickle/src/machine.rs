@@ -3,7 +3,8 @@
 //! A pickle is a program for a stack machine, and Python's machine imports and calls whatever the
 //! program names. This one calls nothing: it knows the few opcodes that `torch.save` and NumPy's
 //! arrays need, a global is a name that has to be on the caller's list, and a call is a note of what
-//! would have been called with what. Values lie in one list and refer to each other by number, so
+//! would have been called with what. Other classes, where the caller allows any, are names too, and
+//! an object is a note of what it would be set to. Values lie in one list and refer to each other by number, so
 //! that sharing costs nothing and neither depth nor cycles can hurt. An opcode may be a single byte
 //! and adds at most one value and a few references to values, some two hundred bytes in all: the
 //! number of opcodes is bounded, and memory with it, however long the pickle is.
@@ -79,12 +80,16 @@ impl<'a, 'b> Machine<'a, 'b> {
                 self.push(Value::Tuple(parts));
             }
             op::TUPLE1 | op::TUPLE2 | op::TUPLE3 => self.short_tuple(code - op::TUPLE1 + 1)?,
-            op::EMPTY_LIST => self.push(Value::List(Vec::new())),
+            op::EMPTY_LIST | op::EMPTY_SET => self.push(Value::List(Vec::new())),
+            op::FROZENSET => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::List(items));
+            }
             op::APPEND => {
                 let item = self.pop()?;
                 self.append(&[item])?;
             }
-            op::APPENDS => {
+            op::APPENDS | op::ADDITEMS => {
                 let items = self.pop_to_mark()?;
                 self.append(&items)?;
             }
@@ -111,6 +116,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                 }
             }
             op::REDUCE => self.reduce()?,
+            op::NEWOBJ if self.allowed.objects.is_some() => self.new_object()?,
             op::BUILD => self.build()?,
             op::BINPERSID => {
                 let id = self.pop()?;
@@ -178,6 +184,8 @@ impl<'a, 'b> Machine<'a, 'b> {
                 known.extend(items);
                 Ok(())
             }
+            // It has a list's elements beside its state: nothing asks for them.
+            Value::Called(..) | Value::Object(..) => Ok(()),
             _ => Err(malformed),
         }
     }
@@ -186,10 +194,31 @@ impl<'a, 'b> Machine<'a, 'b> {
     /// `_metadata`, are passed over: nothing asks for them.
     fn build(&mut self) -> Result<()> {
         let (state, object) = (self.pop()?, self.top()?);
-        if let Value::Called(name, arguments) = self.values[object.0] {
-            self.values[object.0] = Value::Built(name, arguments, state);
+        match self.values[object.0] {
+            Value::Called(name, arguments) => {
+                self.values[object.0] = Value::Built(name, arguments, state);
+            }
+            Value::Object(class, None) => {
+                self.values[object.0] = Value::Object(class, Some(state));
+            }
+            // It would be merged with the first: no object is written so.
+            Value::Object(..) => return Err(self.malformed("a second state of an object")),
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Notes an object, whatever its class would make it from.
+    fn new_object(&mut self) -> Result<()> {
+        let (arguments, class) = (self.pop()?, self.pop()?);
+        match (&self.values[class.0], &self.values[arguments.0]) {
+            // What lies outside of the pickle may be a class with its source.
+            (Value::Global(_) | Value::Class(..) | Value::Persistent(_), Value::Tuple(_)) => {
+                self.push(Value::Object(class, None));
+                Ok(())
+            }
+            _ => Err(self.malformed("an object of something that is no class")),
+        }
     }
 
     fn set_items(&mut self, items: &[Id]) -> Result<()> {
@@ -200,6 +229,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                 known.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
                 Ok(())
             }
+            Value::Called(..) | Value::Object(..) => Ok(()),
             _ => Err(malformed),
         }
     }
@@ -227,22 +257,23 @@ impl<'a, 'b> Machine<'a, 'b> {
         Ok(())
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Result<()> {
+    fn global(&mut self, module: &'a str, name: &'a str) -> Result<()> {
         let full = format!("{module}.{name}");
-        match self
-            .allowed
-            .globals
-            .iter()
-            .find(|allowed| **allowed == full)
-        {
-            Some(allowed) => {
-                self.push(Value::Global(allowed));
-                Ok(())
-            }
-            None => Err(Error::Global {
-                name: shown(&full),
-                advice: self.allowed.advice,
-            }),
+        let allowed = self.allowed.globals.iter().find(|known| **known == full);
+        if let Some(allowed) = allowed {
+            self.push(Value::Global(allowed));
+        } else if self.allowed.objects.is_some_and(|may| may(&full)) {
+            self.push(Value::Class(module, name));
+        } else {
+            return Err(self.refused(&full));
+        }
+        Ok(())
+    }
+
+    fn refused(&self, name: &str) -> Error {
+        Error::Global {
+            name: shown(name),
+            advice: self.allowed.advice,
         }
     }
 
@@ -253,6 +284,9 @@ impl<'a, 'b> Machine<'a, 'b> {
                 Value::Dict(Vec::new())
             }
             (Value::Global(name), Value::Tuple(_)) => Value::Called(name, arguments),
+            (Value::Class(module, name), _) => {
+                return Err(self.refused(&format!("{module}.{name}")));
+            }
             _ => return Err(self.malformed("a call of something that is no function")),
         };
         self.push(value);

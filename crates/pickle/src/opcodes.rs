@@ -26,6 +26,9 @@ pub(crate) const TUPLE3: u8 = 0x87;
 pub(crate) const EMPTY_LIST: u8 = b']';
 pub(crate) const APPEND: u8 = b'a';
 pub(crate) const APPENDS: u8 = b'e';
+pub(crate) const EMPTY_SET: u8 = 0x8f;
+pub(crate) const ADDITEMS: u8 = 0x90;
+pub(crate) const FROZENSET: u8 = 0x91;
 pub(crate) const EMPTY_DICT: u8 = b'}';
 pub(crate) const SETITEM: u8 = b's';
 pub(crate) const SETITEMS: u8 = b'u';
@@ -37,11 +40,12 @@ pub(crate) const LONG_BINGET: u8 = b'j';
 pub(crate) const GLOBAL: u8 = b'c';
 pub(crate) const STACK_GLOBAL: u8 = 0x93;
 pub(crate) const REDUCE: u8 = b'R';
+pub(crate) const NEWOBJ: u8 = 0x81;
 pub(crate) const BUILD: u8 = b'b';
 pub(crate) const BINPERSID: u8 = b'Q';
 
 /// Names of the opcodes that are refused.
-pub(crate) const REFUSED: [(u8, &str); 29] = [
+pub(crate) const REFUSED: [(u8, &str); 26] = [
     (b'0', "POP"),
     (b'1', "POP_MARK"),
     (b'2', "DUP"),
@@ -64,9 +68,6 @@ pub(crate) const REFUSED: [(u8, &str); 29] = [
     (0x8b, "LONG4"),
     (0x8d, "BINUNICODE8"),
     (0x8e, "BINBYTES8"),
-    (0x8f, "EMPTY_SET"),
-    (0x90, "ADDITEMS"),
-    (0x91, "FROZENSET"),
     (0x92, "NEWOBJ_EX"),
     (0x96, "BYTEARRAY8"),
     (0x97, "NEXT_BUFFER"),

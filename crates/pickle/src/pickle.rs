@@ -11,6 +11,9 @@ pub const ORDERED_DICT: &str = "collections.OrderedDict";
 pub struct Allowed<'b> {
     /// Their full names: `module.name`.
     pub globals: &'b [&'static str],
+    /// Which other classes and functions may be named and have objects, as notes of what they would
+    /// be set to; none of them may be called.
+    pub objects: Option<fn(&str) -> bool>,
     /// What the message says that refuses another: what is read, and what to do.
     pub advice: &'static str,
     /// How many opcodes are read; each takes some two hundred bytes of memory at most.
@@ -39,12 +42,16 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
     /// A tuple.
     Tuple(Vec<Id>),
-    /// A list.
+    /// A list, or a set.
     List(Vec<Id>),
     /// A dictionary, in the order in which it was filled; a key may come again.
     Dict(Vec<(Id, Id)>),
-    /// A class or function, by its full name.
+    /// A class or function of the list, by its full name.
     Global(&'static str),
+    /// One that is not on it: its module and its name there.
+    Class(&'a str, &'a str),
+    /// An object of a class, and what it would be set to.
+    Object(Id, Option<Id>),
     /// What would be called, and the tuple of its arguments.
     Called(&'static str, Id),
     /// What would be called, the tuple of its arguments, and what the result would then be set to.
@@ -119,6 +126,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
         let allowed = Allowed {
             globals: &[ORDERED_DICT, "torch.Size"],
+            objects: None,
             advice: "only sizes are read",
             most_opcodes: 1 << 18,
         };
@@ -187,6 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn sets_are_lists_and_what_a_call_is_filled_with_is_passed_over() {
+        // pickle.dumps({7}, 4) and pickle.dumps(frozenset({7}), 4).
+        for bytes in [&b"\x80\x04\x8f(K\x07\x90."[..], b"\x80\x04(K\x07\x91."] {
+            let pickle = read(bytes).unwrap();
+            let Value::List(items) = pickle.root() else {
+                panic!("{pickle:?}")
+            };
+            assert_eq!(pickle.get(items[0]), &Value::Int(7));
+        }
+        for bytes in [
+            &b"ctorch\nSize\n)RK\x01K\x02s."[..],
+            b"ctorch\nSize\n)RK\x01a.",
+        ] {
+            let pickle = read(bytes).unwrap();
+            assert!(matches!(pickle.root(), Value::Called("torch.Size", _)));
+        }
+    }
+
+    #[test]
     fn what_is_kept_is_the_thing_itself() {
         // A dictionary that is filled after it was kept, and holds itself.
         let pickle = read(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.").unwrap();
@@ -236,6 +263,57 @@ mod tests {
     }
 
     #[test]
+    fn objects_of_classes_that_may_be_named_are_notes() {
+        let with = |bytes| {
+            let allowed = Allowed {
+                globals: &["torch.Size"],
+                objects: Some(|name| !name.starts_with("os.")),
+                advice: "calls are not read",
+                most_opcodes: 100,
+            };
+            Pickle::read(bytes, allowed)
+        };
+        // A class of the module `own`, by protocols 2 and 4, set to {"a": 7}; a subclass of a dictionary
+        // is filled before.
+        for bytes in [
+            &b"\x80\x02cown\nNet\n)\x81}X\x01\x00\x00\x00aK\x07sb."[..],
+            b"\x80\x04\x8c\x03own\x8c\x03Net\x93)\x81}\x8c\x01aK\x07sb.",
+            b"\x80\x02cown\nNet\n)\x81K\x01K\x02s}X\x01\x00\x00\x00aK\x07sb.",
+        ] {
+            let pickle = with(bytes).unwrap();
+            let &Value::Object(class, Some(state)) = pickle.root() else {
+                panic!("{pickle:?}")
+            };
+            assert_eq!(pickle.get(class), &Value::Class("own", "Net"));
+            let Value::Dict(items) = pickle.get(state) else {
+                panic!("{pickle:?}")
+            };
+            assert_eq!(pickle.get(items[0].1), &Value::Int(7));
+        }
+        // A class and its source outside of the pickle.
+        let outside = with(b"\x80\x02cown\nNet\n\x85Q)\x81.").unwrap();
+        assert!(matches!(outside.root(), Value::Object(_, None)));
+        for (bytes, expected) in [
+            (&b"\x80\x02cos\nsystem\n."[..], "os.system"),
+            (b"\x80\x02cown\nmake\n)R.", "own.make"),
+        ] {
+            let refused = with(bytes).unwrap_err();
+            assert!(
+                matches!(&refused, Error::Global { name, .. } if name == expected),
+                "{refused}"
+            );
+        }
+        for bytes in [
+            &b"\x80\x02K\x07)\x81."[..],
+            b"\x80\x02cown\nNet\nK\x07\x81.",
+            b"\x80\x02cown\nNet\n)\x81}b}b.",
+        ] {
+            let refused = with(bytes).unwrap_err();
+            assert!(matches!(refused, Error::Malformed { .. }), "{refused}");
+        }
+    }
+
+    #[test]
     fn malformed_programs_are_errors() {
         for bytes in [
             &b""[..],
@@ -267,6 +345,7 @@ mod tests {
         let with = |bytes: &[u8], most_opcodes| {
             let allowed = Allowed {
                 globals: &[],
+                objects: None,
                 advice: "",
                 most_opcodes,
             };

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mesa_pickle::{Allowed, Pickle, Value, shown};
+use mesa_pickle::{Allowed, Id, Pickle, Value, shown};
 
 use super::{MOST_OPCODES, StorageId, Storages, read_pickle, read_tensors};
 use crate::PytorchError;
@@ -21,6 +21,7 @@ const LITTLE_ENDIAN: &str = "little_endian";
 /// The pickles before the object: three numbers and four names make some thirty opcodes.
 const HEADER: Allowed<'_> = Allowed {
     globals: &[],
+    objects: None,
     advice: "PyTorch writes a few plain values before its tensors",
     most_opcodes: 64,
 };
@@ -28,6 +29,7 @@ const HEADER: Allowed<'_> = Allowed {
 /// The pickle after the object: a key takes three opcodes here, and in the object its tensor some forty.
 const KEYS: Allowed<'_> = Allowed {
     globals: &[],
+    objects: None,
     advice: "PyTorch writes the keys of storages after its tensors",
     most_opcodes: MOST_OPCODES / 8,
 };
@@ -89,6 +91,9 @@ fn expected<'a>(pickle: &Pickle<'a>) -> Result<BTreeMap<&'a str, StorageId<'a>>,
         let &Value::Persistent(tuple) = value else {
             continue;
         };
+        if is_class(pickle, tuple) {
+            continue;
+        }
         let id = StorageId::read(pickle, tuple).ok_or(PytorchError::NotStorage)?;
         // What came first says in elements of which size the file counts.
         if expected.entry(id.key).or_insert(id).len != id.len {
@@ -96,6 +101,18 @@ fn expected<'a>(pickle: &Pickle<'a>) -> Result<BTreeMap<&'a str, StorageId<'a>>,
         }
     }
     Ok(expected)
+}
+
+/// Whether a tuple `("module", class, file, source)` stands for the class of a whole module, whose
+/// source nobody asks for.
+fn is_class(pickle: &Pickle<'_>, tuple: Id) -> bool {
+    let Value::Tuple(parts) = pickle.get(tuple) else {
+        return false;
+    };
+    let [kind, class, ..] = parts.as_slice() else {
+        return false;
+    };
+    *pickle.get(*kind) == Value::Text("module") && matches!(pickle.get(*class), Value::Class(..))
 }
 
 /// Where the storages' numbers are, by the storages' keys.
