@@ -52,6 +52,25 @@ fn every_command_takes_a_state_dict_and_says_what_it_assumed() {
 }
 
 #[test]
+fn a_whole_module_says_how_images_are_normalized_and_whose_code_is_in_it() {
+    let evaluate = ["evaluate", &file("module"), "--data", "synthetic", "--json"];
+    let said = say(&evaluate);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for words in [
+        "module.pth is a whole module, taken for the WideResNet-10 that its layers are named like",
+        "torch.load would run code of 3 classes and functions of other programs (",
+        ".WideResNet, ",
+        "a layer that normalizes images by 0.4914,0.4822,0.4465/0.2023,0.1994,0.201; --normalize",
+    ] {
+        assert!(said.stderr.contains(words), "{}", said.stderr);
+    }
+    let other = say(&[&evaluate[..], &["--normalize", "cifar100"]].concat());
+    assert_eq!(other.code, Some(0), "{}", other.stderr);
+    let words = "by 0.4914,0.4822,0.4465/0.2023,0.1994,0.201, which --normalize replaces";
+    assert!(other.stderr.contains(words), "{}", other.stderr);
+}
+
+#[test]
 fn what_is_no_state_dict_is_refused_with_what_to_do() {
     for (name, expected) in [
         (

@@ -75,14 +75,17 @@ fn every_variant_gives_pytorchs_logits() {
     let normalization = vectors.metadata["normalization"].parse().unwrap();
     for (name, kind, width, num_classes) in ZIPPED {
         let loaded = load_network_with(&file(name), Some(normalization)).unwrap();
+        assert_eq!(loaded.normalization_from, NormalizationSource::Caller);
+        let is_module = ["module", "module_key", "traced"].contains(&name);
+        assert_eq!(loaded.is_module, is_module, "{name}");
         // Whole modules have it among their attributes.
-        let (source, classes) = if name.starts_with("module") {
+        let (own, classes) = if name.starts_with("module") {
             let names = ["WideBlock", "WideResNet", "WideStage"];
-            (NormalizationSource::File, BTreeSet::from(names))
+            (Some(normalization), BTreeSet::from(names))
         } else {
-            (NormalizationSource::Caller, BTreeSet::new())
+            (None, BTreeSet::new())
         };
-        assert_eq!(loaded.normalization_from, source, "{name}");
+        assert_eq!(loaded.own_normalization, own, "{name}");
         let found = loaded.classes.iter();
         let found: BTreeSet<_> = found
             .filter_map(|class| class.split('.').next_back())
@@ -392,27 +395,55 @@ fn a_shape_of_many_dimensions_is_refused() {
     assert!(matches!(&refused, PytorchError::Tensor { .. }), "{refused}");
 }
 
-/// Looking through all of them would take a hundred billion steps.
+/// Looking through all of them would take a hundred billion steps, and which of them counts would be for
+/// Python to say.
 #[test]
-fn of_many_equal_keys_the_last_counts() {
-    let mut out = b"\x80\x02}(".to_vec();
-    text(&mut out, "other");
-    out.extend(b"}(");
+fn equal_keys_are_refused() {
+    let mut inner = b"\x80\x02}(".to_vec();
+    text(&mut inner, "model");
+    inner.extend(b"}(");
     for _ in 0..300_000 {
-        text(&mut out, "a");
-        out.push(b'N');
+        text(&mut inner, "a");
+        inner.push(b'N');
     }
-    out.extend(b"uq\x01");
+    inner.extend(b"uu.");
+    let mut outer = b"\x80\x02}(".to_vec();
     for _ in 0..300_000 {
-        text(&mut out, "model");
-        out.extend(b"h\x01");
+        text(&mut outer, "model");
+        outer.push(b'N');
     }
-    out.extend(b"u.");
-    let refused = refusal(&with_pickle(&out));
+    outer.extend(b"u.");
+    // A text of Python 2 is the same key.
+    let old = b"\x80\x02}(U\x05modelNX\x05\0\0\0modelNu.".to_vec();
+    for (pickle, repeated) in [(inner, "a"), (outer, "model"), (old, "model")] {
+        let refused = refusal(&with_pickle(&pickle));
+        let is_it = matches!(&refused, PytorchError::Repeated { name } if name == repeated);
+        assert!(is_it, "{refused}");
+    }
+    let mut long = b"\x80\x02}(".to_vec();
+    text(&mut long, &"a".repeat(2000));
+    long.extend(b"Nu.");
+    let refused = refusal(&with_pickle(&long));
     assert!(
-        matches!(&refused, PytorchError::NoStateDict { .. }),
+        matches!(refused, PytorchError::LongName { .. }),
         "{refused}"
     );
+}
+
+/// `PyTorch` looks beside the first record; another pickle elsewhere would be another network.
+#[test]
+fn the_first_records_folder_counts() {
+    let whole = fs_err::read(file("bare")).unwrap();
+    let mut old = ZipArchive::new(Cursor::new(&whole)).unwrap();
+    let mut new = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    new.start_file("first/version", options).unwrap();
+    for index in 0..old.len() {
+        let entry = old.by_index_raw(index).unwrap();
+        new.raw_copy_file(entry).unwrap();
+    }
+    let refused = refusal(&new.finish().unwrap().into_inner());
+    assert!(matches!(&refused, PytorchError::MissingRecord { name } if name == "data.pkl"));
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {

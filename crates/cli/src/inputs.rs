@@ -171,7 +171,7 @@ pub(crate) struct Loaded {
 }
 
 /// Classes of other programs in a file that are named before the rest is counted.
-const NAMED_CLASSES: usize = 5;
+const NAMED_CLASSES: usize = 12;
 
 /// Loads a network; `normalize` is for files that do not say how images are normalized.
 pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<Loaded> {
@@ -187,27 +187,46 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
         network,
         info,
         normalization_from,
+        own_normalization,
+        is_module,
         classes,
     } = loaded?;
-    if !classes.is_empty() {
-        let mut named: Vec<String> = classes.iter().take(NAMED_CLASSES).cloned().collect();
-        if classes.len() > named.len() {
-            named.push(format!("{} more", classes.len() - named.len()));
-        }
+    let normalization = info.normalization;
+    let file = path.display();
+    if is_module {
         tracing::info!(
-            "{} is more than a state dict: torch.load would run code of {}; nothing of it was run here",
-            path.display(),
-            named.join(", ")
+            "{file} is a whole module, taken for the {} that its layers are named like; what else its class does \
+             is not known here",
+            info.config.architecture
         );
     }
-    let normalization = info.normalization;
-    if normalization_from == NormalizationSource::Classes {
-        tracing::info!(
-            "{} does not say how images are normalized; taken for CIFAR-{classes}'s, \
-             {normalization}, because it has {classes} classes; --normalize says otherwise",
-            path.display(),
-            classes = info.config.num_classes
+    if !classes.is_empty() {
+        let named: Vec<&str> = classes.iter().take(NAMED_CLASSES).map(|c| &c[..]).collect();
+        tracing::warn!(
+            "to read {file}, torch.load would run code of {} classes and functions of other programs ({}{}); \
+             nothing of it was run here",
+            classes.len(),
+            named.join(", "),
+            if classes.len() > named.len() {
+                ", …"
+            } else {
+                ""
+            }
         );
+    }
+    match (normalization_from, own_normalization) {
+        (NormalizationSource::Classes, _) => tracing::info!(
+            "{file} does not say how images are normalized; taken for CIFAR-{classes}'s, {normalization}, because \
+             it has {classes} classes; --normalize says otherwise",
+            classes = info.config.num_classes
+        ),
+        (NormalizationSource::Layer, _) => tracing::info!(
+            "{file} has a layer that normalizes images by {normalization}; --normalize says otherwise"
+        ),
+        (NormalizationSource::Caller, Some(own)) if own != normalization => tracing::warn!(
+            "{file} has a layer that normalizes images by {own}, which --normalize replaces"
+        ),
+        _ => {}
     }
     let mut sha256 = file_digest(path)?;
     if normalization_from != NormalizationSource::File {
@@ -251,7 +270,7 @@ impl Loaded {
             NormalizationSource::File => "as its file says how images are normalized, it was \
                 trained on other data, or hardly trained"
                 .to_owned(),
-            NormalizationSource::Caller | NormalizationSource::Classes => format!(
+            _ => format!(
                 "the usual cause is a wrong normalization; this network's is {}. For files that do \
                  not say theirs, --normalize does",
                 self.info.normalization

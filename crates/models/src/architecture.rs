@@ -132,23 +132,23 @@ impl Architecture {
     pub(crate) fn of_names<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> Self {
         let family = Family::of_names(names);
         let has = |part: &str| names.clone().any(|name| name.contains(part));
+        let is_of_three = family == Family::WideResNet || has("layer3.") && !has("layer4.");
         let has_bottlenecks = family != Family::WideResNet && has(".conv3.weight");
-        let stages = if family == Family::WideResNet || has("layer3.") && !has("layer4.") {
-            3
-        } else {
-            4
-        };
         // The third stage tells depths apart.
         let third = |name: &&str| {
             let in_stage = name.starts_with("layer3.") || name.starts_with("block3.layer.");
             in_stage && name.ends_with(".conv1.weight")
         };
         let found = names.clone().filter(third).count();
-        let alike = Self::all().filter(|kind| {
-            (kind.family, kind.blocks().len()) == (family, stages)
-                && kind.has_bottlenecks() == has_bottlenecks
+        let of_family = Self::all().filter(|kind| kind.family == family);
+        let nearest = of_family.min_by_key(|kind| {
+            let blocks = kind.blocks();
+            (
+                kind.has_bottlenecks() != has_bottlenecks,
+                (blocks.len() == 3) != is_of_three,
+                blocks[2].abs_diff(found),
+            )
         });
-        let nearest = alike.min_by_key(|kind| kind.blocks()[2].abs_diff(found));
         nearest.unwrap_or_default()
     }
 

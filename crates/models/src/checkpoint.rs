@@ -36,17 +36,23 @@ pub struct LoadedNetwork {
     pub info: CheckpointInfo,
     /// Who says how its images are normalized.
     pub normalization_from: NormalizationSource,
-    /// Classes of other programs in a whole module, whose code `torch.load` would run.
+    /// What a layer in front of the network normalizes by, whoever is asked.
+    pub own_normalization: Option<Normalization>,
+    /// Whether the file holds a whole module, of whose class only the names of its layers are known.
+    pub is_module: bool,
+    /// Classes and functions of other programs in the file, whose code `torch.load` would run.
     pub classes: BTreeSet<String>,
 }
 
 /// Who says how images are normalized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormalizationSource {
-    /// The file itself, which this project wrote, or which has a layer that normalizes them.
+    /// The file itself, which this project wrote.
     File,
     /// The caller.
     Caller,
+    /// A layer in front of the network.
+    Layer,
     /// Nobody: the number of classes is that of CIFAR-10 or CIFAR-100.
     Classes,
 }
@@ -117,16 +123,17 @@ pub fn load_network_with(
     let bytes = read_file(path)?;
     // What it is counts, not what it is called; the name decides where neither format begins so.
     let by_name = named_by_pytorch(path) && !is_safetensors(&bytes);
-    let (tensors, info, classes) = if by_name || pytorch::is_pytorch(&bytes) {
+    let (tensors, info, is_module, classes) = if by_name || pytorch::is_pytorch(&bytes) {
         let contents = pytorch::read(&bytes).map_err(|source| Error::Pytorch {
             path: path.to_owned(),
             source,
         })?;
         let info = contents.info.map(str::to_owned);
-        (contents.tensors, info, contents.classes)
+        (contents.tensors, info, contents.is_module, contents.classes)
     } else {
         let (tensors, mut metadata) = raw_tensors(path, &bytes)?;
-        (tensors, metadata.remove(INFO_KEY), BTreeSet::new())
+        let info = metadata.remove(INFO_KEY);
+        (tensors, info, false, BTreeSet::new())
     };
     let info = info.map(|text| parse_info(path, &text)).transpose()?;
     let found = network_state(tensors, bytes.len()).map_err(|source| Error::Layout {
@@ -138,7 +145,7 @@ pub fn load_network_with(
     drop(bytes);
     let (info, normalization_from) = match info {
         Some(info) => {
-            check_info(path, &info, config, normalization)?;
+            check_info(path, &info, config, own_normalization, normalization)?;
             (info, NormalizationSource::File)
         }
         None => foreign_info(path, config, own_normalization, normalization)?,
@@ -150,6 +157,8 @@ pub fn load_network_with(
         network,
         info,
         normalization_from,
+        own_normalization,
+        is_module,
         classes,
     })
 }
@@ -177,48 +186,44 @@ fn check_info(
     path: &Path,
     info: &CheckpointInfo,
     config: ResNetConfig,
+    own: Option<Normalization>,
     normalization: Option<Normalization>,
 ) -> Result<()> {
+    let contradicts = |said: String, held: String| Error::Checkpoint {
+        path: path.to_owned(),
+        reason: format!("it says {said}, but its tensors are those of {held}"),
+    };
     if info.config != config {
-        return Err(Error::Checkpoint {
-            path: path.to_owned(),
-            reason: format!(
-                "it says {:?}, but its tensors are those of {config:?}",
-                info.config
-            ),
-        });
+        return Err(contradicts(
+            format!("{:?}", info.config),
+            format!("{config:?}"),
+        ));
     }
-    check_normalization(path, info.normalization, normalization)
-}
-
-/// Checks what a file says of normalization against what the caller says.
-fn check_normalization(
-    path: &Path,
-    found: Normalization,
-    given: Option<Normalization>,
-) -> Result<()> {
-    if given.is_some_and(|given| given != found) {
+    if let Some(own) = own.filter(|own| *own != info.normalization) {
+        return Err(contradicts(
+            format!("that images are normalized by {}", info.normalization),
+            format!("a layer that does so by {own}"),
+        ));
+    }
+    if normalization.is_some_and(|given| given != info.normalization) {
         return Err(Error::OtherNormalization {
             path: path.to_owned(),
-            found,
+            found: info.normalization,
         });
     }
     Ok(())
 }
 
-/// What can be said of a network that another program wrote: `own` is what a layer of it normalizes by.
+/// What can be said of a network whose file says nothing: `own` is what a layer of it normalizes by.
 fn foreign_info(
     path: &Path,
     config: ResNetConfig,
     own: Option<Normalization>,
     normalization: Option<Normalization>,
 ) -> Result<(CheckpointInfo, NormalizationSource)> {
-    if let Some(own) = own {
-        check_normalization(path, own, normalization)?;
-    }
-    let (normalization, source) = match (own, normalization, config.num_classes) {
-        (Some(own), ..) => (own, NormalizationSource::File),
-        (None, Some(given), _) => (given, NormalizationSource::Caller),
+    let (normalization, source) = match (normalization, own, config.num_classes) {
+        (Some(given), ..) => (given, NormalizationSource::Caller),
+        (None, Some(own), _) => (own, NormalizationSource::Layer),
         (None, None, 10) => (Normalization::cifar10(), NormalizationSource::Classes),
         (None, None, 100) => (Normalization::cifar100(), NormalizationSource::Classes),
         (None, None, num_classes) => {

@@ -129,12 +129,27 @@ pub enum PytorchError {
         /// The keys it has.
         keys: String,
     },
-    /// A module that holds more than any network's, or itself.
+    /// A module that is none of a network.
     #[error(
-        "its modules hold each other, or more of them than any network has; save the state dict alone: \
+        "its module {what}; if you trust whoever made it, load it there and save the state dict alone: \
          torch.save(model.state_dict(), FILE)"
     )]
-    Nested,
+    Module {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A key that stands in a dictionary twice.
+    #[error("`{name}` stands twice in one dictionary, which PyTorch never writes")]
+    Repeated {
+        /// The key.
+        name: String,
+    },
+    /// A key that is no name.
+    #[error("one of its names has more than {most} bytes, which no tensor's has")]
+    LongName {
+        /// The most that are read.
+        most: usize,
+    },
     /// A tensor that is not described as PyTorch does it.
     #[error("tensor {name} is not described as PyTorch does it")]
     Tensor {
@@ -231,13 +246,14 @@ pub enum LayoutError {
         /// The value.
         value: f32,
     },
-    /// Images that are to be divided by what is no standard deviation.
-    #[error("{name} holds {value}, by which no image can be normalized")]
-    Deviation {
+    /// A mean and a standard deviation of colors that are not in front of the network.
+    #[error(
+        "{name} and what stands beside it seem to normalize images, but not in front of the network, which is \
+         not read"
+    )]
+    Normalizing {
         /// The tensor.
         name: String,
-        /// The value.
-        value: f32,
     },
     /// A tensor operation failed.
     #[error(transparent)]

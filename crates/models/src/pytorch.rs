@@ -7,7 +7,7 @@ mod legacy;
 mod module;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use mesa_pickle::{Allowed, Error as PickleError, Id, ORDERED_DICT, Pickle, Value, shown};
 use safetensors::Dtype;
@@ -29,6 +29,9 @@ const LONGEST_PICKLE: usize = 16 << 20;
 
 /// Most opcodes that are read of it: a tensor and its name take some forty, an image some thirty.
 const MOST_OPCODES: usize = 1 << 21;
+
+/// Longest name of a tensor, or of a module's part.
+const LONGEST_NAME: usize = 1 << 10;
 
 /// Most dimensions of a tensor: twice those of a convolution's weights.
 const MOST_DIMENSIONS: usize = 8;
@@ -101,7 +104,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) tensors: BTreeMap<String, RawTensor<'a>>,
     /// The text of [`INFO_RECORD`].
     pub(crate) info: Option<&'a str>,
-    /// Classes of other programs, whose code PyTorch would run.
+    /// Whether it is more than a state dict: a module, of which classes of other programs may be a part.
+    pub(crate) is_module: bool,
     pub(crate) classes: BTreeSet<String>,
 }
 
@@ -120,7 +124,7 @@ fn is_tar(bytes: &[u8]) -> bool {
 
 /// Reads a file's state dict; the tensors' numbers stay where they are.
 pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
-    if bytes.starts_with(ZIP) {
+    let (pickle, mut storages, info): (_, Box<dyn Storages<'_>>, _) = if bytes.starts_with(ZIP) {
         let mut archive = Archive::open(bytes)?;
         if let Some(order) = archive.find("byteorder")?
             && order != b"little"
@@ -131,27 +135,25 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         }
         let info = archive.find(INFO_RECORD)?;
         let info = info.and_then(|text| std::str::from_utf8(text).ok());
-        let pickle = read_tensors(archive.record("data.pkl")?)?;
-        let tensors = tensors(&pickle, &mut archive)?;
-        return Ok(Contents {
-            tensors,
+        (
+            read_tensors(archive.record("data.pkl")?)?,
+            Box::new(archive),
             info,
-            classes: module::foreign_classes(&pickle),
-        });
-    }
-    if legacy::is_legacy(bytes) {
-        let (pickle, mut storages) = legacy::open(bytes)?;
-        let tensors = tensors(&pickle, &mut storages)?;
-        return Ok(Contents {
-            tensors,
-            info: None,
-            classes: module::foreign_classes(&pickle),
-        });
-    }
-    Err(if is_tar(bytes) {
-        PytorchError::Tar
+        )
+    } else if legacy::is_legacy(bytes) {
+        let (pickle, storages) = legacy::open(bytes)?;
+        (pickle, Box::new(storages), None)
+    } else if is_tar(bytes) {
+        return Err(PytorchError::Tar);
     } else {
-        PytorchError::OtherFormat
+        return Err(PytorchError::OtherFormat);
+    };
+    let found = state_dict(&pickle)?;
+    Ok(Contents {
+        tensors: tensors(&pickle, found.entries, &mut *storages)?,
+        info,
+        is_module: found.is_module,
+        classes: module::foreign_classes(&pickle),
     })
 }
 
@@ -171,29 +173,31 @@ fn read_tensors(bytes: &[u8]) -> Result<Pickle<'_>, PytorchError> {
 
 /// Modules whose functions run commands or code, or open files and connections: nothing that belongs to a
 /// network is in one of them.
-const RUNNING: [&str; 29] = [
+const RUNNING: [&str; 31] = [
     "_io",
+    "_operator",
+    "_pickle",
+    "_posixsubprocess",
+    "asyncio",
     "bdb",
-    "code",
+    "cProfile",
     "codeop",
-    "commands",
     "ctypes",
     "http",
     "importlib",
     "io",
+    "marshal",
     "multiprocessing",
     "nt",
+    "operator",
     "os",
     "pdb",
     "pickle",
     "pip",
-    "platform",
     "posix",
-    "profile",
     "pty",
     "runpy",
     "shutil",
-    "signal",
     "socket",
     "subprocess",
     "sys",
@@ -202,6 +206,9 @@ const RUNNING: [&str; 29] = [
     "urllib",
     "webbrowser",
 ];
+
+/// Such modules whose names programs have for packages of their own, too.
+const RUNNING_ALONE: [&str; 5] = ["code", "commands", "platform", "profile", "signal"];
 
 /// Of Python's own functions those that do, by either version's name of their module.
 const RUNNING_BUILTINS: [&str; 10] = [
@@ -219,10 +226,14 @@ const RUNNING_BUILTINS: [&str; 10] = [
 
 /// Whether a class or function of this name runs whatever a file wants to have run.
 fn runs_code(name: &str) -> bool {
-    match name.split_once('.') {
-        Some(("builtins" | "__builtin__", function)) => RUNNING_BUILTINS.contains(&function),
-        Some((module, _)) => RUNNING.contains(&module) || name.starts_with("torch.hub."),
-        None => false,
+    let Some((module, function)) = name.rsplit_once('.') else {
+        return false;
+    };
+    let package = module.split('.').next().unwrap_or_default();
+    match module {
+        "builtins" | "__builtin__" => RUNNING_BUILTINS.contains(&function),
+        "torch.hub" => true,
+        _ => RUNNING.contains(&package) || RUNNING_ALONE.contains(&module),
     }
 }
 
@@ -245,10 +256,11 @@ fn read_pickle<'a>(
 /// The state dict's tensors by name.
 fn tensors<'a>(
     pickle: &Pickle<'a>,
+    entries: Vec<(String, Id)>,
     storages: &mut dyn Storages<'a>,
 ) -> Result<BTreeMap<String, RawTensor<'a>>, PytorchError> {
     let mut tensors = BTreeMap::new();
-    for (name, value) in state_dict(pickle)? {
+    for (name, value) in entries {
         let mut described = Described {
             pickle,
             storages,
@@ -344,51 +356,81 @@ fn element(pickle: &Pickle<'_>, id: Id) -> Option<Dtype> {
     GLOBALS.iter().find(|(known, _)| known == name)?.1
 }
 
-/// The entries of the state dict: what lies under one of [`KEYS`], else what is saved; a whole module
-/// stands for its own.
-fn state_dict(pickle: &Pickle<'_>) -> Result<Vec<(String, Id)>, PytorchError> {
-    let of = |value: &Value<'_>| {
-        if let Value::Object(_, Some(state)) = *value {
-            module::state_dict(pickle, state)
-        } else {
-            let entries = entries(pickle, value).into_iter();
-            Ok(entries.map(|(name, id)| (name.to_owned(), id)).collect())
-        }
-    };
-    let has_tensors =
-        |entries: &[(String, Id)]| entries.iter().any(|(_, value)| is_tensor(pickle, *value));
-    let outer = entries(pickle, pickle.root());
+/// A state dict's entries, and whether they are a module's.
+struct StateDict {
+    entries: Vec<(String, Id)>,
+    is_module: bool,
+}
+
+/// The state dict: what lies under one of [`KEYS`], else what is saved; a whole module stands for its
+/// own.
+fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
+    let outer = entries(pickle, pickle.root())?;
     // Before the tensors that may stand beside it: grids, accuracies.
     for key in KEYS {
-        // The last of equal keys, as Python has it.
-        let Some((_, value)) = outer.iter().rfind(|(name, _)| *name == key) else {
-            continue;
-        };
-        let inner = of(pickle.get(*value))?;
-        if has_tensors(&inner) {
-            return Ok(inner);
+        let inner = outer.iter().find(|(name, _)| *name == key);
+        let inner = inner.map(|(_, inner)| state_dict_of(pickle, pickle.get(*inner)));
+        if let Some(found) = inner.transpose()?.flatten() {
+            return Ok(found);
         }
     }
-    let all = of(pickle.root())?;
-    if has_tensors(&all) {
-        return Ok(all);
-    }
     let keys: Vec<String> = outer.iter().take(20).map(|(key, _)| shown(key)).collect();
-    Err(PytorchError::NoStateDict {
+    let found = state_dict_of(pickle, pickle.root())?;
+    found.ok_or_else(|| PytorchError::NoStateDict {
         keys: keys.join(", "),
     })
 }
 
-/// A dictionary's entries whose keys are texts; none of anything else.
-fn entries<'p>(pickle: &'p Pickle<'_>, value: &'p Value<'_>) -> Vec<(&'p str, Id)> {
+/// That of a module, or of a dictionary with tensors in it.
+fn state_dict_of(
+    pickle: &Pickle<'_>,
+    value: &Value<'_>,
+) -> Result<Option<StateDict>, PytorchError> {
+    if matches!(value, Value::Object(..)) {
+        return Ok(Some(StateDict {
+            entries: module::state_dict(pickle, value)?,
+            is_module: true,
+        }));
+    }
+    let entries = entries(pickle, value)?.into_iter();
+    let entries: Vec<_> = entries.map(|(name, id)| (name.to_owned(), id)).collect();
+    let has_tensors = entries.iter().any(|(_, value)| is_tensor(pickle, *value));
+    Ok(has_tensors.then_some(StateDict {
+        entries,
+        is_module: false,
+    }))
+}
+
+/// A dictionary's entries whose keys are texts; none of anything else. No key comes twice in what
+/// PyTorch writes, and which of them counts would be for Python to say.
+fn entries<'p>(
+    pickle: &'p Pickle<'_>,
+    value: &'p Value<'_>,
+) -> Result<Vec<(&'p str, Id)>, PytorchError> {
     let Value::Dict(items) = value else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
-    let named = |(key, value): &(Id, Id)| match pickle.get(*key) {
-        Value::Text(name) => Some((*name, *value)),
-        _ => None,
-    };
-    items.iter().filter_map(named).collect()
+    let mut entries = Vec::new();
+    let mut seen = HashSet::new();
+    for (key, value) in items {
+        let name = match pickle.get(*key) {
+            Value::Text(name) => *name,
+            // A text of Python 2.
+            Value::Bytes(name) => match std::str::from_utf8(name) {
+                Ok(name) => name,
+                Err(_) => continue,
+            },
+            _ => continue,
+        };
+        if name.len() > LONGEST_NAME {
+            return Err(PytorchError::LongName { most: LONGEST_NAME });
+        }
+        if !seen.insert(name) {
+            return Err(PytorchError::Repeated { name: shown(name) });
+        }
+        entries.push((name, *value));
+    }
+    Ok(entries)
 }
 
 fn is_tensor(pickle: &Pickle<'_>, id: Id) -> bool {
@@ -510,6 +552,9 @@ mod tests {
             "__builtin__.exec",
             "subprocess.Popen",
             "os.popen",
+            "os.path.join",
+            "code.interact",
+            "torch.hub.load",
         ] {
             assert!(runs_code(name), "{name}");
         }
@@ -517,6 +562,8 @@ mod tests {
             "builtins.set",
             "argparse.Namespace",
             "torch.nn.modules.linear.Linear",
+            "code.models.ResNet",
+            "ResNet",
         ] {
             assert!(!runs_code(name), "{name}");
         }

@@ -24,9 +24,8 @@ pub(crate) struct RawTensor<'a> {
 }
 
 /// Prefixes that wrappers put before every name: Lightning's and other modules around a network, data
-/// parallelism, compilation; a layer before or behind it makes it part of a sequence.
-const WRAPPERS: [&str; 8] = [
-    "0.",
+/// parallelism, compilation; with a layer before it, it is the second of a sequence.
+const WRAPPERS: [&str; 7] = [
     "1.",
     "model.",
     "net.",
@@ -61,8 +60,17 @@ pub(crate) fn network_state(
     file_len: usize,
 ) -> Result<(ResNetConfig, NamedTensors, Option<Normalization>), LayoutError> {
     let mut tensors = tensors;
-    let normalization = take_normalization(&mut tensors)?;
-    let tensors = renamed(tensors);
+    let normalizing = take_normalizing(&mut tensors)?;
+    let (tensors, wrapper) = renamed(tensors);
+    let normalization = match normalizing {
+        Some(layer) if !is_in_front(&layer.prefix, &wrapper) => {
+            return Err(LayoutError::Normalizing {
+                name: shown(&format!("{}{}", layer.prefix, NORMALIZATION[0])),
+            });
+        }
+        Some(layer) => layer.normalization,
+        None => None,
+    };
     let nearest = Architecture::of_names(&tensors.keys().map(String::as_str));
     let first = |name: &str| {
         let tensor = tensors.get(name);
@@ -81,8 +89,10 @@ pub(crate) fn network_state(
         .keys()
         .filter(|name| !known.contains_key(*name))
         .collect();
-    let is_projection = |name: &&String| name.contains(".shortcut.");
-    if !missing.is_empty() && missing.iter().all(is_projection) && unexpected.is_empty() {
+    let is_projection = |name: &String| name.contains(".shortcut.");
+    let has_projections = tensors.keys().any(is_projection);
+    let misses_them = missing.iter().all(|name| is_projection(name)) && !has_projections;
+    if !missing.is_empty() && misses_them && unexpected.is_empty() {
         return Err(LayoutError::Padded { nearest });
     }
     if !missing.is_empty() || !unexpected.is_empty() {
@@ -135,10 +145,16 @@ pub(crate) fn network_state(
     Ok((config, state, normalization))
 }
 
-/// Takes out the tensors of the layer that normalizes images, if there is one.
-fn take_normalization(
+/// The tensors of the layer that normalizes images, by the prefix of its names.
+struct Normalizing {
+    prefix: String,
+    normalization: Option<Normalization>,
+}
+
+/// Takes out the tensors of such a layer, if there is one.
+fn take_normalizing(
     tensors: &mut BTreeMap<String, RawTensor<'_>>,
-) -> Result<Option<Normalization>, LayoutError> {
+) -> Result<Option<Normalizing>, LayoutError> {
     let is_of_colors = |name: &str| {
         let tensor = tensors.get(name);
         tensor.is_some_and(|tensor| {
@@ -146,50 +162,64 @@ fn take_normalization(
             sizes.eq([&COLORS])
         })
     };
-    let layer = |name: &String| {
-        let layer = name.strip_suffix(NORMALIZATION[1])?;
-        let is_layer = layer.is_empty() || layer.ends_with('.');
-        let names = NORMALIZATION.map(|name| format!("{layer}{name}"));
-        (is_layer && names.iter().all(|name| is_of_colors(name))).then_some(names)
+    let prefix_of = |name: &String| {
+        let prefix = name.strip_suffix(NORMALIZATION[1])?;
+        let is_layer = prefix.is_empty() || prefix.ends_with('.');
+        let mut names = NORMALIZATION.iter();
+        let is_whole = is_layer && names.all(|name| is_of_colors(&format!("{prefix}{name}")));
+        is_whole.then(|| prefix.to_owned())
     };
-    let layers: Vec<[String; 2]> = tensors.keys().filter_map(layer).collect();
+    let prefixes: Vec<String> = tensors.keys().filter_map(prefix_of).collect();
     // Several are unexpected, like any other name.
-    let [[mean, std]] = layers.as_slice() else {
+    let [prefix] = prefixes.as_slice() else {
         return Ok(None);
     };
-    let mut three = |name: &String| {
-        let values = tensors[name].values(name)?;
-        tensors.remove(name);
+    let mut three = |name: &str| {
+        let name = format!("{prefix}{name}");
+        let values = tensors[&name].values(&name)?;
+        tensors.remove(&name);
         let values: [f32; COLORS] = values.try_into().expect("three elements");
         Ok::<_, LayoutError>(values)
     };
     let normalization = Normalization {
-        mean: three(mean)?,
-        std: three(std)?,
+        mean: three(NORMALIZATION[0])?,
+        std: three(NORMALIZATION[1])?,
     };
-    match normalization.std.into_iter().find(|value| *value <= 0.0) {
-        Some(value) => Err(LayoutError::Deviation {
-            name: std.clone(),
-            value,
-        }),
-        None => Ok(Some(normalization)),
-    }
+    // Of pixels from 0 to 255, or of something else altogether, it says nothing here.
+    let is_of_pixels = normalization
+        .mean
+        .iter()
+        .all(|mean| (0.0..=1.0).contains(mean))
+        && normalization
+            .std
+            .iter()
+            .all(|std| *std > 0.0 && *std <= 1.0);
+    Ok(Some(Normalizing {
+        prefix: prefix.clone(),
+        normalization: is_of_pixels.then_some(normalization),
+    }))
 }
 
-/// The tensors under this project's names, counters left out.
-fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, RawTensor<'_>> {
+/// The tensors under this project's names, counters left out, and what all names began with.
+fn renamed(
+    mut tensors: BTreeMap<String, RawTensor<'_>>,
+) -> (BTreeMap<String, RawTensor<'_>>, String) {
     tensors.retain(|name, _| !name.ends_with(COUNTER) && name != AVERAGED);
-    while let Some(wrapper) = WRAPPERS
-        .into_iter()
-        .find(|wrapper| !tensors.is_empty() && tensors.keys().all(|name| name.starts_with(wrapper)))
-    {
-        let bare = |(name, tensor): (String, _)| (name[wrapper.len()..].to_owned(), tensor);
-        tensors = tensors.into_iter().map(bare).collect();
+    let mut len = 0;
+    while let Some(wrapper) = WRAPPERS.into_iter().find(|wrapper| {
+        let mut names = tensors.keys();
+        !tensors.is_empty() && names.all(|name| name[len..].starts_with(wrapper))
+    }) {
+        len += wrapper.len();
     }
+    let first = tensors.keys().next();
+    let wrapper = first.map_or_else(String::new, |name| name[..len].to_owned());
+    let bare = |(name, tensor): (String, _)| (name[len..].to_owned(), tensor);
+    tensors = tensors.into_iter().map(bare).collect();
     let taken: BTreeSet<String> = tensors.keys().cloned().collect();
     if Family::of_names(&taken.iter().map(String::as_str)) == Family::WideResNet {
         // It has no other names.
-        return tensors;
+        return (tensors, wrapper);
     }
     // A name that stands beside its synonym stays, to be refused.
     let ours = |name: String| {
@@ -197,7 +227,25 @@ fn renamed(mut tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, Raw
         if taken.contains(&ours) { name } else { ours }
     };
     let renamed = |(name, tensor)| (ours(name), tensor);
-    tensors.into_iter().map(renamed).collect()
+    (tensors.into_iter().map(renamed).collect(), wrapper)
+}
+
+/// Whether a layer is a part of the network itself or of one of its wrappers, in front of it: by the
+/// prefixes of both.
+fn is_in_front(layer: &str, wrapper: &str) -> bool {
+    let (parent, name) = match layer.trim_end_matches('.').rsplit_once('.') {
+        Some((parent, name)) => (&layer[..=parent.len()], name),
+        None => ("", layer.trim_end_matches('.')),
+    };
+    let Some(network) = wrapper.strip_prefix(parent) else {
+        return false;
+    };
+    let network = network.split('.').next().unwrap_or_default();
+    // Those of a sequence are numbered.
+    match (name.parse::<usize>(), network.parse::<usize>()) {
+        (Ok(layer), Ok(network)) => layer < network,
+        _ => true,
+    }
 }
 
 /// torchvision's names of layers as this project's.
@@ -403,35 +451,73 @@ mod tests {
         assert!(state.contains_key("layer2.0.shortcut.1.running_var"));
     }
 
-    /// `nn.Sequential(normalize, network)` in data parallelism, of averaged weights.
-    #[test]
-    fn a_layer_before_the_network_says_how_images_are_normalized() {
+    /// A network of zeros under a prefix, with a layer of `mean` and `std` under another.
+    fn normalized(
+        [layer, wrapper]: [&str; 2],
+        [mean, std]: [f32; 2],
+        shape: &[usize],
+    ) -> Result<Option<Normalization>, LayoutError> {
         let storage = vec![0; ENOUGH];
         let three = |value: f32| [0.0, value, value, value].map(f32::to_le_bytes).concat();
-        let (mean, halves, nothing) = (three(0.25), three(0.5), three(0.0));
-        let with = |std: &[u8], shape: &[usize]| {
-            let behind = |(name, tensor)| (format!("module.1.{name}"), tensor);
-            let mut tensors: BTreeMap<_, _> = zeros(&storage).into_iter().map(behind).collect();
-            let strides = contiguous(shape);
-            let layer = [("mean", &mean[..]), ("std", std)];
-            let layer = layer.map(|(name, values)| {
-                let tensor = raw(values, shape, &strides);
-                (format!("module.0.{name}"), tensor)
-            });
-            tensors.extend(layer);
-            tensors.insert("n_averaged".to_owned(), raw(&storage, &[], &[]));
-            network_state(tensors, 1 << 20).map(|(.., normalization)| normalization)
-        };
-        for shape in [&[3][..], &[1, 3, 1, 1], &[3, 1, 1]] {
-            let found = with(&halves, shape).unwrap();
-            let expected = "0.25,0.25,0.25/0.5,0.5,0.5".parse().unwrap();
-            assert_eq!(found, Some(expected));
+        let (mean, std) = (three(mean), three(std));
+        let wrapped = |(name, tensor)| (format!("{wrapper}{name}"), tensor);
+        let mut tensors: BTreeMap<_, _> = zeros(&storage).into_iter().map(wrapped).collect();
+        let strides = contiguous(shape);
+        for (name, values) in NORMALIZATION.iter().zip([&mean, &std]) {
+            tensors.insert(format!("{layer}{name}"), raw(values, shape, &strides));
         }
-        let refused = with(&nothing, &[3]).unwrap_err().to_string();
-        assert!(refused.starts_with("module.0.std holds 0"), "{refused}");
-        // One element for all colors, or another number of them, is no normalization of theirs.
-        let refused = with(&halves, &[2]).unwrap_err();
-        assert!(matches!(refused, LayoutError::Names { .. }), "{refused}");
+        tensors.insert(AVERAGED.to_owned(), raw(&storage, &[], &[]));
+        network_state(tensors, 1 << 20).map(|(.., normalization)| normalization)
+    }
+
+    #[test]
+    fn a_layer_before_the_network_says_how_images_are_normalized() {
+        let expected = "0.25,0.25,0.25/0.5,0.5,0.5".parse().ok();
+        for (prefixes, shape) in [
+            (["0.", "1."], &[3][..]),
+            (["module.0.", "module.1."], &[1, 3, 1, 1]),
+            (["normalize.", "model."], &[3, 1, 1]),
+            (["", "net."], &[3]),
+            (["", ""], &[3]),
+            (["model.", "model."], &[3]),
+            (["module.norm.", "module."], &[3]),
+        ] {
+            let found = normalized(prefixes, [0.25, 0.5], shape).unwrap();
+            assert_eq!(found, expected, "{prefixes:?}");
+        }
+        // Of pixels from 0 to 255; of nothing that divides.
+        for values in [[125.3, 63.0], [0.25, 0.0], [0.25, -0.5], [-0.5, 0.5]] {
+            assert_eq!(normalized(["0.", "1."], values, &[3]).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn what_stands_within_the_network_or_behind_it_normalizes_no_images() {
+        for prefixes in [
+            ["layer1.0.", ""],
+            ["module.layer1.0.", "module."],
+            ["other.0.", "module.1."],
+            ["2.", "1."],
+        ] {
+            let refused = normalized(prefixes, [0.25, 0.5], &[3]).unwrap_err();
+            let is_it = matches!(refused, LayoutError::Normalizing { .. });
+            assert!(is_it, "{prefixes:?}: {refused}");
+        }
+        // Two elements, and names that only end so, are names like any other.
+        for (layer, shape) in [("0.", 2), ("0.x", 3)] {
+            let refused = normalized([layer, "1."], [0.25, 0.5], &[shape]).unwrap_err();
+            assert!(matches!(refused, LayoutError::Names { .. }), "{refused}");
+        }
+    }
+
+    /// Names of megabytes would be copied millions of times.
+    #[test]
+    fn wrappers_upon_wrappers_are_taken_off_at_once() {
+        let storage = vec![0; ENOUGH];
+        let long = "module.".repeat(1 << 20);
+        let wrapped = |(name, tensor)| (format!("{long}{name}"), tensor);
+        let tensors: BTreeMap<_, _> = zeros(&storage).into_iter().map(wrapped).collect();
+        assert!(network_state(tensors, 1 << 20).is_ok());
     }
 
     #[test]

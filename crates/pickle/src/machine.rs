@@ -9,11 +9,14 @@
 //! and adds at most one value and a few references to values, some two hundred bytes in all: the
 //! number of opcodes is bounded, and memory with it, however long the pickle is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::opcodes as op;
 use crate::pickle::{Allowed, Id, ORDERED_DICT, Value};
 use crate::{Error, Result, shown};
+
+/// Longest name of a class or function, its module included.
+const LONGEST_GLOBAL: usize = 1 << 10;
 
 pub(crate) struct Machine<'a, 'b> {
     bytes: &'a [u8],
@@ -24,6 +27,8 @@ pub(crate) struct Machine<'a, 'b> {
     /// Heights of the stack that no pop goes below.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
+    /// What Python copies when it calls or builds: filled later, it would be another than the copy.
+    sealed: HashSet<usize>,
 }
 
 impl<'a, 'b> Machine<'a, 'b> {
@@ -36,6 +41,7 @@ impl<'a, 'b> Machine<'a, 'b> {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            sealed: HashSet::new(),
         }
     }
 
@@ -177,7 +183,7 @@ impl<'a, 'b> Machine<'a, 'b> {
     }
 
     fn append(&mut self, items: &[Id]) -> Result<()> {
-        let top = self.top()?;
+        let top = self.fillable()?;
         let malformed = self.malformed("an element for something that is no list");
         match &mut self.values[top.0] {
             Value::List(known) => {
@@ -190,39 +196,8 @@ impl<'a, 'b> Machine<'a, 'b> {
         }
     }
 
-    /// Notes what an object would be set to. Attributes of other things, such as a state dict's
-    /// `_metadata`, are passed over: nothing asks for them.
-    fn build(&mut self) -> Result<()> {
-        let (state, object) = (self.pop()?, self.top()?);
-        match self.values[object.0] {
-            Value::Called(name, arguments) => {
-                self.values[object.0] = Value::Built(name, arguments, state);
-            }
-            Value::Object(class, None) => {
-                self.values[object.0] = Value::Object(class, Some(state));
-            }
-            // It would be merged with the first: no object is written so.
-            Value::Object(..) => return Err(self.malformed("a second state of an object")),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Notes an object, whatever its class would make it from.
-    fn new_object(&mut self) -> Result<()> {
-        let (arguments, class) = (self.pop()?, self.pop()?);
-        match (&self.values[class.0], &self.values[arguments.0]) {
-            // What lies outside of the pickle may be a class with its source.
-            (Value::Global(_) | Value::Class(..) | Value::Persistent(_), Value::Tuple(_)) => {
-                self.push(Value::Object(class, None));
-                Ok(())
-            }
-            _ => Err(self.malformed("an object of something that is no class")),
-        }
-    }
-
     fn set_items(&mut self, items: &[Id]) -> Result<()> {
-        let top = self.top()?;
+        let top = self.fillable()?;
         let malformed = self.malformed("items for something that is no dictionary");
         match &mut self.values[top.0] {
             Value::Dict(known) if items.len().is_multiple_of(2) => {
@@ -231,6 +206,53 @@ impl<'a, 'b> Machine<'a, 'b> {
             }
             Value::Called(..) | Value::Object(..) => Ok(()),
             _ => Err(malformed),
+        }
+    }
+
+    /// The top of the stack, into which something is to be put.
+    fn fillable(&self) -> Result<Id> {
+        let top = self.top()?;
+        if self.sealed.contains(&top.0) {
+            return Err(self.malformed("something for what was used before"));
+        }
+        Ok(top)
+    }
+
+    /// Notes what an object would be set to. Attributes of dictionaries, such as a state dict's
+    /// `_metadata`, are passed over: nothing asks for them.
+    fn build(&mut self) -> Result<()> {
+        let (state, object) = (self.pop()?, self.top()?);
+        let built = match self.values[object.0] {
+            Value::Called(name, arguments) => Value::Built(name, arguments, state),
+            Value::Object(class, None) => Value::Object(class, Some(state)),
+            Value::Dict(_) => return Ok(()),
+            // A second state would be merged with the first, and a class's would change the class: no
+            // object is written so.
+            _ => return Err(self.malformed("a state of something that has none")),
+        };
+        self.values[object.0] = built;
+        self.sealed.insert(state.0);
+        Ok(())
+    }
+
+    /// Notes an object of a class, which makes it of nothing: of arguments some make whatever these say.
+    fn new_object(&mut self) -> Result<()> {
+        let (arguments, class) = (self.pop()?, self.pop()?);
+        let is_empty = match &self.values[arguments.0] {
+            Value::Tuple(parts) => parts.is_empty(),
+            _ => return Err(self.malformed("an object of what are no arguments")),
+        };
+        match self.values[class.0] {
+            Value::Class(module, name) if !is_empty => {
+                Err(self.refused(&format!("{module}.{name}")))
+            }
+            Value::Global(name) if !is_empty => Err(self.refused(name)),
+            // What lies outside of the pickle may be a class with its source.
+            Value::Global(_) | Value::Class(..) | Value::Persistent(_) if is_empty => {
+                self.push(Value::Object(class, None));
+                Ok(())
+            }
+            _ => Err(self.malformed("an object of something that is no class")),
         }
     }
 
@@ -258,6 +280,9 @@ impl<'a, 'b> Machine<'a, 'b> {
     }
 
     fn global(&mut self, module: &'a str, name: &'a str) -> Result<()> {
+        if module.len() + name.len() > LONGEST_GLOBAL {
+            return Err(self.malformed("a longer name than any class has"));
+        }
         let full = format!("{module}.{name}");
         let allowed = self.allowed.globals.iter().find(|known| **known == full);
         if let Some(allowed) = allowed {
@@ -283,7 +308,10 @@ impl<'a, 'b> Machine<'a, 'b> {
             (Value::Global(ORDERED_DICT), Value::Tuple(parts)) if parts.is_empty() => {
                 Value::Dict(Vec::new())
             }
-            (Value::Global(name), Value::Tuple(_)) => Value::Called(name, arguments),
+            (Value::Global(name), Value::Tuple(parts)) => {
+                self.sealed.extend(parts.iter().map(|part| part.0));
+                Value::Called(name, arguments)
+            }
             (Value::Class(module, name), _) => {
                 return Err(self.refused(&format!("{module}.{name}")));
             }

@@ -296,6 +296,12 @@ mod tests {
         for (bytes, expected) in [
             (&b"\x80\x02cos\nsystem\n."[..], "os.system"),
             (b"\x80\x02cown\nmake\n)R.", "own.make"),
+            // tuple(map(own.make, ["a"])), which calls it.
+            (
+                b"\x80\x02cbuiltins\nmap\ncown\nmake\n]K\x01a\x86\x81.",
+                "builtins.map",
+            ),
+            (b"\x80\x02ctorch\nSize\nK\x01\x85\x81.", "torch.Size"),
         ] {
             let refused = with(bytes).unwrap_err();
             assert!(
@@ -307,6 +313,9 @@ mod tests {
             &b"\x80\x02K\x07)\x81."[..],
             b"\x80\x02cown\nNet\nK\x07\x81.",
             b"\x80\x02cown\nNet\n)\x81}b}b.",
+            b"\x80\x02cown\nNet\n}b.",
+            // Filled after an object was set to it.
+            b"\x80\x02cown\nNet\n)\x81}q\x01bh\x01K\x01K\x02s.",
         ] {
             let refused = with(bytes).unwrap_err();
             assert!(matches!(refused, Error::Malformed { .. }), "{refused}");
@@ -331,6 +340,8 @@ mod tests {
             b"cos",
             b"K\x01K\x02\x93.",
             b"(.",
+            b"ctorch\nSize\n]q\x01\x85Rh\x01K\x01a.",
+            b"]}b.",
         ] {
             let refused = read(bytes).unwrap_err();
             assert!(
@@ -359,6 +370,16 @@ mod tests {
             assert!(refused.to_string().contains("more than 1000 opcodes"));
             assert!(with(&bytes, 10_004).is_ok());
         }
+    }
+
+    /// 100,000 globals of a module whose name is kept: ten billion letters to compare.
+    #[test]
+    fn long_names_of_globals_are_refused() {
+        let long = 100_000_u32.to_le_bytes();
+        let name = "a".repeat(100_000);
+        let kept = [&b"X"[..], &long, name.as_bytes(), b"q\x01"].concat();
+        let bytes = [&kept[..], &b"h\x01h\x01\x93".repeat(60_000), b"."].concat();
+        assert!(matches!(read(&bytes), Err(Error::Malformed { .. })));
     }
 
     #[test]

@@ -295,6 +295,31 @@ mod tests {
 
     use crate::made_up::detection as made_up;
 
+    /// With everything that a search on CIFAR-10 may have to say of a class.
+    #[test]
+    fn its_table_fits_a_terminal() {
+        let mut found = made_up(true);
+        for class in &mut found.classes {
+            class.name = "automobile".to_owned();
+            class.sample_asr_anywhere = Some(0.999);
+            class.best_place = Some(BestPlace {
+                row: 27,
+                column: 17,
+                share: 0.999,
+            });
+            class.sample_asr = 0.999;
+            class.in_level_set = 1.0;
+            class.anomaly_index = Some(-13.5);
+        }
+        let words = detection_text(&found);
+        let table = words
+            .lines()
+            .filter(|line| line.starts_with(['│', '┌', '╞']));
+        let widths: Vec<usize> = table.map(|line| line.chars().count()).collect();
+        assert!(widths.len() > 4, "{words}");
+        assert_eq!(widths.iter().max(), Some(&80), "{words}");
+    }
+
     #[test]
     fn a_backdoor_is_said_first_and_its_class_named() {
         let words = detection_text(&made_up(true));

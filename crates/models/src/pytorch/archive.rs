@@ -34,16 +34,15 @@ impl<'a> Archive<'a> {
         if zip.has_duplicate_names() || zip.has_overlapping_entries()? {
             return Err(PytorchError::Overlap);
         }
-        let mut folders = zip.file_names().filter_map(|name| {
-            let name = name.ok()?;
-            Some(name.strip_suffix("data.pkl")?.to_owned())
-        });
-        let folder =
-            folders.find(|folder| folder.ends_with('/') && folder.matches('/').count() == 1);
-        let folder = folder.ok_or_else(|| PytorchError::MissingRecord {
-            name: "data.pkl".to_owned(),
-        })?;
-        drop(folders);
+        // Where PyTorch looks for them: beside what comes first.
+        let first = zip.file_names().next().and_then(Result::ok);
+        let slash = first.as_ref().and_then(|name| name.find('/'));
+        let (Some(first), Some(slash)) = (first, slash) else {
+            return Err(PytorchError::MissingRecord {
+                name: "data.pkl".to_owned(),
+            });
+        };
+        let folder = first[..=slash].to_owned();
         Ok(Self {
             bytes,
             zip,

@@ -1,56 +1,65 @@
 //! Whole modules, as `torch.save(model)` and `torch.jit.save` write them: objects of classes that need
 //! not be known here, since the state dict that PyTorch would make of a module lies in its attributes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesa_pickle::{Id, Pickle, Value, shown};
 
-use super::{entries, is_tensor};
+use super::{LONGEST_NAME, entries, is_tensor};
 use crate::PytorchError;
 use crate::state_dict::NORMALIZATION;
 
-/// Most attributes that are looked at, shared modules each time: a ResNet-152 has some 12,000.
+/// Most attributes that are looked at, those of a shared module each time: a ResNet-152 has some 12,000.
 const MOST_ATTRIBUTES: usize = 1 << 20;
 
-/// Most tensors and modules, each of which is given a name, in how many parts of how many bytes.
-const MOST_NAMES: usize = 1 << 14;
-const MOST_PARTS: usize = 32;
-const LONGEST_PART: usize = 255;
+/// Most bytes of all names, of modules and of tensors: a ResNet-152 has some 36,000.
+const MOST_NAMES: usize = 1 << 20;
 
 /// What `set([…])` is called in a pickle, by either version of Python.
 const SETS: [&str; 2] = ["__builtin__.set", "builtins.set"];
 
-/// Packages whose classes stand in files that PyTorch writes by itself.
-const KNOWN: [&str; 6] = [
-    "__builtin__",
-    "__torch__",
-    "argparse",
-    "builtins",
-    "collections",
-    "torch",
+/// How the names of classes begin that stand in files of modules and training states by themselves.
+const KNOWN: [&str; 9] = [
+    "__builtin__.dict",
+    "__builtin__.list",
+    "__torch__.",
+    "argparse.Namespace",
+    "builtins.dict",
+    "builtins.list",
+    "collections.",
+    "torch.nn.",
+    "torch.optim.",
 ];
 
 /// The tensors of a module and of all in it, named as in its state dict.
 pub(super) fn state_dict(
     pickle: &Pickle<'_>,
-    state: Id,
+    module: &Value<'_>,
 ) -> Result<Vec<(String, Id)>, PytorchError> {
+    let mut walk = Walk {
+        pickle,
+        looked_at: 0,
+        named: 0,
+    };
     let mut found = Vec::new();
-    let mut open = vec![(Name::default(), state)];
-    let (mut attributes, mut modules) = (0, 0);
-    while let Some((prefix, state)) = open.pop() {
-        let members = Members::of(pickle, state);
-        attributes += members.attributes;
-        modules += 1;
-        if attributes > MOST_ATTRIBUTES || modules + open.len() + found.len() > MOST_NAMES {
-            return Err(PytorchError::Nested);
+    let mut open = vec![(String::new(), module)];
+    while let Some((prefix, module)) = open.pop() {
+        for (name, value) in walk.members(module)? {
+            let value_of = pickle.get(value);
+            let is_module = matches!(value_of, Value::Object(..));
+            if !is_module && !is_tensor(pickle, value) {
+                continue;
+            }
+            let name = walk.named(&prefix, name)?;
+            if is_module {
+                open.push((name, value_of));
+            } else {
+                found.push((name, value));
+            }
         }
-        for (name, value) in members.tensors {
-            found.push((prefix.with(name)?.text, value));
-        }
-        for (name, state) in members.modules {
-            open.push((prefix.with(name)?, state));
-        }
+    }
+    if found.is_empty() {
+        return Err(wrong("holds no tensors, as a frozen TorchScript does"));
     }
     Ok(found)
 }
@@ -59,99 +68,123 @@ pub(super) fn state_dict(
 pub(super) fn foreign_classes(pickle: &Pickle<'_>) -> BTreeSet<String> {
     let class = |value: &Value<'_>| match *value {
         Value::Class(module, name) => {
-            let package = module.split('.').next().unwrap_or_default();
-            (!KNOWN.contains(&package)).then(|| shown(&format!("{module}.{name}")))
+            let full = format!("{module}.{name}");
+            let is_known = KNOWN.iter().any(|known| full.starts_with(known));
+            (!is_known).then(|| shown(&full))
         }
         _ => None,
     };
     pickle.values().iter().filter_map(class).collect()
 }
 
-/// `layer1.0.conv1`, and how many parts it has.
-#[derive(Default)]
-struct Name {
-    text: String,
-    parts: usize,
+fn wrong(what: &'static str) -> PytorchError {
+    PytorchError::Module { what }
 }
 
-impl Name {
-    fn with(&self, part: &str) -> Result<Self, PytorchError> {
-        if self.parts == MOST_PARTS || part.len() > LONGEST_PART {
-            return Err(PytorchError::Nested);
-        }
-        let text = match self.parts {
-            0 => part.to_owned(),
-            _ => format!("{}.{part}", self.text),
+/// A way through a module, and how much was looked at on it: modules may share others, or hold
+/// themselves.
+struct Walk<'p, 'a> {
+    pickle: &'p Pickle<'a>,
+    looked_at: usize,
+    named: usize,
+}
+
+impl<'p> Walk<'p, '_> {
+    /// What belongs to a module, by name. One of Python has tables of it, one of `TorchScript`
+    /// attributes alone.
+    fn members(&mut self, module: &Value<'_>) -> Result<Vec<(&'p str, Id)>, PytorchError> {
+        let &Value::Object(class, Some(state)) = module else {
+            return Ok(Vec::new());
         };
-        let parts = self.parts + 1;
-        Ok(Self { text, parts })
+        let attributes = self.entries(state)?;
+        if let Value::Class(module, _) = self.pickle.get(class)
+            && module.starts_with("__torch__")
+        {
+            return Ok(attributes);
+        }
+        let attributes: BTreeMap<&str, Id> = attributes.into_iter().collect();
+        let passing = match attributes.get("_non_persistent_buffers_set") {
+            Some(set) => self.texts(*set)?,
+            None => BTreeSet::new(),
+        };
+        let mut members = Vec::new();
+        let mut names = BTreeSet::new();
+        for table in ["_parameters", "_buffers", "_modules"] {
+            let Some(table_of) = attributes.get(table) else {
+                continue;
+            };
+            for (name, value) in self.entries(*table_of)? {
+                // Python would take the attribute.
+                if attributes.contains_key(name) || !names.insert(name) {
+                    return Err(wrong("has two parts of one name"));
+                }
+                let is_passing = table == "_buffers" && passing.contains(name);
+                if !is_passing || NORMALIZATION.contains(&name) {
+                    members.push((name, value));
+                }
+            }
+        }
+        // Of the attributes only what tells how images are normalized.
+        let beside = NORMALIZATION.map(|name| attributes.get_key_value(name));
+        members.extend(beside.into_iter().flatten().map(|(name, id)| (*name, *id)));
+        Ok(members)
+    }
+
+    fn entries(&mut self, table: Id) -> Result<Vec<(&'p str, Id)>, PytorchError> {
+        let table = self.pickle.get(table);
+        if let Value::Dict(items) = table {
+            self.look_at(items.len())?;
+        }
+        entries(self.pickle, table)
+    }
+
+    /// The texts of a set.
+    fn texts(&mut self, set: Id) -> Result<BTreeSet<&'p str>, PytorchError> {
+        let pickle = self.pickle;
+        let elements = match pickle.get(set) {
+            Value::Called(name, arguments) if SETS.contains(name) => match pickle.get(*arguments) {
+                Value::Tuple(parts) => parts.first().map(|list| pickle.get(*list)),
+                _ => None,
+            },
+            // Of a later protocol.
+            set => Some(set),
+        };
+        let Some(Value::List(elements)) = elements else {
+            return Ok(BTreeSet::new());
+        };
+        self.look_at(elements.len())?;
+        let text = |element: &Id| match pickle.get(*element) {
+            Value::Text(text) if text.len() <= LONGEST_NAME => Some(*text),
+            _ => None,
+        };
+        Ok(elements.iter().filter_map(text).collect())
+    }
+
+    fn look_at(&mut self, count: usize) -> Result<(), PytorchError> {
+        self.looked_at += 1 + count;
+        if self.looked_at > MOST_ATTRIBUTES {
+            return Err(wrong(MORE));
+        }
+        Ok(())
+    }
+
+    /// The name of a module's part: `layer1.0.conv1`.
+    fn named(&mut self, prefix: &str, part: &str) -> Result<String, PytorchError> {
+        if part.contains('.') {
+            return Err(wrong("has a part with a dot in its name"));
+        }
+        self.named += prefix.len() + 1 + part.len();
+        if self.named > MOST_NAMES {
+            return Err(wrong(MORE));
+        }
+        Ok(match prefix {
+            "" => part.to_owned(),
+            _ => format!("{prefix}.{part}"),
+        })
     }
 }
 
-/// What a module holds itself, by name.
-struct Members<'p> {
-    tensors: Vec<(&'p str, Id)>,
-    /// With the states of these.
-    modules: Vec<(&'p str, Id)>,
-    attributes: usize,
-}
-
-impl<'p> Members<'p> {
-    /// A module of Python has tables of what belongs to it; one of `TorchScript` has attributes alone.
-    fn of(pickle: &'p Pickle<'_>, state: Id) -> Self {
-        let attributes = entries(pickle, pickle.get(state));
-        // The last of equal keys, as Python has it.
-        let named = |name: &str| attributes.iter().rfind(|(key, _)| *key == name);
-        let table = |name: &str| {
-            named(name).map_or_else(Vec::new, |(_, table)| entries(pickle, pickle.get(*table)))
-        };
-        let mut members = if named("_modules").is_none() {
-            attributes.clone()
-        } else {
-            let passing = named("_non_persistent_buffers_set");
-            let passing = passing.map_or_else(BTreeSet::new, |(_, set)| texts(pickle, *set));
-            let mut buffers = table("_buffers");
-            buffers.retain(|(name, _)| !passing.contains(name));
-            // Of the attributes only what tells how images are normalized.
-            let mut beside = attributes.clone();
-            beside.retain(|(name, _)| NORMALIZATION.contains(name));
-            let tables = [table("_parameters"), buffers, table("_modules")];
-            [beside, tables.concat()].concat()
-        };
-        let count = attributes.len() + members.len();
-        let module = |(name, value): &(&'p str, Id)| match pickle.get(*value) {
-            Value::Object(_, Some(state)) => Some((*name, *state)),
-            _ => None,
-        };
-        let modules = members.iter().filter_map(module).collect();
-        members.retain(|(_, value)| is_tensor(pickle, *value));
-        Self {
-            tensors: members,
-            modules,
-            attributes: count,
-        }
-    }
-}
-
-/// The texts of a set.
-fn texts<'p>(pickle: &'p Pickle<'_>, set: Id) -> BTreeSet<&'p str> {
-    let elements = match pickle.get(set) {
-        Value::Called(name, arguments) if SETS.contains(name) => match pickle.get(*arguments) {
-            Value::Tuple(parts) => parts.first().map(|list| pickle.get(*list)),
-            _ => None,
-        },
-        // Of a later protocol.
-        set => Some(set),
-    };
-    let Some(Value::List(elements)) = elements else {
-        return BTreeSet::new();
-    };
-    let text = |element: &Id| match pickle.get(*element) {
-        Value::Text(text) => Some(*text),
-        _ => None,
-    };
-    elements.iter().filter_map(text).collect()
-}
+const MORE: &str = "holds itself, or more than any network has";
 
 #[cfg(test)]
 mod tests {
@@ -168,10 +201,7 @@ mod tests {
             most_opcodes: 1 << 21,
         };
         let pickle = Pickle::read(bytes, allowed).unwrap();
-        let &Value::Object(_, Some(state)) = pickle.root() else {
-            panic!("{pickle:?}")
-        };
-        let mut names: Vec<_> = state_dict(&pickle, state)?
+        let mut names: Vec<_> = state_dict(&pickle, pickle.root())?
             .into_iter()
             .map(|(name, _)| name)
             .collect();
@@ -198,6 +228,10 @@ mod tests {
         [&b"cown\nNet\n)\x81"[..], &dictionary(state), b"b"].concat()
     }
 
+    fn script(state: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        [&b"c__torch__.own\nNet\n)\x81"[..], &dictionary(state), b"b"].concat()
+    }
+
     fn tensor() -> Vec<u8> {
         b"ctorch._utils\n_rebuild_tensor_v2\n)R".to_vec()
     }
@@ -206,73 +240,120 @@ mod tests {
         [b"\x80\x02", value, b"."].concat()
     }
 
+    /// A set of one text, as protocol 2 and protocol 4 write it.
+    fn sets(element: &str) -> [Vec<u8>; 2] {
+        [
+            [&b"cbuiltins\nset\n]"[..], &text(element), b"a\x85R"].concat(),
+            [&b"\x8f("[..], &text(element), b"\x90"].concat(),
+        ]
+    }
+
     #[test]
     fn a_module_has_the_names_of_its_state_dict() {
-        let norm = object(&[
-            (
-                "_parameters",
-                dictionary(&[("weight", tensor()), ("bias", b"N".to_vec())]),
-            ),
-            (
-                "_buffers",
-                dictionary(&[("mean", tensor()), ("passing", tensor())]),
-            ),
-            (
-                "_non_persistent_buffers_set",
-                [&b"cbuiltins\nset\n]"[..], &text("passing"), b"a\x85R"].concat(),
-            ),
-            ("_modules", dictionary(&[])),
-            // No part of the state dict, but a normalization's.
-            ("seen", tensor()),
-            ("std", tensor()),
-        ]);
-        let stage = object(&[("_modules", dictionary(&[("0", norm)]))]);
-        let whole = object(&[
-            ("_parameters", dictionary(&[("scale", tensor())])),
-            (
-                "_modules",
-                dictionary(&[("layer1", stage), ("dropped", b"N".to_vec())]),
-            ),
-        ]);
-        assert_eq!(
-            names(&pickle(&whole)).unwrap(),
-            ["layer1.0.mean", "layer1.0.std", "layer1.0.weight", "scale"]
-        );
+        for set in sets("passing") {
+            let norm = object(&[
+                (
+                    "_parameters",
+                    dictionary(&[("weight", tensor()), ("bias", b"N".to_vec())]),
+                ),
+                (
+                    "_buffers",
+                    dictionary(&[("count", tensor()), ("passing", tensor())]),
+                ),
+                ("_non_persistent_buffers_set", set),
+                ("_modules", dictionary(&[])),
+                // No part of the state dict, but a normalization's.
+                ("seen", tensor()),
+                ("std", tensor()),
+            ]);
+            let stage = object(&[("_modules", dictionary(&[("0", norm)]))]);
+            let whole = object(&[
+                ("_parameters", dictionary(&[("scale", tensor())])),
+                (
+                    "_modules",
+                    dictionary(&[("layer1", stage), ("dropped", b"N".to_vec())]),
+                ),
+            ]);
+            assert_eq!(
+                names(&pickle(&whole)).unwrap(),
+                ["layer1.0.count", "layer1.0.std", "layer1.0.weight", "scale"]
+            );
+        }
+        for set in sets("mean") {
+            let passing = object(&[
+                ("_buffers", dictionary(&[("mean", tensor())])),
+                ("_non_persistent_buffers_set", set),
+            ]);
+            assert_eq!(names(&pickle(&passing)).unwrap(), ["mean"]);
+        }
     }
 
     #[test]
     fn attributes_are_the_members_of_torchscripts() {
-        let norm = object(&[("training", b"\x89".to_vec()), ("weight", tensor())]);
-        let whole = object(&[("bn1", norm), ("scale", tensor())]);
+        let norm = script(&[("training", b"\x89".to_vec()), ("weight", tensor())]);
+        let whole = script(&[("bn1", norm), ("scale", tensor())]);
         assert_eq!(names(&pickle(&whole)).unwrap(), ["bn1.weight", "scale"]);
+        // An object of another class without a module's tables has none.
+        let other = object(&[("scale", tensor())]);
+        assert!(names(&pickle(&other)).is_err());
+    }
+
+    fn refused(bytes: &[u8], what: &str) {
+        let refused = names(bytes).unwrap_err();
+        let is_it =
+            matches!(&refused, PytorchError::Module { what: found } if found.contains(what));
+        assert!(is_it, "{refused}, not {what}");
+    }
+
+    /// Python would go by its own rules of which comes first.
+    #[test]
+    fn parts_of_one_name_are_refused() {
+        let weight = || dictionary(&[("weight", tensor())]);
+        let beside = object(&[("_parameters", weight()), ("weight", tensor())]);
+        let twice = object(&[("_parameters", weight()), ("_buffers", weight())]);
+        for bytes in [beside, twice] {
+            refused(&pickle(&bytes), "two parts of one name");
+        }
+        let inner = object(&[("_parameters", weight())]);
+        let dotted = object(&[("_modules", dictionary(&[("a.b", inner.clone())]))]);
+        refused(&pickle(&dotted), "dot in its name");
+        let modules = dictionary(&[("a", inner.clone()), ("a", inner)]);
+        let again = names(&pickle(&object(&[("_modules", modules)]))).unwrap_err();
+        assert!(matches!(&again, PytorchError::Repeated { name } if name == "a"));
     }
 
     #[test]
     fn modules_that_hold_themselves_or_too_much_are_refused() {
-        // {"self": itself}, in an attribute of TorchScript.
-        let own = pickle(b"cown\nNet\n)\x81q\x01}X\x04\0\0\0selfh\x01sb");
+        // {"self": itself}.
+        let own = pickle(b"c__torch__\nNet\n)\x81q\x01}X\x04\0\0\0selfh\x01sb");
         // Each holds the next twice: 2^30 names.
-        let mut twice = object(&[("weight", tensor())]);
+        let mut twice = script(&[("weight", tensor())]);
         for kept in 1..=30 {
             let next = [&twice[..], &[b'q', kept]].concat();
-            twice = object(&[("a", next), ("b", vec![b'h', kept])]);
+            twice = script(&[("a", next), ("b", vec![b'h', kept])]);
         }
-        // Four times a module of as many attributes as a quarter of those looked at.
-        let items: Vec<u8> = (0..300_000)
-            .flat_map(|_| b"X\x01\0\0\0aN".to_vec())
+        // A module, a table and a set of as many elements as a quarter of those looked at, four times.
+        let many = |item: &[u8]| item.repeat(300_000);
+        let numbers: Vec<u8> = (0..300_000_u32)
+            .flat_map(|number| [&text(&format!("{number:06}"))[..], b"N"].concat())
             .collect();
-        let wide = [&b"cown\nNet\n)\x81}("[..], &items, b"ubq\x01"].concat();
-        let reused = || b"h\x01".to_vec();
-        let wide = object(&[
-            ("a", wide),
-            ("b", reused()),
-            ("c", reused()),
-            ("d", reused()),
-        ]);
-        let long = object(&[(&"a".repeat(256), tensor())]);
-        for bytes in [own, pickle(&twice), pickle(&wide), pickle(&long)] {
-            let refused = names(&bytes).unwrap_err();
-            assert!(matches!(refused, PytorchError::Nested), "{refused}");
+        let four_times = |wide: Vec<u8>| {
+            let again = || b"h\x01".to_vec();
+            let first = [&wide[..], b"q\x01"].concat();
+            let parts = [("a", first), ("b", again()), ("c", again()), ("d", again())];
+            object(&[("_modules", dictionary(&parts))])
+        };
+        let module = [&b"cown\nNet\n)\x81}("[..], &numbers, b"ub"].concat();
+        let table = [&b"}("[..], &many(b"K\x01N"), b"u"].concat();
+        let set = [&b"\x8f("[..], &many(b"K\x01"), b"\x90"].concat();
+        let wide = [
+            four_times(module),
+            four_times(object(&[("_buffers", table)])),
+            four_times(object(&[("_non_persistent_buffers_set", set)])),
+        ];
+        let wide = wide.map(|wide| pickle(&wide));
+        for bytes in [own, pickle(&twice)].iter().chain(&wide) {
+            refused(bytes, "holds itself, or more");
         }
     }
 }
