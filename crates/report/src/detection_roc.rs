@@ -6,7 +6,7 @@ use mesa_record::{ClassDetection, Detection, Verdict};
 use crate::Table;
 use crate::detection::place_words;
 use crate::format::percent;
-use crate::metrics::mean;
+use crate::metrics::{Interval, mean, share_interval};
 
 /// With fewer, a step of the curve is so high that its shape says nothing.
 const LEAST_NETWORKS: usize = 10;
@@ -16,7 +16,9 @@ pub(crate) const DEFINITION: &str = "AUC: the share of pairs of a backdoored and
     the backdoored one has the higher score, where a tie counts half (the Mann–Whitney statistic over \
     the number of pairs); ± is its standard error (DeLong et al. 1988), which one network of a kind does \
     not give, and which is left out where it is zero. A network's score is the highest of its classes; \
-    it counts as found whichever of its classes is accused. Searches in a single place are left out";
+    it counts as found whichever of its classes is accused; in brackets the 95 % interval of such a share \
+    (Clopper and Pearson 1934), were these networks drawn from all of their kind. Searches in a single \
+    place are left out";
 
 /// Scores and verdicts on networks of which is known whether they are backdoored.
 pub(crate) struct Roc {
@@ -118,12 +120,15 @@ impl Roc {
                 .rows
                 .push([&cells[..], &[String::new(), String::new()]].concat());
         }
-        let (found, accused) = self.shares(self.verdicts);
+        let with_interval = |count: usize, of: usize| {
+            let Interval { low, high } = share_interval(count, of);
+            format!("{count} of {of} ({} to {} %)", percent(low), percent(high))
+        };
         let cells = [
             "verdicts by the rule".to_owned(),
             String::new(),
-            found,
-            accused,
+            with_interval(self.verdicts.found, self.backdoored),
+            with_interval(self.verdicts.accused, self.clean),
         ];
         table.rows.push(cells.into());
         table

@@ -162,6 +162,49 @@ pub(crate) fn mean_and_reach(values: &[f64]) -> Option<(f64, f64)> {
     Some((mean, student_t(count - 1) * std / (count as f64).sqrt()))
 }
 
+/// The 95 % interval of a share of which `count` of `of` were seen: Clopper and Pearson (1934), at whose
+/// ends as much or more (as little or less) comes with a chance of 2.5 %.
+pub(crate) fn share_interval(count: usize, of: usize) -> Interval {
+    // The chance of at least `least` of `of`, which rises with the share.
+    let at_least = |least: usize, share: f64| -> f64 {
+        let mut ways = 1.0;
+        let chance =
+            |number: usize| share.powf(number as f64) * (1.0 - share).powf((of - number) as f64);
+        (0..=of)
+            .map(|number| {
+                if number > 0 {
+                    ways *= (of - number + 1) as f64 / number as f64;
+                }
+                if number < least {
+                    0.0
+                } else {
+                    ways * chance(number)
+                }
+            })
+            .sum()
+    };
+    let solve = |least: usize, wanted: f64| {
+        let (mut low, mut high) = (0.0, 1.0);
+        for _ in 0..60 {
+            let middle = f64::midpoint(low, high);
+            if at_least(least, middle) < wanted {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        f64::midpoint(low, high)
+    };
+    Interval {
+        low: if count == 0 { 0.0 } else { solve(count, 0.025) },
+        high: if count == of {
+            1.0
+        } else {
+            solve(count + 1, 0.975)
+        },
+    }
+}
+
 /// The mean, if there is anything.
 pub(crate) fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
@@ -257,6 +300,21 @@ mod tests {
         }
         let falls = (1..200).all(|degrees| student_t(degrees) > student_t(degrees + 1));
         assert!(falls, "no jump where the table ends");
+    }
+
+    #[test]
+    fn the_interval_of_a_share_is_clopper_and_pearsons() {
+        // None or all of n: 1 - 0.025^(1/n); 5 of 10 as their tables have it.
+        for (count, of, low, high) in [
+            (0, 9, 0.0, 1.0 - 0.025_f64.powf(1.0 / 9.0)),
+            (14, 14, 0.025_f64.powf(1.0 / 14.0), 1.0),
+            (5, 10, 0.187_086, 0.812_914),
+            (1, 1, 0.025, 1.0),
+        ] {
+            let found = share_interval(count, of);
+            let distance = (found.low - low).abs().max((found.high - high).abs());
+            assert!(distance < 1e-6, "{count} of {of}: {found:?}");
+        }
     }
 
     #[test]
