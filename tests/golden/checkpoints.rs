@@ -446,6 +446,102 @@ fn the_first_records_folder_counts() {
     assert!(matches!(&refused, PytorchError::MissingRecord { name } if name == "data.pkl"));
 }
 
+/// What another program, PyTorch among them, would find to be another archive.
+#[test]
+fn archives_that_may_be_read_in_two_ways_are_refused() {
+    let whole = fs_err::read(file("bare")).unwrap();
+    let ambiguous = |bytes: &[u8], what: &str| {
+        let refused = refusal(bytes);
+        let is_it =
+            matches!(&refused, PytorchError::Ambiguous { what: found } if found.contains(what));
+        assert!(is_it, "{refused}, not {what}");
+    };
+    // A comment that is longer than what is left, and one that is there.
+    let mut longer = whole.clone();
+    let last = longer.len() - 1;
+    longer[last] = 0xff;
+    assert!(read(&longer).is_err());
+    let mut comment = whole.clone();
+    comment[last - 1] = 1;
+    comment.push(b'!');
+    ambiguous(&comment, "a comment");
+    // The longer form of the end, which PyTorch writes before the end, says another place.
+    let at = whole.windows(4).rposition(|part| part == b"PK\x06\x06");
+    let at = at.expect("PyTorch writes it");
+    let mut moved = whole.clone();
+    moved[at + 48] ^= 1;
+    ambiguous(&moved, "several ends");
+    // Names that differ in case alone; PyTorch finds whichever comes first.
+    let with = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        for name in ["archive/data.pkl", name] {
+            archive.start_file(name, options).unwrap();
+            archive.write_all(b"\x80\x02N.").unwrap();
+        }
+        let mut bytes = archive.finish().unwrap().into_inner();
+        change(&mut bytes);
+        refusal(&bytes)
+    };
+    let same = |_: &mut Vec<u8>| {};
+    for (name, is_refused) in [("archive/DATA.pkl", true), ("archive/data/0", false)] {
+        let is_it = matches!(with(name, &same), PytorchError::Ambiguous { .. });
+        assert_eq!(is_it, is_refused, "{name}");
+    }
+    // A name in the directory that is none of Unicode.
+    let refused = with("archive/data/0", &|bytes| {
+        let name = b"archive/data/0";
+        let at = bytes
+            .windows(name.len())
+            .rposition(|part| part == name)
+            .unwrap();
+        bytes[at + 8] = 0xff;
+    });
+    assert!(
+        matches!(&refused, PytorchError::Ambiguous { what } if what.contains("two names")),
+        "{refused}"
+    );
+}
+
+/// Numbers that `PyTorch` would change, a text that it would make, and a storage of two types.
+#[test]
+fn what_pytorch_would_read_otherwise_is_refused() {
+    let tensor = |out: &mut Vec<u8>, storage: &[u8], after: &[u8]| {
+        text(out, "conv1.weight");
+        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(out, "storage");
+        out.extend(storage);
+        text(out, "0");
+        out.extend(b"NK\x01tQK\x00K\x01\x85K\x01\x85\x89N");
+        out.extend(after);
+        out.extend(b"tR");
+    };
+    let start = b"\x80\x02}(";
+    let float = b"ctorch\nFloatStorage\n";
+    let mut negative = start.to_vec();
+    tensor(&mut negative, float, b"}X\x03\0\0\0neg\x88s");
+    negative.extend(b"u.");
+    let refused = refusal(&with_pickle(&negative));
+    assert!(matches!(refused, PytorchError::Tensor { .. }), "{refused}");
+    let mut made = start.to_vec();
+    tensor(&mut made, float, b"");
+    made.extend(b"c_codecs\nencode\n");
+    text(&mut made, "pbai1.jrvtug");
+    text(&mut made, "rot13");
+    made.extend(b"\x86RNu.");
+    let refused = refusal(&with_pickle(&made));
+    assert!(matches!(refused, PytorchError::Key), "{refused}");
+    // The second stands in a dictionary of its own.
+    let mut two = start.to_vec();
+    tensor(&mut two, float, b"");
+    text(&mut two, "other");
+    two.extend(b"}(");
+    tensor(&mut two, b"ctorch\nIntStorage\n", b"");
+    two.extend(b"uu.");
+    let refused = refusal(&with_pickle(&two));
+    assert!(matches!(refused, PytorchError::Storage { .. }), "{refused}");
+}
+
 fn text(out: &mut Vec<u8>, text: &str) {
     out.push(b'X');
     out.extend((text.len() as u32).to_le_bytes());

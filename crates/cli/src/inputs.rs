@@ -271,8 +271,7 @@ impl Loaded {
                 trained on other data, or hardly trained"
                 .to_owned(),
             _ => format!(
-                "the usual cause is a wrong normalization; this network's is {}. For files that do \
-                 not say theirs, --normalize does",
+                "the usual cause is a wrong normalization; {} was taken, and --normalize says otherwise",
                 self.info.normalization
             ),
         };

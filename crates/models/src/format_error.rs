@@ -144,6 +144,17 @@ pub enum PytorchError {
         /// The key.
         name: String,
     },
+    /// A key that something would have to be called for.
+    #[error(
+        "a dictionary of it has a key that is neither a name nor a number, which PyTorch never writes"
+    )]
+    Key,
+    /// Something that another program would read otherwise.
+    #[error("its zip archive {what}, which torch.save never writes")]
+    Ambiguous {
+        /// What it has.
+        what: &'static str,
+    },
     /// A key that is no name.
     #[error("one of its names has more than {most} bytes, which no tensor's has")]
     LongName {

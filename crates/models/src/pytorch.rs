@@ -7,7 +7,7 @@ mod legacy;
 mod module;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use mesa_pickle::{Allowed, Error as PickleError, Id, ORDERED_DICT, Pickle, Value, shown};
 use safetensors::Dtype;
@@ -104,22 +104,32 @@ pub(crate) struct Contents<'a> {
     pub(crate) tensors: BTreeMap<String, RawTensor<'a>>,
     /// The text of [`INFO_RECORD`].
     pub(crate) info: Option<&'a str>,
-    /// Whether it is more than a state dict: a module, of which classes of other programs may be a part.
+    /// Whether the tensors are those of a whole module.
     pub(crate) is_module: bool,
+    /// Classes and functions of other programs.
     pub(crate) classes: BTreeSet<String>,
 }
-
-/// How tar archives are marked, and where.
-const TAR: (usize, &[u8]) = (257, b"ustar");
 
 /// Whether a file begins like one of PyTorch, of whatever version.
 pub(crate) fn is_pytorch(bytes: &[u8]) -> bool {
     bytes.starts_with(ZIP) || legacy::is_legacy(bytes) || is_tar(bytes)
 }
 
+/// Whether a file begins like a tar archive: by the sum of its header, in which that itself counts as
+/// spaces.
 fn is_tar(bytes: &[u8]) -> bool {
-    let (at, mark) = TAR;
-    bytes.get(at..).is_some_and(|rest| rest.starts_with(mark))
+    let Some(header) = bytes.get(..512) else {
+        return false;
+    };
+    let (before, rest) = header.split_at(148);
+    let (sum, after) = rest.split_at(8);
+    let sum = sum
+        .split(|byte| matches!(byte, 0 | b' '))
+        .find(|part| !part.is_empty());
+    let sum = sum.and_then(|digits| std::str::from_utf8(digits).ok());
+    let counted = before.iter().chain(after).chain(&[b' '; 8]);
+    let counted: u32 = counted.map(|byte| u32::from(*byte)).sum();
+    sum.and_then(|digits| u32::from_str_radix(digits, 8).ok()) == Some(counted)
 }
 
 /// Reads a file's state dict; the tensors' numbers stay where they are.
@@ -140,14 +150,16 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
             Box::new(archive),
             info,
         )
+    } else if is_tar(bytes) {
+        // PyTorch asks that first.
+        return Err(PytorchError::Tar);
     } else if legacy::is_legacy(bytes) {
         let (pickle, storages) = legacy::open(bytes)?;
         (pickle, Box::new(storages), None)
-    } else if is_tar(bytes) {
-        return Err(PytorchError::Tar);
     } else {
         return Err(PytorchError::OtherFormat);
     };
+    check_types(&pickle)?;
     let found = state_dict(&pickle)?;
     Ok(Contents {
         tensors: tensors(&pickle, found.entries, &mut *storages)?,
@@ -155,6 +167,27 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         is_module: found.is_module,
         classes: module::foreign_classes(&pickle),
     })
+}
+
+/// Whether every reference to a storage says the same of it, or PyTorch would go by the first.
+fn check_types(pickle: &Pickle<'_>) -> Result<(), PytorchError> {
+    let mut known = HashMap::new();
+    for value in pickle.values() {
+        let &Value::Persistent(tuple) = value else {
+            continue;
+        };
+        let Some(id) = StorageId::read(pickle, tuple) else {
+            continue;
+        };
+        let said = (id.dtype, id.elements);
+        if *known.entry(id.key).or_insert(said) != said {
+            return Err(PytorchError::Storage {
+                key: shown(id.key),
+                what: "has several types or lengths by the tensors in it",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The pickle of a file's tensors.
@@ -290,9 +323,17 @@ struct StorageId<'a> {
     width: usize,
     /// Bytes of all.
     len: usize,
-    /// The first element and the number of those meant, where it is a part of the storage that has a
-    /// name of its own, as in files of early versions.
-    part: Option<(usize, usize)>,
+    /// Those elements that are meant, where they are a part of the storage that has a name of its own, as
+    /// in files of early versions.
+    part: Option<Part<'a>>,
+}
+
+/// A part of a storage.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    key: &'a str,
+    offset: usize,
+    elements: usize,
 }
 
 impl<'a> StorageId<'a> {
@@ -312,13 +353,23 @@ impl<'a> StorageId<'a> {
         else {
             return None;
         };
+        if key.len() > LONGEST_NAME {
+            return None;
+        }
         let part = match part {
             [] => None,
             &[part] => match pickle.get(part) {
                 Value::Other => None,
                 // (its own name, offset, elements)
                 Value::Tuple(parts) => match parts.as_slice() {
-                    &[_, offset, elements] => Some((size(offset)?, size(elements)?)),
+                    &[key, offset, elements] => Some(Part {
+                        key: match pickle.get(key) {
+                            &Value::Text(key) if key.len() <= LONGEST_NAME => key,
+                            _ => return None,
+                        },
+                        offset: size(offset)?,
+                        elements: size(elements)?,
+                    }),
                     _ => return None,
                 },
                 _ => return None,
@@ -339,7 +390,10 @@ impl<'a> StorageId<'a> {
 
     /// Of the storage's bytes those meant, if it has as many.
     fn part_of<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        let Some((offset, elements)) = self.part else {
+        let Some(Part {
+            offset, elements, ..
+        }) = self.part
+        else {
             return Some(bytes);
         };
         let start = offset.checked_mul(self.width)?;
@@ -376,29 +430,30 @@ fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
     }
     let keys: Vec<String> = outer.iter().take(20).map(|(key, _)| shown(key)).collect();
     let found = state_dict_of(pickle, pickle.root())?;
-    found.ok_or_else(|| PytorchError::NoStateDict {
-        keys: keys.join(", "),
+    found.ok_or_else(|| match pickle.root() {
+        Value::Object(..) => PytorchError::Module {
+            what: "holds no tensors, as a frozen TorchScript does",
+        },
+        _ => PytorchError::NoStateDict {
+            keys: keys.join(", "),
+        },
     })
 }
 
-/// That of a module, or of a dictionary with tensors in it.
+/// That of a module or of a dictionary, if there are tensors in it.
 fn state_dict_of(
     pickle: &Pickle<'_>,
     value: &Value<'_>,
 ) -> Result<Option<StateDict>, PytorchError> {
-    if matches!(value, Value::Object(..)) {
-        return Ok(Some(StateDict {
-            entries: module::state_dict(pickle, value)?,
-            is_module: true,
-        }));
-    }
-    let entries = entries(pickle, value)?.into_iter();
-    let entries: Vec<_> = entries.map(|(name, id)| (name.to_owned(), id)).collect();
+    let is_module = matches!(value, Value::Object(..));
+    let entries = if is_module {
+        module::state_dict(pickle, value)?
+    } else {
+        let entries = entries(pickle, value)?.into_iter();
+        entries.map(|(name, id)| (name.to_owned(), id)).collect()
+    };
     let has_tensors = entries.iter().any(|(_, value)| is_tensor(pickle, *value));
-    Ok(has_tensors.then_some(StateDict {
-        entries,
-        is_module: false,
-    }))
+    Ok(has_tensors.then_some(StateDict { entries, is_module }))
 }
 
 /// A dictionary's entries whose keys are texts; none of anything else. No key comes twice in what
@@ -420,7 +475,11 @@ fn entries<'p>(
                 Ok(name) => name,
                 Err(_) => continue,
             },
-            _ => continue,
+            Value::Other | Value::Bool(_) | Value::Int(_) | Value::Long(_) | Value::Tuple(_) => {
+                continue;
+            }
+            // What a call makes may be a text.
+            _ => return Err(PytorchError::Key),
         };
         if name.len() > LONGEST_NAME {
             return Err(PytorchError::LongName { most: LONGEST_NAME });
@@ -463,8 +522,11 @@ impl<'p, 'a> Described<'p, 'a> {
                 Value::Called(REBUILD_PARAMETER, _) => Err(self.wrong()),
                 _ => self.tensor(data),
             },
-            // (storage, offset, shape, strides, requires_grad, hooks[, type])
-            (REBUILD_TENSOR | REBUILD_TENSOR_OF_TYPE, &[storage, offset, shape, strides, ..]) => {
+            // (storage, offset, shape, strides, requires_grad, hooks[, type]); what may come after them
+            // changes the numbers.
+            (REBUILD_TENSOR | REBUILD_TENSOR_OF_TYPE, &[storage, offset, shape, strides, ..])
+                if parts.len() <= if function == REBUILD_TENSOR { 6 } else { 7 } =>
+            {
                 let (declared, storage) = self.storage(storage)?;
                 let dtype = match parts.get(6) {
                     Some(dtype) if function == REBUILD_TENSOR_OF_TYPE => {

@@ -190,9 +190,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                 known.extend(items);
                 Ok(())
             }
-            // It has a list's elements beside its state: nothing asks for them.
-            Value::Called(..) | Value::Object(..) => Ok(()),
-            _ => Err(malformed),
+            _ => self.fill(top, malformed),
         }
     }
 
@@ -204,7 +202,18 @@ impl<'a, 'b> Machine<'a, 'b> {
                 known.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
                 Ok(())
             }
-            Value::Called(..) | Value::Object(..) => Ok(()),
+            _ => self.fill(top, malformed),
+        }
+    }
+
+    /// Notes that something else is filled like a list or a dictionary.
+    fn fill(&mut self, top: Id, malformed: Error) -> Result<()> {
+        match self.values[top.0] {
+            Value::Called(..) | Value::Filled => Ok(()),
+            Value::Object(_, None) => {
+                self.values[top.0] = Value::Filled;
+                Ok(())
+            }
             _ => Err(malformed),
         }
     }
@@ -225,35 +234,34 @@ impl<'a, 'b> Machine<'a, 'b> {
         let built = match self.values[object.0] {
             Value::Called(name, arguments) => Value::Built(name, arguments, state),
             Value::Object(class, None) => Value::Object(class, Some(state)),
-            Value::Dict(_) => return Ok(()),
+            Value::Dict(_) | Value::Filled => return Ok(()),
             // A second state would be merged with the first, and a class's would change the class: no
             // object is written so.
-            _ => return Err(self.malformed("a state of something that has none")),
+            _ => return Err(self.malformed("a state of something that has one, or none")),
         };
         self.values[object.0] = built;
         self.sealed.insert(state.0);
         Ok(())
     }
 
-    /// Notes an object of a class, which makes it of nothing: of arguments some make whatever these say.
+    /// Notes an object that its class makes of nothing: of arguments some make whatever these say.
     fn new_object(&mut self) -> Result<()> {
         let (arguments, class) = (self.pop()?, self.pop()?);
-        let is_empty = match &self.values[arguments.0] {
-            Value::Tuple(parts) => parts.is_empty(),
-            _ => return Err(self.malformed("an object of what are no arguments")),
+        let Value::Tuple(parts) = &self.values[arguments.0] else {
+            return Err(self.malformed("an object whose arguments are no tuple"));
         };
-        match self.values[class.0] {
-            Value::Class(module, name) if !is_empty => {
-                Err(self.refused(&format!("{module}.{name}")))
-            }
-            Value::Global(name) if !is_empty => Err(self.refused(name)),
+        let name = match self.values[class.0] {
+            Value::Global(name) => name.to_owned(),
+            Value::Class(module, name) => format!("{module}.{name}"),
             // What lies outside of the pickle may be a class with its source.
-            Value::Global(_) | Value::Class(..) | Value::Persistent(_) if is_empty => {
-                self.push(Value::Object(class, None));
-                Ok(())
-            }
-            _ => Err(self.malformed("an object of something that is no class")),
+            Value::Persistent(_) => "a class".to_owned(),
+            _ => return Err(self.malformed("an object of something that is no class")),
+        };
+        if !parts.is_empty() {
+            return Err(self.refused(&name));
         }
+        self.push(Value::Object(class, None));
+        Ok(())
     }
 
     fn put(&mut self, code: u8) -> Result<()> {
@@ -309,7 +317,10 @@ impl<'a, 'b> Machine<'a, 'b> {
                 Value::Dict(Vec::new())
             }
             (Value::Global(name), Value::Tuple(parts)) => {
-                self.sealed.extend(parts.iter().map(|part| part.0));
+                // The same arguments may be used again and again.
+                if self.sealed.insert(arguments.0) {
+                    self.sealed.extend(parts.iter().map(|part| part.0));
+                }
                 Value::Called(name, arguments)
             }
             (Value::Class(module, name), _) => {

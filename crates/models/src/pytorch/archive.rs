@@ -1,7 +1,7 @@
 //! Files as `torch.save` writes them since PyTorch 1.6: zip archives with a record for the pickle
 //! and one of plain numbers for each storage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Cursor, copy, sink};
 
 use mesa_pickle::shown;
@@ -34,10 +34,27 @@ impl<'a> Archive<'a> {
         if zip.has_duplicate_names() || zip.has_overlapping_entries()? {
             return Err(PytorchError::Overlap);
         }
+        check_end(bytes, &zip)?;
+        let mut names = HashSet::new();
+        let mut directory = &bytes[zip.central_directory_start() as usize..];
+        for name in zip.file_names() {
+            let raw = raw_name(&mut directory);
+            let raw = raw.filter(|raw| name.is_ok_and(|name| name.as_bytes() == *raw));
+            let Some(raw) = raw else {
+                return Err(PytorchError::Ambiguous {
+                    what: "has a record by two names",
+                });
+            };
+            // PyTorch does not tell them apart.
+            if !names.insert(raw.to_ascii_lowercase()) {
+                return Err(PytorchError::Ambiguous {
+                    what: "has names that differ in case alone",
+                });
+            }
+        }
         // Where PyTorch looks for them: beside what comes first.
-        let first = zip.file_names().next().and_then(Result::ok);
-        let slash = first.as_ref().and_then(|name| name.find('/'));
-        let (Some(first), Some(slash)) = (first, slash) else {
+        let first = zip.file_names().next().transpose()?.unwrap_or_default();
+        let Some(slash) = first.find('/') else {
             return Err(PytorchError::MissingRecord {
                 name: "data.pkl".to_owned(),
             });
@@ -87,6 +104,69 @@ impl<'a> Archive<'a> {
         self.known.insert(name.to_owned(), bytes);
         Ok(Some(bytes))
     }
+}
+
+/// The end of an archive's directory, of 22 bytes without a comment; before it may stand where a longer
+/// form of it is.
+const END: (&[u8], usize) = (b"PK\x05\x06", 22);
+const LOCATOR: (&[u8], usize) = (b"PK\x06\x07", 20);
+
+/// Checks that an archive has one end, whichever way a program looks for it.
+fn check_end(bytes: &[u8], zip: &ZipArchive<Cursor<&[u8]>>) -> Result<(), PytorchError> {
+    let ambiguous = || PytorchError::Ambiguous {
+        what: "has a comment or several ends",
+    };
+    let field = |at: usize, len: usize| -> Option<u64> {
+        let mut field = [0; 8];
+        field[..len].copy_from_slice(bytes.get(at..at.checked_add(len)?)?);
+        Some(u64::from_le_bytes(field))
+    };
+    let end = bytes.len().checked_sub(END.1).ok_or_else(ambiguous)?;
+    let is_end = bytes[end..].starts_with(END.0) && field(end + 20, 2) == Some(0);
+    let found = [zip.len() as u64, zip.central_directory_start()];
+    // What does not fit stands in the longer form alone.
+    let fits = |value: u64, len: usize| {
+        if value >> (8 * len) == 0 {
+            value
+        } else {
+            !0 >> (64 - 8 * len)
+        }
+    };
+    let short = [(field(end + 10, 2), 2), (field(end + 16, 4), 4)];
+    let locator = end.checked_sub(LOCATOR.1);
+    let locator = locator.filter(|at| bytes[*at..].starts_with(LOCATOR.0));
+    let long = match locator {
+        Some(at) => {
+            let at = field(at + 8, 8).map_or(usize::MAX, |at| at as usize);
+            let starts = bytes
+                .get(at..)
+                .is_some_and(|rest| rest.starts_with(b"PK\x06\x06"));
+            starts
+                && [
+                    field(at.saturating_add(32), 8),
+                    field(at.saturating_add(48), 8),
+                ] == found.map(Some)
+        }
+        None => true,
+    };
+    let agrees = short.iter().zip(found).all(|((said, len), found)| {
+        *said == Some(fits(found, *len)) || locator.is_some() && *said == Some(!0 >> (64 - 8 * len))
+    });
+    if is_end && agrees && long {
+        Ok(())
+    } else {
+        Err(ambiguous())
+    }
+}
+
+/// The name of a directory's first entry as it stands there, which an extra field may replace; goes on to
+/// the next.
+fn raw_name<'a>(directory: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (header, rest) = directory.split_at_checked(46)?;
+    let len = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let (name, rest) = rest.split_at_checked(len(28))?;
+    *directory = rest.get(len(30) + len(32)..)?;
+    Some(name)
 }
 
 impl<'a> Storages<'a> for Archive<'a> {

@@ -87,6 +87,7 @@ fn check_order(machine: &Pickle<'_>) -> Result<(), PytorchError> {
 /// tensors say.
 fn expected<'a>(pickle: &Pickle<'a>) -> Result<BTreeMap<&'a str, StorageId<'a>>, PytorchError> {
     let mut expected: BTreeMap<&str, StorageId<'_>> = BTreeMap::new();
+    let mut views = BTreeMap::new();
     for value in pickle.values() {
         let &Value::Persistent(tuple) = value else {
             continue;
@@ -99,8 +100,18 @@ fn expected<'a>(pickle: &Pickle<'a>) -> Result<BTreeMap<&'a str, StorageId<'a>>,
         if expected.entry(id.key).or_insert(id).len != id.len {
             return Err(wrong(id.key, "has several lengths by the tensors in it"));
         }
+        if let Some(part) = id.part {
+            let said = (id.key, part.offset, part.elements, id.width);
+            if *views.entry(part.key).or_insert(said) != said {
+                return Err(wrong(part.key, "is several parts of storages"));
+            }
+        }
     }
-    Ok(expected)
+    // PyTorch keeps both under one name.
+    match views.keys().find(|view| expected.contains_key(**view)) {
+        Some(view) => Err(wrong(view, "is a storage and a part of one")),
+        None => Ok(expected),
+    }
 }
 
 /// Whether a tuple `("module", class, file, source)` stands for the class of a whole module, whose
@@ -467,10 +478,25 @@ mod tests {
 
     #[test]
     fn other_formats_are_told_apart() {
-        let mut tar = vec![0; 512];
-        tar[257..262].copy_from_slice(b"ustar");
-        assert!(is_pytorch(&tar));
-        assert!(matches!(read(&tar), Err(PytorchError::Tar)));
+        // With and without the mark of later tars, and with such a header before a file of this format.
+        let sealed = |start: &[u8]| {
+            let mut tar = vec![0; 512];
+            tar[..start.len()].copy_from_slice(start);
+            let counted = tar.iter().map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
+            tar[148..156].copy_from_slice(format!("{counted:06o}\0 ").as_bytes());
+            tar
+        };
+        for start in [
+            &b"network/conv1"[..],
+            b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+        ] {
+            let tar = sealed(start);
+            assert!(is_pytorch(&tar));
+            assert!(matches!(read(&tar), Err(PytorchError::Tar)));
+        }
+        let mut other = sealed(b"network/conv1");
+        other[0] = b'o';
+        assert!(!is_pytorch(&other));
         assert!(!is_pytorch(b"\x80\x02K\x01."));
         assert!(matches!(
             read(b"\x80\x02K\x01."),
