@@ -36,7 +36,8 @@ impl<'a> Archive<'a> {
         }
         check_end(bytes, &zip)?;
         let mut names = HashSet::new();
-        let mut directory = &bytes[zip.central_directory_start() as usize..];
+        let directory = bytes.get(zip.central_directory_start() as usize..);
+        let mut directory = directory.unwrap_or_default();
         for name in zip.file_names() {
             let raw = raw_name(&mut directory);
             let raw = raw.filter(|raw| name.is_ok_and(|name| name.as_bytes() == *raw));
@@ -106,57 +107,35 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// The end of an archive's directory, of 22 bytes without a comment; before it may stand where a longer
-/// form of it is.
-const END: (&[u8], usize) = (b"PK\x05\x06", 22);
-const LOCATOR: (&[u8], usize) = (b"PK\x06\x07", 20);
-
-/// Checks that an archive has one end, whichever way a program looks for it.
+/// Checks that an archive has one end, without a comment, whichever way a program looks for it.
 fn check_end(bytes: &[u8], zip: &ZipArchive<Cursor<&[u8]>>) -> Result<(), PytorchError> {
-    let ambiguous = || PytorchError::Ambiguous {
-        what: "has a comment or several ends",
+    let number = |at: usize, len: usize| -> Option<u64> {
+        let mut number = [0; 8];
+        number[..len].copy_from_slice(bytes.get(at..at.checked_add(len)?)?);
+        Some(u64::from_le_bytes(number))
     };
-    let field = |at: usize, len: usize| -> Option<u64> {
-        let mut field = [0; 8];
-        field[..len].copy_from_slice(bytes.get(at..at.checked_add(len)?)?);
-        Some(u64::from_le_bytes(field))
-    };
-    let end = bytes.len().checked_sub(END.1).ok_or_else(ambiguous)?;
-    let is_end = bytes[end..].starts_with(END.0) && field(end + 20, 2) == Some(0);
-    let found = [zip.len() as u64, zip.central_directory_start()];
-    // What does not fit stands in the longer form alone.
-    let fits = |value: u64, len: usize| {
-        if value >> (8 * len) == 0 {
-            value
-        } else {
-            !0 >> (64 - 8 * len)
-        }
-    };
-    let short = [(field(end + 10, 2), 2), (field(end + 16, 4), 4)];
-    let locator = end.checked_sub(LOCATOR.1);
-    let locator = locator.filter(|at| bytes[*at..].starts_with(LOCATOR.0));
-    let long = match locator {
-        Some(at) => {
-            let at = field(at + 8, 8).map_or(usize::MAX, |at| at as usize);
-            let starts = bytes
-                .get(at..)
-                .is_some_and(|rest| rest.starts_with(b"PK\x06\x06"));
-            starts
-                && [
-                    field(at.saturating_add(32), 8),
-                    field(at.saturating_add(48), 8),
-                ] == found.map(Some)
-        }
-        None => true,
-    };
-    let agrees = short.iter().zip(found).all(|((said, len), found)| {
-        *said == Some(fits(found, *len)) || locator.is_some() && *said == Some(!0 >> (64 - 8 * len))
-    });
-    if is_end && agrees && long {
-        Ok(())
+    let starts = |at: usize, mark: &[u8]| bytes.get(at..).is_some_and(|b| b.starts_with(mark));
+    // How many entries the directory has, and where it begins.
+    let found = [zip.len() as u64, zip.central_directory_start()].map(Some);
+    let end = bytes.len().saturating_sub(22);
+    let short = [number(end + 10, 2), number(end + 16, 4)];
+    // A longer form says it too, where a locator stands before the end, and may then say it alone.
+    let locator = end.saturating_sub(20);
+    let agrees = if starts(locator, b"PK\x06\x07") {
+        let long = number(locator + 8, 8).map_or(usize::MAX, |at| at as usize);
+        let is_short = |(at, most)| short[at] == found[at] || short[at] == Some(most);
+        starts(long, b"PK\x06\x06")
+            && [number(long + 32, 8), number(long + 48, 8)] == found
+            && [(0, 0xffff), (1, 0xffff_ffff)].into_iter().all(is_short)
     } else {
-        Err(ambiguous())
+        short == found
+    };
+    if starts(end, b"PK\x05\x06") && number(end + 20, 2) == Some(0) && agrees {
+        return Ok(());
     }
+    Err(PytorchError::Ambiguous {
+        what: "has a comment or several ends",
+    })
 }
 
 /// The name of a directory's first entry as it stands there, which an extra field may replace; goes on to
