@@ -183,8 +183,8 @@ def files(seeded, images):
     state = model.state_dict()
     add("netc", model, state, {"netC": state, "schedulerC": {"last_epoch": 3}} | accuracies | grids)
 
-    # Whole modules, objects of their classes: in TorchScript, in data parallelism, under a key beside a training's arguments,
-    # and in the format before PyTorch 1.6, which adds the classes' source.
+    # Whole modules, objects of their classes: in TorchScript, in data parallelism, under a key beside a
+    # training's arguments, and in the format before PyTorch 1.6, which adds the classes' source.
     model = seeded(2, 10, kind="wideresnet10").float().eval()
     contents["traced"] = traced(model, images)
     model.register_buffer("seen", torch.zeros(3), persistent=False)

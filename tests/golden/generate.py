@@ -290,7 +290,12 @@ def seeded_resnet(draw, width, num_classes, mean, std, images, kind="resnet18"):
         model = ResNet(kind, width, num_classes, mean, std).double()
     # A deeper random network amplifies rounding from block to block, unless blocks add little to what
     # passes them, as in a trained one.
-    last = {"resnet20": "bn2.weight", "resnet34": "bn2.weight", "resnet50": "bn3.weight", "preactresnet50": "bn3.weight"}.get(kind)
+    last = {
+        "resnet20": "bn2.weight",
+        "resnet34": "bn2.weight",
+        "resnet50": "bn3.weight",
+        "preactresnet50": "bn3.weight",
+    }.get(kind)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.dim() == 4:

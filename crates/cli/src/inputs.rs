@@ -201,17 +201,14 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
         );
     }
     if !classes.is_empty() {
-        let named: Vec<&str> = classes.iter().take(NAMED_CLASSES).map(|c| &c[..]).collect();
+        let named = classes.iter().take(NAMED_CLASSES).map(String::as_str);
+        let rest = (classes.len() > NAMED_CLASSES).then_some("…");
+        let named: Vec<&str> = named.chain(rest).collect();
         tracing::warn!(
-            "to read {file}, torch.load would run code of {} classes and functions of other programs ({}{}); \
+            "to read {file}, torch.load would run code of {} classes and functions of other programs ({}); \
              nothing of it was run here",
             classes.len(),
-            named.join(", "),
-            if classes.len() > named.len() {
-                ", …"
-            } else {
-                ""
-            }
+            named.join(", ")
         );
     }
     match (normalization_from, own_normalization) {
@@ -270,7 +267,9 @@ impl Loaded {
             NormalizationSource::File => "as its file says how images are normalized, it was \
                 trained on other data, or hardly trained"
                 .to_owned(),
-            _ => format!(
+            NormalizationSource::Caller
+            | NormalizationSource::Layer
+            | NormalizationSource::Classes => format!(
                 "the usual cause is a wrong normalization; {} was taken, and --normalize says otherwise",
                 self.info.normalization
             ),

@@ -105,8 +105,8 @@ pub fn load_network(path: &Path) -> Result<(Network, CheckpointInfo)> {
 /// Reads a network written by [`save_network`], or a state dict or a whole module of a common ResNet
 /// for 32×32 images that PyTorch saved (`.pt`, `.pth`, `.pth.tar`), or one in a safetensors file.
 ///
-/// Such a state dict does not say how images are normalized: `normalization` does, else the number
-/// of classes, which may be wrong. Nothing in a file is executed, and no more is allocated than
+/// Such a file does not say how images are normalized: `normalization` does, else a layer in front of the
+/// network or the number of classes, which may be wrong. Nothing in a file is executed, and no more is allocated than
 /// its length warrants.
 ///
 /// # Errors
@@ -136,11 +136,11 @@ pub fn load_network_with(
         (tensors, info, false, BTreeSet::new())
     };
     let info = info.map(|text| parse_info(path, &text)).transpose()?;
-    let found = network_state(tensors, bytes.len()).map_err(|source| Error::Layout {
+    let layout = |source| Error::Layout {
         path: path.to_owned(),
         source,
-    });
-    let (config, state, own_normalization) = found?;
+    };
+    let (config, state, own_normalization) = network_state(tensors, bytes.len()).map_err(layout)?;
     // The network needs the room.
     drop(bytes);
     let (info, normalization_from) = match info {

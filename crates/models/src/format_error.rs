@@ -121,9 +121,8 @@ pub enum PytorchError {
     },
     /// Nothing in it is a state dict.
     #[error(
-        "it holds no state dict: expected a module, or tensors by name, or either under `net`, `netC`, `state_dict`, \
-         `model` or `model_state_dict`; \
-         found the keys [{keys}]"
+        "it holds no state dict: expected a module, or tensors by name, or either under `net`, `netC`, \
+         `state_dict`, `model` or `model_state_dict`; found the keys [{keys}]"
     )]
     NoStateDict {
         /// The keys it has.
@@ -176,8 +175,8 @@ pub enum LayoutError {
     /// Names that none of the networks known has, or does without.
     #[error(
         "its names are not those of a ResNet for 32x32 images (read are ResNets and PreActResNets of 18, 34, \
-         50, 101 and 152 layers, ResNets of 20, 32, 44, 56 and 110, and WideResNets); of the nearest, {nearest}, missing: {missing}; unexpected: \
-         {unexpected}"
+         50, 101 and 152 layers, ResNets of 20, 32, 44, 56 and 110, and WideResNets); of the nearest, \
+         {nearest}, missing: {missing}; unexpected: {unexpected}"
     )]
     Names {
         /// The network whose names come closest.

@@ -20,6 +20,7 @@ mod layers;
 mod network;
 mod no_tensors;
 mod normalize;
+mod normalizing;
 #[cfg(test)]
 mod on_threads;
 mod optim;

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use mesa_pickle::shown;
 use safetensors::Dtype;
 
-use crate::graph::COLORS;
+use crate::normalizing::Normalizing;
 use crate::{Architecture, Family, LayoutError, NamedTensors, Normalization, ResNetConfig};
 
 /// A tensor that still lies in the bytes of its file.
@@ -42,9 +42,6 @@ const COUNTER: &str = ".num_batches_tracked";
 /// Counts the networks of which one in a file is the average.
 const AVERAGED: &str = "n_averaged";
 
-/// What a layer that normalizes images calls its tensors, of three elements each.
-pub(crate) const NORMALIZATION: [&str; 2] = ["mean", "std"];
-
 /// Ends the names of batch norm's variances, of which square roots are taken.
 const VARIANCE: &str = ".running_var";
 
@@ -57,19 +54,13 @@ const SHOWN: usize = 8;
 /// Nothing is allocated before every name and shape has been checked, and no more elements than
 /// the file has bytes.
 pub(crate) fn network_state(
-    tensors: BTreeMap<String, RawTensor<'_>>,
+    mut tensors: BTreeMap<String, RawTensor<'_>>,
     file_len: usize,
 ) -> Result<(ResNetConfig, NamedTensors, Option<Normalization>), LayoutError> {
-    let mut tensors = tensors;
-    let normalizing = take_normalizing(&mut tensors)?;
+    let normalizing = Normalizing::take(&mut tensors)?;
     let (tensors, wrapper) = renamed(tensors);
     let normalization = match normalizing {
-        Some(layer) if !is_in_front(&layer.prefix, &wrapper) => {
-            return Err(LayoutError::Normalizing {
-                name: shown(&format!("{}{}", layer.prefix, NORMALIZATION[0])),
-            });
-        }
-        Some(layer) => layer.normalization,
+        Some(layer) => layer.in_front_of(&wrapper)?,
         None => None,
     };
     let nearest = Architecture::of_names(&tensors.keys().map(String::as_str));
@@ -146,61 +137,6 @@ pub(crate) fn network_state(
     Ok((config, state, normalization))
 }
 
-/// The tensors of the layer that normalizes images, by the prefix of its names.
-struct Normalizing {
-    prefix: String,
-    normalization: Option<Normalization>,
-}
-
-/// Takes out the tensors of such a layer, if there is one.
-fn take_normalizing(
-    tensors: &mut BTreeMap<String, RawTensor<'_>>,
-) -> Result<Option<Normalizing>, LayoutError> {
-    let is_of_colors = |name: &str| {
-        let tensor = tensors.get(name);
-        tensor.is_some_and(|tensor| {
-            let sizes = tensor.shape.iter().filter(|size| **size != 1);
-            sizes.eq([&COLORS])
-        })
-    };
-    let prefix_of = |name: &String| {
-        let prefix = name.strip_suffix(NORMALIZATION[1])?;
-        let is_layer = prefix.is_empty() || prefix.ends_with('.');
-        let mut names = NORMALIZATION.iter();
-        let is_whole = is_layer && names.all(|name| is_of_colors(&format!("{prefix}{name}")));
-        is_whole.then(|| prefix.to_owned())
-    };
-    let prefixes: Vec<String> = tensors.keys().filter_map(prefix_of).collect();
-    // Several are unexpected, like any other name.
-    let [prefix] = prefixes.as_slice() else {
-        return Ok(None);
-    };
-    let mut three = |name: &str| {
-        let name = format!("{prefix}{name}");
-        let values = tensors[&name].values(&name)?;
-        tensors.remove(&name);
-        let values: [f32; COLORS] = values.try_into().expect("three elements");
-        Ok::<_, LayoutError>(values)
-    };
-    let normalization = Normalization {
-        mean: three(NORMALIZATION[0])?,
-        std: three(NORMALIZATION[1])?,
-    };
-    // Of pixels from 0 to 255, or of something else altogether, it says nothing here.
-    let is_of_pixels = normalization
-        .mean
-        .iter()
-        .all(|mean| (0.0..=1.0).contains(mean))
-        && normalization
-            .std
-            .iter()
-            .all(|std| *std > 0.0 && *std <= 1.0);
-    Ok(Some(Normalizing {
-        prefix: prefix.clone(),
-        normalization: is_of_pixels.then_some(normalization),
-    }))
-}
-
 /// The tensors under this project's names, counters left out, and what all names began with.
 fn renamed(
     mut tensors: BTreeMap<String, RawTensor<'_>>,
@@ -231,24 +167,6 @@ fn renamed(
     (tensors.into_iter().map(renamed).collect(), wrapper)
 }
 
-/// Whether a layer is a part of the network itself or of one of its wrappers, in front of it: by the
-/// prefixes of both.
-fn is_in_front(layer: &str, wrapper: &str) -> bool {
-    let (parent, name) = match layer.trim_end_matches('.').rsplit_once('.') {
-        Some((parent, name)) => (&layer[..=parent.len()], name),
-        None => ("", layer.trim_end_matches('.')),
-    };
-    let Some(network) = wrapper.strip_prefix(parent) else {
-        return false;
-    };
-    let network = network.split('.').next().unwrap_or_default();
-    // Those of a sequence are numbered.
-    match (name.parse::<usize>(), network.parse::<usize>()) {
-        (Ok(layer), Ok(network)) => layer < network,
-        _ => true,
-    }
-}
-
 /// torchvision's names of layers as this project's.
 fn our_name(name: &str) -> String {
     let name = name.replace(".downsample.", ".shortcut.");
@@ -270,7 +188,7 @@ fn listed(names: &[&String]) -> String {
 
 impl RawTensor<'_> {
     /// Its elements in order, as f32.
-    fn values(&self, name: &str) -> Result<Vec<f32>, LayoutError> {
+    pub(crate) fn values(&self, name: &str) -> Result<Vec<f32>, LayoutError> {
         let Some(width) = float_width(self.dtype) else {
             return Err(LayoutError::Type {
                 name: name.to_owned(),
@@ -355,10 +273,10 @@ pub(crate) fn contiguous(shape: &[usize]) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn raw<'a>(storage: &'a [u8], shape: &[usize], strides: &[usize]) -> RawTensor<'a> {
+    pub(crate) fn raw<'a>(storage: &'a [u8], shape: &[usize], strides: &[usize]) -> RawTensor<'a> {
         RawTensor {
             dtype: Dtype::F32,
             shape: shape.to_vec(),
@@ -376,7 +294,7 @@ mod tests {
     }
 
     /// A small network, each tensor in a storage of zeros.
-    fn zeros(storage: &[u8]) -> BTreeMap<String, RawTensor<'_>> {
+    pub(crate) fn zeros(storage: &[u8]) -> BTreeMap<String, RawTensor<'_>> {
         let config = ResNetConfig::resnet18(1, 2);
         let raw = |(name, shape): (String, Vec<usize>)| {
             let strides = contiguous(&shape);
@@ -385,7 +303,7 @@ mod tests {
         config.layout().into_iter().map(raw).collect()
     }
 
-    const ENOUGH: usize = 8 * 8 * 9 * 4 + 4;
+    pub(crate) const ENOUGH: usize = 8 * 8 * 9 * 4 + 4;
 
     #[test]
     fn walks_strides_within_the_storage_only() {
@@ -450,66 +368,6 @@ mod tests {
         let (config, state, _) = network_state(theirs, 1 << 20).unwrap();
         assert_eq!((config.width, config.num_classes), (1, 2));
         assert!(state.contains_key("layer2.0.shortcut.1.running_var"));
-    }
-
-    /// A network of zeros under a prefix, with a layer of `mean` and `std` under another.
-    fn normalized(
-        [layer, wrapper]: [&str; 2],
-        [mean, std]: [f32; 2],
-        shape: &[usize],
-    ) -> Result<Option<Normalization>, LayoutError> {
-        let storage = vec![0; ENOUGH];
-        let three = |value: f32| [0.0, value, value, value].map(f32::to_le_bytes).concat();
-        let (mean, std) = (three(mean), three(std));
-        let wrapped = |(name, tensor)| (format!("{wrapper}{name}"), tensor);
-        let mut tensors: BTreeMap<_, _> = zeros(&storage).into_iter().map(wrapped).collect();
-        let strides = contiguous(shape);
-        for (name, values) in NORMALIZATION.iter().zip([&mean, &std]) {
-            tensors.insert(format!("{layer}{name}"), raw(values, shape, &strides));
-        }
-        tensors.insert(AVERAGED.to_owned(), raw(&storage, &[], &[]));
-        network_state(tensors, 1 << 20).map(|(.., normalization)| normalization)
-    }
-
-    #[test]
-    fn a_layer_before_the_network_says_how_images_are_normalized() {
-        let expected = "0.25,0.25,0.25/0.5,0.5,0.5".parse().ok();
-        for (prefixes, shape) in [
-            (["0.", "1."], &[3][..]),
-            (["module.0.", "module.1."], &[1, 3, 1, 1]),
-            (["normalize.", "model."], &[3, 1, 1]),
-            (["", "net."], &[3]),
-            (["", ""], &[3]),
-            (["model.", "model."], &[3]),
-            (["module.norm.", "module."], &[3]),
-        ] {
-            let found = normalized(prefixes, [0.25, 0.5], shape).unwrap();
-            assert_eq!(found, expected, "{prefixes:?}");
-        }
-        // Of pixels from 0 to 255; of nothing that divides.
-        for values in [[125.3, 63.0], [0.25, 0.0], [0.25, -0.5], [-0.5, 0.5]] {
-            assert_eq!(normalized(["0.", "1."], values, &[3]).unwrap(), None);
-        }
-    }
-
-    #[test]
-    fn what_stands_within_the_network_or_behind_it_normalizes_no_images() {
-        for prefixes in [
-            ["layer1.0.", ""],
-            ["module.layer1.0.", "module."],
-            ["other.0.", "module.1."],
-            ["2.", "1."],
-            ["1.", "0."],
-        ] {
-            let refused = normalized(prefixes, [0.25, 0.5], &[3]).unwrap_err();
-            let is_it = matches!(refused, LayoutError::Normalizing { .. });
-            assert!(is_it, "{prefixes:?}: {refused}");
-        }
-        // Two elements, and names that only end so, are names like any other.
-        for (layer, shape) in [("0.", 2), ("0.x", 3)] {
-            let refused = normalized([layer, "1."], [0.25, 0.5], &[shape]).unwrap_err();
-            assert!(matches!(refused, LayoutError::Names { .. }), "{refused}");
-        }
     }
 
     /// One by one, names of megabytes would be copied millions of times.

@@ -250,15 +250,13 @@ impl<'a, 'b> Machine<'a, 'b> {
         let Value::Tuple(parts) = &self.values[arguments.0] else {
             return Err(self.malformed("an object whose arguments are no tuple"));
         };
-        let name = match self.values[class.0] {
-            Value::Global(name) => name.to_owned(),
-            Value::Class(module, name) => format!("{module}.{name}"),
+        match self.values[class.0] {
             // What lies outside of the pickle may be a class with its source.
-            Value::Persistent(_) => "a class".to_owned(),
+            Value::Global(_) | Value::Class(..) | Value::Persistent(_) if parts.is_empty() => {}
+            Value::Global(name) => return Err(self.refused(name)),
+            Value::Class(module, name) => return Err(self.refused(&format!("{module}.{name}"))),
+            Value::Persistent(_) => return Err(self.refused("a class")),
             _ => return Err(self.malformed("an object of something that is no class")),
-        };
-        if !parts.is_empty() {
-            return Err(self.refused(&name));
         }
         self.push(Value::Object(class, None));
         Ok(())

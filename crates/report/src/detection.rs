@@ -47,9 +47,9 @@ pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of an
     meet it may be missed where `mesa detect --placement` does not name one.";
 
 /// What the columns of best places say.
-const BEST_PLACES: &str = "best at: the place (row, column) in which patches modeled anywhere work best, and the share of \
-    images that they turn there; a class that stands out there is modeled again in that place alone, \
-    compared with what the other classes' patches do in theirs, and attacked if at least half of its \
+const BEST_PLACES: &str = "best at: the place (row, column) in which patches modeled anywhere work best, and \
+    the share of images that they turn there; a class that stands out there is modeled again in that place \
+    alone, compared with what the other classes' patches do in theirs, and attacked if at least half of its \
     samples reach β as well";
 
 /// That, where a record has best places.

@@ -47,30 +47,27 @@ impl Table {
     }
 
     /// Drops every column but the first in which no row says anything.
-    pub(crate) fn without_blank_columns(mut self) -> Self {
-        for column in (1..self.columns.len()).rev() {
-            if self.rows.iter().all(|row| row[column].is_empty()) {
-                self.remove(column);
-            }
-        }
-        self
+    pub(crate) fn without_blank_columns(self) -> Self {
+        self.keep(|table, column| {
+            column == 0 || table.rows.iter().any(|row| !row[column].is_empty())
+        })
     }
 
     /// Drops the columns with these headings.
-    pub(crate) fn without(mut self, headings: &[&str]) -> Self {
+    pub(crate) fn without(self, headings: &[&str]) -> Self {
+        self.keep(|table, column| !headings.contains(&table.columns[column].as_str()))
+    }
+
+    fn keep(mut self, keeps: impl Fn(&Self, usize) -> bool) -> Self {
         for column in (0..self.columns.len()).rev() {
-            if headings.contains(&self.columns[column].as_str()) {
-                self.remove(column);
+            if !keeps(&self, column) {
+                self.columns.remove(column);
+                for row in &mut self.rows {
+                    row.remove(column);
+                }
             }
         }
         self
-    }
-
-    fn remove(&mut self, column: usize) {
-        self.columns.remove(column);
-        for row in &mut self.rows {
-            row.remove(column);
-        }
     }
 
     /// For a terminal: the title and the table in box-drawing characters.

@@ -8,7 +8,7 @@ use mesa_pickle::shown;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::{StorageId, Storages};
+use super::storage::{StorageId, Storages};
 use crate::PytorchError;
 
 /// How zip archives begin.

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use mesa_pickle::{Allowed, Id, Pickle, Value, shown};
 
-use super::{MOST_OPCODES, StorageId, Storages, read_pickle, read_tensors};
+use super::allowed::{MOST_OPCODES, read_pickle, read_tensors};
+use super::storage::{StorageId, Storages, outside};
 use crate::PytorchError;
 
 /// 0x1950a86a20f9469cfc6c, which the first pickle is.
@@ -86,22 +87,13 @@ fn check_order(machine: &Pickle<'_>) -> Result<(), PytorchError> {
 /// Every storage that the pickle refers to: how long one is, and so where the next begins, only its
 /// tensors say.
 fn expected<'a>(pickle: &Pickle<'a>) -> Result<BTreeMap<&'a str, StorageId<'a>>, PytorchError> {
-    let mut expected: BTreeMap<&str, StorageId<'_>> = BTreeMap::new();
+    let mut expected = BTreeMap::new();
     let mut views = BTreeMap::new();
-    for value in pickle.values() {
-        let &Value::Persistent(tuple) = value else {
-            continue;
-        };
-        if is_class(pickle, tuple) {
-            continue;
-        }
+    for tuple in outside(pickle).filter(|tuple| !is_class(pickle, *tuple)) {
         let id = StorageId::read(pickle, tuple).ok_or(PytorchError::NotStorage)?;
-        // What came first says in elements of which size the file counts.
-        if expected.entry(id.key).or_insert(id).len != id.len {
-            return Err(wrong(id.key, "has several lengths by the tensors in it"));
-        }
+        expected.insert(id.key, id);
         if let Some(part) = id.part {
-            let said = (id.key, part.offset, part.elements, id.width);
+            let said = (id.key, part.offset, part.elements);
             if *views.entry(part.key).or_insert(said) != said {
                 return Err(wrong(part.key, "is several parts of storages"));
             }

@@ -7,7 +7,7 @@ use mesa_pickle::{Id, Pickle, Value, shown};
 
 use super::{LONGEST_NAME, entries, is_tensor};
 use crate::PytorchError;
-use crate::state_dict::NORMALIZATION;
+use crate::normalizing::NORMALIZATION;
 
 /// Most attributes that are looked at, those of a shared module each time: a ResNet-152 has some 12,000.
 const MOST_ATTRIBUTES: usize = 1 << 20;
