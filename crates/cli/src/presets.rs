@@ -10,7 +10,7 @@ macro_rules! presets {
 }
 
 /// Every preset's name and text.
-pub(crate) const PRESETS: [(&str, &str); 14] = presets![
+pub(crate) const PRESETS: [(&str, &str); 15] = presets![
     "quick",
     "cpu",
     "paper",
@@ -25,6 +25,7 @@ pub(crate) const PRESETS: [(&str, &str); 14] = presets![
     "cpu-patch-4x4",
     "cpu-patch-5x5",
     "cpu-preactresnet18",
+    "cpu-retrain-0.001",
 ];
 
 /// Settings that are told apart by the name of what they hold: never a mixture of two.

@@ -9,7 +9,7 @@ use mesa_record::{Summary, TriggerName};
 use crate::rows::{Network, Repeats, methods, networks};
 
 /// The built-in settings of the command `mesa`, which `--preset` knows.
-pub const PRESETS: [&str; 14] = [
+pub const PRESETS: [&str; 15] = [
     "quick",
     "cpu",
     "paper",
@@ -24,6 +24,7 @@ pub const PRESETS: [&str; 14] = [
     "cpu-patch-4x4",
     "cpu-patch-5x5",
     "cpu-preactresnet18",
+    "cpu-retrain-0.001",
 ];
 
 /// How a command starts.
