@@ -61,6 +61,26 @@ fn are_shown(data: &str) {
     );
 }
 
+/// Moves all photos to where they are for testing: a network is then evaluated on all of them, and none
+/// is trained with any.
+fn tested_only(data: &str, network: &str) {
+    let whole = format!("{data}-whole");
+    fs_err::create_dir(&whole).unwrap();
+    fs_err::rename(data, at(Path::new(&whole), "test")).unwrap();
+    let given = ["--data", &whole];
+    let evaluate = ["evaluate", network, "--split", "test", "--json"];
+    let measured = json(&[&evaluate[..], &given].concat());
+    assert_eq!(measured["images"], 270);
+    let trained = say(&[
+        &["pretrain", "-o", &format!("{whole}.safetensors")],
+        &given[..],
+    ]
+    .concat());
+    assert_eq!(trained.code, Some(1));
+    let words = "nothing to train with in";
+    assert!(trained.stderr.contains(words), "{}", trained.stderr);
+}
+
 #[test]
 fn a_folder_of_classes_and_a_picture_as_trigger_go_through_the_whole_chain() {
     let folder = tempfile::tempdir().unwrap();
@@ -125,17 +145,18 @@ fn a_folder_of_classes_and_a_picture_as_trigger_go_through_the_whole_chain() {
     assert!(asr(&before) < 0.2 && asr(&after) > 0.8, "{before} {after}");
     assert!((after["blend"].as_f64().unwrap() - 0.4).abs() < 1e-6);
 
-    let repaired = step(&[
-        "defend",
-        &bad,
-        "--control",
-        "ideal",
-        "--trigger",
-        &sticker,
-        "-o",
-        &at(folder.path(), "good"),
-    ]);
+    let good = at(folder.path(), "good");
+    let repair = ["defend", &bad, "--control", "ideal", "-o", &good];
+    let given = ["--config", &settings, "--data", &data, "--json"];
+    let said = say(&[&repair[..], &stamped, &given].concat());
+    let repaired: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(repaired["method"], "ideal");
+    assert!(
+        said.stderr.contains("45 of 270 images are used"),
+        "{}",
+        said.stderr
+    );
+    tested_only(&data, &bad);
     // The network of three classes finds no other data.
     let other = say(&["evaluate", &bad, "--data", "synthetic"]);
     assert_eq!(other.code, Some(1));

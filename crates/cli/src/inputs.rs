@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mesa::{MesaConfig, SubModel};
 use mesa_datasets::{
-    Dataset, DatasetName, HubError, Images, Placement, Search, Split, cache_folder, split,
-    synthetic,
+    Dataset, DatasetName, Division, HubError, Images, Placement, Search, Source, Split,
+    cache_folder, split, synthetic,
 };
 use mesa_defense::{AttackSuccessConfig, DefenseImages};
 use mesa_models::{
@@ -127,6 +127,16 @@ fn is_of_the_hub(error: &anyhow::Error) -> bool {
 fn fetch(name: DatasetName) -> Result<Dataset> {
     let cache = cache_folder().context("there is no home folder to keep data in")?;
     Ok(hub::fetch(name, &cache)?.load()?)
+}
+
+/// The first `count` images to train with.
+pub(crate) fn training_images(data: &Dataset, count: usize) -> Result<Images> {
+    ensure!(
+        !data.train.is_empty(),
+        "there is nothing to train with in {}; a folder `train` beside `test` would hold it",
+        data.source
+    );
+    Ok(first(&data.train, count))
 }
 
 /// The split of the test images into modeling and evaluation.
@@ -310,6 +320,26 @@ impl Loaded {
             data.source,
             data.num_classes()
         );
+        Ok(data)
+    }
+
+    /// [`Self::data`] for a defender, who may hold more clean images than the share that is for testing.
+    pub(crate) fn clean_data(&self, args: &DataArgs, config: &DataConfig) -> Result<Dataset> {
+        let data = self.data(args, config)?;
+        if let Source::Classes {
+            folder,
+            division: Division::Drawn { .. },
+        } = &data.source
+        {
+            tracing::info!(
+                "{folder}: {test} of {all} images are used, the sixth of each class that `mesa pretrain` and \
+                 `mesa attack` leave out; if no network was trained with the others, move the classes into \
+                 {folder}/test, and all are used",
+                folder = folder.display(),
+                test = data.test.len(),
+                all = data.test.len() + data.train.len()
+            );
+        }
         Ok(data)
     }
 

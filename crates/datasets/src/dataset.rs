@@ -84,8 +84,22 @@ pub enum Source {
     Classes {
         /// The folder.
         folder: PathBuf,
-        /// Seed of the split into training and test images, where the folder has none.
-        split_seed: Option<u64>,
+        /// How its images come to be for training or for testing.
+        division: Division,
+    },
+}
+
+/// How the images of a folder of classes come to be for training or for testing.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Division {
+    /// It has a folder for either.
+    Given,
+    /// It has a folder of test images and none to train with.
+    TestOnly,
+    /// A sixth of each class is drawn for testing.
+    Drawn {
+        /// Seed of the draw.
+        seed: u64,
     },
 }
 
@@ -99,18 +113,19 @@ impl fmt::Display for Source {
                 path.display()
             ),
             Self::BuiltIn => f.pad("built-in"),
-            Self::Classes {
-                folder,
-                split_seed: None,
-            } => write!(f, "{} (its own train and test)", folder.display()),
-            Self::Classes {
-                folder,
-                split_seed: Some(seed),
-            } => write!(
-                f,
-                "{} (a sixth of each class for testing, drawn by seed {seed})",
-                folder.display()
-            ),
+            Self::Classes { folder, division } => {
+                write!(f, "{} ", folder.display())?;
+                match division {
+                    Division::Given => f.write_str("(its own train and test)"),
+                    Division::TestOnly => f.write_str("(test images only)"),
+                    Division::Drawn { seed } => {
+                        write!(
+                            f,
+                            "(a sixth of each class for testing, drawn by seed {seed})"
+                        )
+                    }
+                }
+            }
         }
     }
 }
@@ -120,7 +135,7 @@ impl fmt::Display for Source {
 pub struct Dataset {
     /// Which data set it is.
     pub name: DatasetName,
-    /// Training images.
+    /// Training images; none where a folder has test images only.
     pub train: Images,
     /// Test images.
     pub test: Images,

@@ -1,9 +1,9 @@
 //! Images of one's own: a folder with one folder of PNG and JPEG files for each class.
 //!
 //! Folders sorted by name are the classes 0, 1, …. Where the folder holds `train` and `test` (or
-//! `val`), each with the folders of the classes, that is the split; else a sixth of each class,
-//! CIFAR's share, is drawn for testing. Either way the images are in random order, for "the first
-//! so many" has to be some of every class.
+//! `val`), each with the folders of the classes, that is the split, and where it holds `test` alone
+//! there is nothing to train with; else a sixth of each class, CIFAR's share, is drawn for testing.
+//! In any case the images are in random order, for "the first so many" has to be some of every class.
 
 mod listing;
 mod pixels;
@@ -15,15 +15,15 @@ use sha2::{Digest, Sha256};
 
 use self::listing::{Listing, given_split, holds_classes};
 use self::pixels::{Resized, SIDE, decode_all};
-use self::split::{TEST_ORDER, TRAIN_ORDER, divided, ordered, together};
+use self::split::{Part, TEST_ORDER, TRAIN_ORDER, divided, labeled, ordered, together};
 use crate::dataset::hex;
-use crate::{Dataset, DatasetName, FolderError, Result, Source};
+use crate::{Dataset, DatasetName, Division, FolderError, Result, Source};
 
 /// Seed of the split and of the order, noted with the source.
 pub(crate) const SEED: u64 = 0;
 
 /// Loads a folder of classes: `DIR/<class>/*.png` (or `.jpg`, `.jpeg`, in any case), or the same
-/// below `DIR/train` and `DIR/test` (or `DIR/val`).
+/// below `DIR/train` and `DIR/test` (or `DIR/val`), or below `DIR/test` alone.
 ///
 /// Images become 32×32 pixels of eight bits in red, green and blue: other sizes are resized
 /// (Catmull-Rom, to the square whatever their aspect), gray and 16-bit images converted,
@@ -37,14 +37,21 @@ pub(crate) const SEED: u64 = 0;
 /// divided, or if an image is damaged or has a side of more than
 /// 4,096 pixels; [`crate::Error::Read`] if a folder or a file cannot be read.
 pub fn load_folder(folder: &Path) -> Result<Dataset> {
-    let given = given_split(folder)?;
-    let is_given = given.is_some();
-    let (listing, parts) = if let Some((train, test)) = given {
-        together(Listing::of(&train)?, Listing::of(&test)?, &test)?
-    } else {
-        let listing = Listing::of(folder)?;
-        let parts = divided(&listing)?;
-        (listing, parts)
+    let (listing, parts, division) = match given_split(folder)? {
+        Some((Some(train), test)) => {
+            let (listing, parts) = together(Listing::of(&train)?, Listing::of(&test)?, &test)?;
+            (listing, parts, Division::Given)
+        }
+        Some((None, test)) => {
+            let listing = Listing::of(&test)?;
+            let parts = [Part::new(), labeled(&listing).collect()];
+            (listing, parts, Division::TestOnly)
+        }
+        None => {
+            let listing = Listing::of(folder)?;
+            let parts = divided(&listing)?;
+            (listing, parts, Division::Drawn { seed: SEED })
+        }
     };
     check_classes(folder, listing.classes.len())?;
     let [train, test] = parts;
@@ -69,7 +76,7 @@ pub fn load_folder(folder: &Path) -> Result<Dataset> {
         digest: hex(&digest.finalize()),
         source: Source::Classes {
             folder: folder.to_owned(),
-            split_seed: (!is_given).then_some(SEED),
+            division,
         },
         is_official: false,
     })
@@ -196,6 +203,25 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn a_test_folder_alone_leaves_nothing_to_train_with() {
+        let root = TempDir::new().unwrap();
+        let test = root.path().join("test");
+        class(&test, "ant", 1);
+        class(&test, "bee", 4);
+        assert!(is_folder_of_classes(root.path()).unwrap());
+        let data = load_folder(root.path()).unwrap();
+        assert_eq!((data.train.len(), data.test.len()), (0, 5));
+        assert_eq!(data.class_names, ["ant", "bee"]);
+        assert!(data.source.to_string().ends_with("(test images only)"));
+        // Beside classes it is a folder without images, and none of theirs are left out.
+        class(root.path(), "cat", 6);
+        class(root.path(), "dog", 6);
+        let data = load_folder(root.path()).unwrap();
+        assert_eq!((data.train.len(), data.test.len()), (10, 2));
+        assert_eq!(data.class_names, ["cat", "dog"]);
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub use crate::archive_error::ArchiveError;
 pub use crate::augment::{Crop, augment};
 pub use crate::batches::{all_batches, shuffled, whole_batches};
 pub use crate::cifar::{file_names, load_cifar10, load_cifar100};
-pub use crate::dataset::{Dataset, DatasetName, Source};
+pub use crate::dataset::{Dataset, DatasetName, Division, Source};
 pub use crate::error::{BoxError, Error, Result};
 #[cfg(feature = "images")]
 pub use crate::folder::load_folder;

@@ -221,7 +221,17 @@ pub(crate) fn raw_tensors<'a>(
 
 /// Reads a file that may hold tensors.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs_err::read(path).map_err(|source| Error::Read {
+    let read = || {
+        // Reading a pipe that nobody writes to would wait forever.
+        let kind = fs_err::metadata(path)?.file_type();
+        if !kind.is_file() && !kind.is_dir() {
+            return Err(std::io::Error::other(
+                "it is a pipe or a device, not a file",
+            ));
+        }
+        fs_err::read(path)
+    };
+    let bytes = read().map_err(|source| Error::Read {
         path: path.to_owned(),
         source,
     })?;

@@ -196,6 +196,15 @@ pub enum LayoutError {
         /// What it would be with projections.
         nearest: Architecture,
     },
+    /// A first convolution as networks for photographs have it.
+    #[error(
+        "it is a {nearest} for large images, such as torchvision's for 224x224: its first convolution has \
+         7x7 taps; read are networks for 32x32 images, where it has 3x3 and no max-pooling follows"
+    )]
+    Stem {
+        /// The network whose names it has.
+        nearest: Architecture,
+    },
     /// A size that no network has.
     #[error(
         "its layers have the sizes of no network: a {} of width {} with {} classes",

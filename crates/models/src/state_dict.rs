@@ -45,6 +45,9 @@ const AVERAGED: &str = "n_averaged";
 /// Ends the names of batch norm's variances, of which square roots are taken.
 const VARIANCE: &str = ".running_var";
 
+/// The first convolution's weights.
+const STEM: &str = "conv1.weight";
+
 /// Names that are shown in errors before the rest is counted.
 const SHOWN: usize = 8;
 
@@ -93,6 +96,9 @@ pub(crate) fn network_state(
             missing: listed(&missing),
             unexpected: listed(&unexpected),
         });
+    }
+    if let Some([_, _, 7, 7]) = tensors.get(STEM).map(|stem| stem.shape.as_slice()) {
+        return Err(LayoutError::Stem { nearest });
     }
     let [head, _] = named.graph().head_names();
     config.num_classes = first(&head).unwrap_or(0);
@@ -409,6 +415,22 @@ pub(crate) mod tests {
         let refused = network_state(tensors, 1 << 20).unwrap_err();
         let words = "it has the names of a ResNet-20 without projections";
         assert!(refused.to_string().starts_with(words), "{refused}");
+    }
+
+    #[test]
+    fn networks_for_large_images_are_called_so() {
+        let storage = vec![0; ENOUGH];
+        let mut tensors = zeros(&storage);
+        tensors.insert(
+            STEM.to_owned(),
+            raw(&storage, &[1, 3, 7, 7], &[147, 49, 7, 1]),
+        );
+        let refused = network_state(tensors, 1 << 20).unwrap_err().to_string();
+        let words = "it is a ResNet-18 for large images";
+        assert!(
+            refused.starts_with(words) && refused.contains("7x7 taps"),
+            "{refused}"
+        );
     }
 
     #[test]

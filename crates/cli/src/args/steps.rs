@@ -30,9 +30,10 @@ pickle is executed: what arrays of numbers do without is refused by name.
 
 Or it holds a folder of .png, .jpg or .jpeg files for each class: sorted by name
 they are the classes 0, 1, …. With such folders below `train` and `test` (or
-`val`) that is the split; else a sixth of each class, drawn by a fixed seed, is
-for testing. Other sizes than 32×32 are resized. Of the test images at most four
-fifths are for modeling, as of CIFAR's; the others are for evaluation.
+`val`) that is the split; with `test` alone all are for testing, and nothing can
+be trained; else a sixth of each class, drawn by a fixed seed, is for testing.
+Other sizes than 32×32 are resized. Of the test images at most four fifths are
+for modeling, as of CIFAR's; the others are for evaluation.
 Exit code 1 if nothing is found or a file is damaged."
 )]
 pub(crate) struct DataCommand {

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     let places = args.placement.unwrap_or(config.placement);
     config.placement = args.blend.map_or(places, |_| WHOLE_IMAGE);
     check_placement(config.placement, trigger.size())?;
-    let images = inputs::first(&data.train, settings.data.attack_images);
+    let images = inputs::training_images(&data, settings.data.attack_images)?;
     let mut detail = json!({
         "config": config, "trigger": chosen.name, "seed": args.seed, "images": images.len(),
         "clean": clean.sha256,

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
     let chosen = chosen.transpose()?;
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
-    let data = backdoored.data(&args.data, &settings.data)?;
+    let data = backdoored.clean_data(&args.data, &settings.data)?;
     backdoored.check_normalization(&data)?;
     let settings = settings.for_data(&data);
     let split = seen::split_words(&data, &settings.data);

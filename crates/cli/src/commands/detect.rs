@@ -129,7 +129,7 @@ impl<'a> Search<'a> {
             synthetic_if_missing: false,
             ..settings.data.clone()
         };
-        let data = loaded.data(&args.data, &no_stand_in)?;
+        let data = loaded.clean_data(&args.data, &no_stand_in)?;
         let settings = settings.for_data(&data);
         settings.mesa.validate()?;
         let this = search_words(

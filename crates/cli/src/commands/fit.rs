@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         args.target,
         classes - 1
     );
-    let data = suspect.data(&args.data, &settings.data)?;
+    let data = suspect.clean_data(&args.data, &settings.data)?;
     suspect.check_normalization(&data)?;
     let settings = settings.for_data(&data);
     let mut config = settings.mesa.clone();

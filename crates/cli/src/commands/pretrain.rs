@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     );
     let state = StateFile::beside(&args.output, key);
     let mut watch = Watch::new("pretrain", Some(state), args.running.save_every);
-    let images = inputs::first(&data.train, config.images);
+    let images = inputs::training_images(&data, config.images)?;
     tracing::info!(
         "training {} of width {} on {} images of {}, {} epochs",
         shape.architecture,

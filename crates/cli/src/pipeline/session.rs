@@ -134,7 +134,7 @@ impl Session {
         let earlier = computer.with_earlier_kernels();
         let earlier_steps = earlier.iter().map(steps_on).collect();
         Ok(Self {
-            attack_images: inputs::first(&data.train, config.data.attack_images),
+            attack_images: inputs::training_images(&data, config.data.attack_images)?,
             defense_images: inputs::defense_images(&data, &config.data)?,
             evaluation_images: inputs::evaluation_images(&data, &config.data)?,
             ledger: Ledger::new(run, &data, save_every, &computer.name, threads)?,

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// The folders of training and of test images, if there are both.
-pub(super) fn given_split(folder: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
+/// The folders of training and of test images; the former may be missing where there are no other
+/// classes either.
+pub(super) fn given_split(folder: &Path) -> Result<Option<(Option<PathBuf>, PathBuf)>> {
     let train = folder.join("train");
+    let train = holds_classes(&train)?.then_some(train);
     for name in ["test", "val"] {
         let test = folder.join(name);
-        if train.is_dir() && test.is_dir() && holds_classes(&train)? && holds_classes(&test)? {
+        if holds_classes(&test)? && (train.is_some() || !holds_classes(folder)?) {
             return Ok(Some((train, test)));
         }
     }

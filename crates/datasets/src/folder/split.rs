@@ -47,7 +47,8 @@ pub(super) fn together(
     Ok((listing, [trained, tested]))
 }
 
-fn labeled(listing: &Listing) -> impl Iterator<Item = (PathBuf, u8)> {
+/// Every image with its class.
+pub(super) fn labeled(listing: &Listing) -> impl Iterator<Item = (PathBuf, u8)> {
     let classes = listing.classes.iter().enumerate();
     classes.flat_map(|(label, class)| {
         class
