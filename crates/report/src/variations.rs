@@ -1,9 +1,9 @@
 //! What changes when one thing about the attack or the defense does: variations of a preset beside
 //! the preset itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use mesa_record::{Difference, Row, Summary};
+use mesa_record::{Difference, Row, Summary, TriggerName};
 
 use crate::{
     Table,
@@ -12,16 +12,18 @@ use crate::{
 };
 
 /// The methods that are compared.
-const METHODS: [&str; 5] = [
+const METHODS: [&str; 7] = [
     "backdoored",
     "no-trigger",
+    "random",
+    "point",
     "mesa:0.9",
     "ensemble:turns",
     "ideal",
 ];
 
-/// A row for each run whose preset is another's variation (`cpu-corner` of `cpu`), below those of
-/// the preset on the same networks; `None` where there is none.
+/// A row for each run whose preset is another's variation (`cpu-corner` of `cpu`), below that of
+/// the preset on the same networks, once for each choice of networks; `None` where there is none.
 pub(crate) fn table(runs: &[&Summary]) -> Option<Table> {
     let mut columns = vec!["preset", "changed", "networks"];
     let headings = METHODS.map(|method| format!("{method}\nASR % (worst)"));
@@ -34,28 +36,35 @@ pub(crate) fn table(runs: &[&Summary]) -> Option<Table> {
             .copied()
             .filter(|run| is_variation(run, base))
             .collect();
-        if varied.is_empty() {
-            continue;
-        }
-        table
-            .rows
-            .extend(rows(&of_the_same_networks(base, &varied), ""));
+        let mut by_networks: BTreeMap<_, Vec<&Summary>> = BTreeMap::new();
         for run in varied {
-            table.rows.extend(rows(run, &changes(run, base)));
+            by_networks.entry(networks(run)).or_default().push(run);
+        }
+        for (networks, varied) in by_networks {
+            table.rows.extend(rows(&of_networks(base, &networks), ""));
+            for run in varied {
+                table.rows.extend(rows(run, &changes(run, base)));
+            }
         }
     }
     (!table.rows.is_empty()).then(|| table.without_blank_columns())
 }
 
-/// What a run says of the networks that its variations have, so that like is compared with like: a trigger
-/// that is hard to remove is so in all of them.
-fn of_the_same_networks(base: &Summary, varied: &[&Summary]) -> Summary {
-    let network = |row: &Row| (row.trigger.clone(), row.seed);
-    let theirs = varied.iter().flat_map(|run| &run.rows).map(network);
-    let theirs: BTreeSet<_> = theirs.collect();
-    let mut same = base.clone();
-    same.rows.retain(|row| theirs.contains(&network(row)));
-    same
+/// Triggers and seeds of a run's networks.
+fn networks(run: &Summary) -> BTreeSet<(TriggerName, u64)> {
+    run.rows.iter().map(network).collect()
+}
+
+fn network(row: &Row) -> (TriggerName, u64) {
+    (row.trigger.clone(), row.seed)
+}
+
+/// What a run says of some of its networks, so that like is compared with like: a trigger that is hard to
+/// remove is so in all variations.
+fn of_networks(run: &Summary, networks: &BTreeSet<(TriggerName, u64)>) -> Summary {
+    let mut some = run.clone();
+    some.rows.retain(|row| networks.contains(&network(row)));
+    some
 }
 
 /// Whether a run is a variation of another.
@@ -158,8 +167,16 @@ mod tests {
         let alone = table(&[&base, &corner]);
         base.rows.extend(others);
         assert_eq!(table(&[&base, &corner]), alone);
-        corner.rows = base.rows.clone();
-        assert_ne!(table(&[&base, &corner]), alone);
+        let mut both = named("cpu-target");
+        both.differences[0].here = "4".into();
+        both.rows = base.rows.clone();
+        let table = table(&[&base, &corner, &both]).unwrap();
+        let networks = table
+            .rows
+            .iter()
+            .map(|row| format!("{} {}", row[0], row[2]));
+        let networks: Vec<String> = networks.collect();
+        assert_eq!(networks, ["cpu 1", "cpu-corner 1", "cpu 2", "cpu-target 2"]);
     }
 
     #[test]
