@@ -192,6 +192,14 @@ fn files_that_are_no_images_or_triggers_are_named() {
         assert_eq!(said.code, Some(code), "{}", said.stderr);
         assert!(said.stderr.contains(expected), "{trigger}: {}", said.stderr);
     }
+    for more in [
+        &["--control", "random", "--trigger", "170"][..],
+        &["--control", "no-trigger", "--poison-rate", "0.5"],
+        &["--control", "no-trigger", "--weighted"],
+    ] {
+        let said = say(&[&["defend", "m", "-o", "good.safetensors"], more].concat());
+        assert_eq!(said.code, Some(2), "{more:?} has no use: {}", said.stderr);
+    }
     let said = say(&["evaluate", "m", "--blend", "0.2"]);
     assert_eq!(said.code, Some(2), "a share without a pattern");
 }

@@ -28,7 +28,7 @@ fn every_command_takes_a_state_dict_and_says_what_it_assumed() {
     assert!(
         guessed
             .stderr
-            .contains("is near chance, 10.00 %: the usual cause is a wrong normalization"),
+            .contains("is near chance, 10.00 %: the usual causes are a wrong normalization"),
         "{}",
         guessed.stderr
     );

@@ -2,10 +2,10 @@
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crate::program::{Said, in_temporary, mesa, send, tiny, wait_until};
+use crate::program::{Said, in_temporary, mesa, tiny, wait_until};
 
 /// Sends a signal to a command once `is_time`; what it said, and how it ended.
 fn signaled(arguments: &[&str], signal: &str, is_time: &dyn Fn(&str) -> bool) -> Said {
@@ -28,7 +28,10 @@ fn signaled(arguments: &[&str], signal: &str, is_time: &dyn Fn(&str) -> bool) ->
         assert!(is_time(&so_far) || !ended, "it ended: {so_far}");
         is_time(&so_far)
     });
-    send(signal, &child);
+    // `timeout` sends one to a process and one to its group; both are one request.
+    let id = child.id();
+    let twice = format!("kill -{signal} {id}; sleep 0.05; kill -{signal} {id}");
+    Command::new("sh").args(["-c", &twice]).output().unwrap();
     wait_until(|| child.try_wait().unwrap().is_some());
     let output = child.wait_with_output().unwrap();
     listener.join().unwrap();

@@ -542,6 +542,32 @@ fn what_pytorch_would_read_otherwise_is_refused() {
     assert!(matches!(refused, PytorchError::Storage { .. }), "{refused}");
 }
 
+/// Which of two networks a program loads is for it to say: a clean one may stand before the attacked one.
+#[test]
+fn a_second_network_is_refused_or_named() {
+    let beside = |key: &str| {
+        let whole = fs_err::read(file("net")).unwrap();
+        rewritten(&whole, CompressionMethod::Stored, |name, mut content| {
+            if name.ends_with("data.pkl") {
+                assert_eq!(content.pop(), Some(b'.'));
+                text(&mut content, key);
+                content.extend(b"}");
+                text(&mut content, "conv1.weight");
+                content.extend(b"ctorch._utils\n_rebuild_tensor_v2\n)Rss.");
+            }
+            Some(content)
+        })
+    };
+    for key in ["netC", "state_dict", "model", "model_state_dict"] {
+        let refused = refusal(&beside(key)).to_string();
+        let words = format!("it holds networks under `net`, `{key}`");
+        assert!(refused.starts_with(&words), "{refused}");
+    }
+    assert_eq!(read(&beside("ema")).unwrap().beside, ["ema"]);
+    let alone = fs_err::read(file("net")).unwrap();
+    assert!(read(&alone).unwrap().beside.is_empty());
+}
+
 fn text(out: &mut Vec<u8>, text: &str) {
     out.push(b'X');
     out.extend((text.len() as u32).to_le_bytes());

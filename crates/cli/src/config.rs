@@ -174,22 +174,27 @@ impl ExperimentConfig {
     /// These settings for the data that were found: one attack is left, and of a folder of
     /// classes at most four fifths of the test images are for modeling, as of CIFAR's 10,000. Where those
     /// are fewer than the settings count on, they are seen more often, so that modeling and retraining
-    /// have as many steps.
+    /// have as many steps; where they do not fill a batch, it is smaller.
     pub(crate) fn for_data(mut self, data: &Dataset) -> Self {
         if data.name == DatasetName::Folder {
             let counted_on = self.data.modeling_images;
             self.data = self.data.for_folder(data.test.len());
             let there = self.data.modeling_images;
-            let more = |epochs: &mut usize, batch_size: usize| {
-                let (before, now) = (counted_on / batch_size, there / batch_size);
+            let more = |epochs: &mut usize, batch_size: &mut usize| {
+                let before = counted_on / *batch_size;
+                // Batch norm needs two.
+                *batch_size = (*batch_size).min(there.max(2));
+                let now = there / *batch_size;
                 if now > 0 && now < before {
                     *epochs = (*epochs * before).div_ceil(now);
                 }
             };
-            more(&mut self.mesa.epochs, self.mesa.batch_size);
+            more(&mut self.mesa.epochs, &mut self.mesa.batch_size);
             for training in [&mut self.retrain.training, &mut self.fine_tune] {
-                more(&mut training.epochs, training.batch_size);
+                more(&mut training.epochs, &mut training.batch_size);
             }
+            let search = &mut self.point.search;
+            search.batch_size = search.batch_size.min(there.max(1));
         }
         self.for_data_set(data.name)
     }
@@ -350,6 +355,13 @@ mod tests {
             assert_eq!(epochs, 155);
         }
         assert_eq!(found.backdoor, config.backdoor);
+        let mut few = mesa_datasets::synthetic(0, 1, 100);
+        few.name = DatasetName::Folder;
+        let found = config.clone().for_data(&few);
+        assert_eq!((found.mesa.batch_size, found.mesa.epochs), (80, 620));
+        let retraining = &found.retrain.training;
+        assert_eq!((retraining.batch_size, retraining.epochs), (80, 620));
+        assert_eq!(found.point.search.batch_size, 80);
         data.name = DatasetName::Cifar10;
         assert_eq!(config.clone().for_data(&data), config);
     }

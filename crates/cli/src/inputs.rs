@@ -200,6 +200,7 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
         own_normalization,
         is_module,
         classes,
+        beside,
     } = loaded?;
     let normalization = info.normalization;
     let file = path.display();
@@ -208,6 +209,12 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
             "{file} is a whole module, taken for the {} that its layers are named like; what else its class does \
              is not known here",
             info.config.architecture
+        );
+    }
+    if !beside.is_empty() {
+        tracing::warn!(
+            "{file} also holds tensors under {}, which are not read; what is said here is of the network beside them",
+            listed(&beside)
         );
     }
     if !classes.is_empty() {
@@ -248,6 +255,18 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
     })
 }
 
+/// Keys of a file, the first few of them.
+fn listed(keys: &[String]) -> String {
+    const NAMED: usize = 6;
+    let named: Vec<String> = keys
+        .iter()
+        .take(NAMED)
+        .map(|key| format!("`{key}`"))
+        .collect();
+    let rest = if keys.len() > NAMED { ", …" } else { "" };
+    format!("{}{rest}", named.join(", "))
+}
+
 /// Images that show whether a network is near chance.
 pub(crate) const CHECKED_IMAGES: usize = 500;
 
@@ -266,11 +285,29 @@ const MUCH_BETTER: f64 = 0.05;
 /// Share of what can be gained over chance below which a network is near it.
 const NEAR_CHANCE: f64 = 0.1;
 
+/// Whether a network of so many classes is hardly better than guessing.
+fn is_near_chance(clean_accuracy: f64, classes: usize) -> bool {
+    let chance = 1.0 / classes as f64;
+    clean_accuracy < chance + NEAR_CHANCE * (1.0 - chance)
+}
+
+/// Warns of a training that left a network hardly better than guessing.
+pub(crate) fn warn_of_ruin(clean_accuracy: f64, classes: usize) {
+    if is_near_chance(clean_accuracy, classes) {
+        tracing::warn!(
+            "a clean accuracy of {} is near chance: the training has ruined the network, or it was so before; a \
+             lower --learning-rate may not",
+            percent(clean_accuracy)
+        );
+    }
+}
+
 impl Loaded {
     /// What to say of a network that is hardly better than guessing, if it is one.
     pub(crate) fn near_chance(&self, clean_accuracy: f64) -> Option<String> {
-        let chance = 1.0 / self.info.config.num_classes as f64;
-        if clean_accuracy >= chance + NEAR_CHANCE * (1.0 - chance) {
+        let classes = self.info.config.num_classes;
+        let chance = 1.0 / classes as f64;
+        if !is_near_chance(clean_accuracy, classes) {
             return None;
         }
         let cause = match self.normalization_from {
@@ -280,7 +317,8 @@ impl Loaded {
             NormalizationSource::Caller
             | NormalizationSource::Layer
             | NormalizationSource::Classes => format!(
-                "the usual cause is a wrong normalization; {} was taken, and --normalize says otherwise",
+                "the usual causes are a wrong normalization ({} was taken, and --normalize says otherwise) and \
+                 classes in another order than the data's",
                 self.info.normalization
             ),
         };
@@ -374,6 +412,10 @@ impl Loaded {
             }
         }
         let (with_it, how) = best;
+        // Between two that are near chance there is nothing to choose.
+        if is_near_chance(with_it, self.info.config.num_classes) {
+            return Ok(());
+        }
         // Of few images a handful may be luck.
         let error = (ours * (1.0 - ours) / images.len() as f64).sqrt();
         if with_it - ours >= MUCH_BETTER.max(3.0 * error) {

@@ -1,5 +1,6 @@
 //! Ctrl-C, and the end of a process whose parent is gone.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,13 @@ use mesa_models::{Classifier, ImagePool, Normalization, Recipe, TargetGradient};
 use crate::output::Usage;
 
 static STOP: AtomicBool = AtomicBool::new(false);
+
+/// When Ctrl-C came first.
+static ASKED: OnceLock<Instant> = OnceLock::new();
+
+/// For so long further signals are the same request: `timeout` and shells send theirs to a process and to its
+/// group.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
 
 /// What a command returns that was stopped by Ctrl-C.
 #[derive(Debug)]
@@ -28,11 +36,15 @@ impl std::error::Error for Interrupted {}
 /// The exit code of a program stopped by Ctrl-C.
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
-/// Turns the first Ctrl-C into a request to stop; a second ends at once.
+/// Turns the first Ctrl-C into a request to stop; a later one ends at once.
 pub(crate) fn watch() {
     let installed = ctrlc::set_handler(|| {
+        let since = ASKED.get_or_init(Instant::now).elapsed();
         if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(EXIT_INTERRUPTED.into());
+            if since >= SAME_REQUEST {
+                std::process::exit(EXIT_INTERRUPTED.into());
+            }
+            return;
         }
         tracing::info!("stopping after this batch; press Ctrl-C again to stop at once");
     });

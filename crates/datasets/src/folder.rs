@@ -55,6 +55,17 @@ pub fn load_folder(folder: &Path) -> Result<Dataset> {
     };
     check_classes(folder, listing.classes.len())?;
     let [train, test] = parts;
+    let is_tested = |label: usize| test.iter().any(|(_, of)| usize::from(*of) == label);
+    let named = listing.classes.iter().enumerate();
+    let untested = named.filter(|(label, _)| !is_tested(*label));
+    let untested: Vec<&str> = untested.map(|(_, class)| class.name.as_str()).collect();
+    if !untested.is_empty() {
+        tracing::warn!(
+            "{}: no test images of {}, of which nothing can be measured",
+            folder.display(),
+            untested.join(", ").escape_debug()
+        );
+    }
     let mut resized = Resized::default();
     let train = decode_all(&ordered(&train, TRAIN_ORDER), &mut resized)?;
     let test = decode_all(&ordered(&test, TEST_ORDER), &mut resized)?;

@@ -15,6 +15,9 @@ pub enum Hinge {
     Mean,
 }
 
+/// The widest hidden layer: 2^32 weights.
+const WIDEST: usize = 1 << 16;
+
 /// Settings of all sub-models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,12 +106,18 @@ impl MesaConfig {
             finite(self.alpha),
             "a number of 0 or more",
         )?;
+        let width = self.network_width;
+        let is_one = (1..=WIDEST).contains(&width);
+        require("network_width", width, is_one, "between 1 and 65536")?;
+        let shape = format!("{:?}", self.trigger_shape);
+        let is_one = self.trigger_shape.iter().all(|side| *side > 0);
+        require("trigger_shape", shape, is_one, "of sizes above zero")?;
         let fits = self.sizes().validate().is_ok();
         require(
             "noise_dim",
             self.noise_dim,
             fits,
-            "a multiple of four, with sizes above zero",
+            "a multiple of four above zero",
         )?;
         // Batch norm in training mode needs two rows.
         require(

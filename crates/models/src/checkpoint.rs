@@ -42,6 +42,8 @@ pub struct LoadedNetwork {
     pub is_module: bool,
     /// Classes and functions of other programs in the file, whose code `torch.load` would run.
     pub classes: BTreeSet<String>,
+    /// Keys under which the file has other tensors by name, perhaps of another network.
+    pub beside: Vec<String>,
 }
 
 /// Who says how images are normalized.
@@ -123,17 +125,19 @@ pub fn load_network_with(
     let bytes = read_file(path)?;
     // What it is counts, not what it is called; the name decides where neither format begins so.
     let by_name = named_by_pytorch(path) && !is_safetensors(&bytes);
-    let (tensors, info, is_module, classes) = if by_name || pytorch::is_pytorch(&bytes) {
+    let foreign = by_name || pytorch::is_pytorch(&bytes);
+    let (tensors, info, (is_module, classes, beside)) = if foreign {
         let contents = pytorch::read(&bytes).map_err(|source| Error::Pytorch {
             path: path.to_owned(),
             source,
         })?;
         let info = contents.info.map(str::to_owned);
-        (contents.tensors, info, contents.is_module, contents.classes)
+        let besides = (contents.is_module, contents.classes, contents.beside);
+        (contents.tensors, info, besides)
     } else {
         let (tensors, mut metadata) = raw_tensors(path, &bytes)?;
         let info = metadata.remove(INFO_KEY);
-        (tensors, info, false, BTreeSet::new())
+        (tensors, info, Default::default())
     };
     let info = info.map(|text| parse_info(path, &text)).transpose()?;
     let layout = |source| Error::Layout {
@@ -160,6 +164,7 @@ pub fn load_network_with(
         own_normalization,
         is_module,
         classes,
+        beside,
     })
 }
 

@@ -128,6 +128,15 @@ pub enum PytorchError {
         /// The keys it has.
         keys: String,
     },
+    /// More than one state dict or module under the usual keys.
+    #[error(
+        "it holds networks under `{keys}`, and which of them is meant is not said; save the one that is used \
+         alone: torch.save(torch.load(FILE, weights_only=True)[KEY], OTHER)"
+    )]
+    SeveralNetworks {
+        /// Their keys.
+        keys: String,
+    },
     /// A module that is none of a network.
     #[error(
         "its module {what}; if you trust whoever made it, load it there and save the state dict alone: \

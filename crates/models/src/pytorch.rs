@@ -44,6 +44,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) is_module: bool,
     /// Classes and functions of other programs.
     pub(crate) classes: BTreeSet<String>,
+    /// Keys of other tensors by name, which may be of another network.
+    pub(crate) beside: Vec<String>,
 }
 
 /// Whether a file begins like one of PyTorch, of whatever version.
@@ -101,6 +103,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         info,
         is_module: found.is_module,
         classes: module::foreign_classes(&pickle),
+        beside: found.beside,
     })
 }
 
@@ -124,27 +127,48 @@ fn tensors<'a>(
     Ok(tensors)
 }
 
-/// A state dict's entries, and whether they are a module's.
+/// A state dict's entries, whether they are a module's, and the keys of others.
 struct StateDict {
     entries: Vec<(String, Id)>,
     is_module: bool,
+    beside: Vec<String>,
 }
 
-/// The state dict: what lies under one of [`KEYS`], else what is saved; a whole module stands for its
-/// own.
+/// Entries of a dictionary that are looked at for tensors which are not read.
+const LOOKED_AT: usize = 1 << 10;
+
+/// The state dict: what lies under the one of [`KEYS`] that has tensors, else what is saved; a whole module
+/// stands for its own.
 fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
     let outer = entries(pickle, pickle.root())?;
     // Before the tensors that may stand beside it: grids, accuracies.
-    for key in KEYS {
-        let inner = outer.iter().find(|(name, _)| *name == key);
-        let inner = inner.map(|(_, inner)| state_dict_of(pickle, pickle.get(*inner)));
-        if let Some(found) = inner.transpose()?.flatten() {
-            return Ok(found);
+    let mut under = Vec::new();
+    for (key, inner) in outer.iter().filter(|(key, _)| KEYS.contains(key)) {
+        if let Some(found) = state_dict_of(pickle, pickle.get(*inner))? {
+            under.push((*key, found));
         }
     }
+    if under.len() > 1 {
+        // Which of them a program loads is for it to say.
+        let keys: Vec<&str> = under.iter().map(|(key, _)| *key).collect();
+        return Err(PytorchError::SeveralNetworks {
+            keys: keys.join("`, `"),
+        });
+    }
+    let found = match under.pop() {
+        Some((_, found)) => Some(found),
+        None => state_dict_of(pickle, pickle.root())?,
+    };
+    if let Some(mut found) = found {
+        let others = outer.iter().filter(|(key, _)| !KEYS.contains(key));
+        let others = others
+            .take(LOOKED_AT)
+            .filter(|(_, value)| has_tensors(pickle, *value));
+        found.beside = others.map(|(key, _)| shown(key)).collect();
+        return Ok(found);
+    }
     let keys: Vec<String> = outer.iter().take(20).map(|(key, _)| shown(key)).collect();
-    let found = state_dict_of(pickle, pickle.root())?;
-    found.ok_or_else(|| match pickle.root() {
+    Err(match pickle.root() {
         Value::Object(..) => PytorchError::Module {
             what: "holds no tensors, as a frozen TorchScript does",
         },
@@ -167,7 +191,20 @@ fn state_dict_of(
         entries.map(|(name, id)| (name.to_owned(), id)).collect()
     };
     let has_tensors = entries.iter().any(|(_, value)| is_tensor(pickle, *value));
-    Ok(has_tensors.then_some(StateDict { entries, is_module }))
+    Ok(has_tensors.then_some(StateDict {
+        entries,
+        is_module,
+        beside: Vec::new(),
+    }))
+}
+
+/// Whether there are tensors among the first of a dictionary's values.
+fn has_tensors(pickle: &Pickle<'_>, value: Id) -> bool {
+    let Value::Dict(items) = pickle.get(value) else {
+        return false;
+    };
+    let mut values = items.iter().take(LOOKED_AT).map(|(_, value)| *value);
+    values.any(|value| is_tensor(pickle, value))
 }
 
 /// A dictionary's entries whose keys are texts; none of anything else. No key comes twice in what

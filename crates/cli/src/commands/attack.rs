@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use mesa_attack::{AttackConfig, Attacked};
 use mesa_models::save_network;
 use mesa_record::ATTACK_TOOK;
@@ -47,6 +47,13 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     config.placement = args.blend.map_or(places, |_| WHOLE_IMAGE);
     check_placement(config.placement, trigger.size())?;
     let images = inputs::training_images(&data, settings.data.attack_images)?;
+    let evaluation = inputs::evaluation_images(&data, &settings.data)?;
+    ensure!(
+        !evaluation.not_of_class(config.target_class).is_empty(),
+        "all {} evaluation images belong to target class {}: no success rate without others",
+        evaluation.len(),
+        config.target_class
+    );
     let mut detail = json!({
         "config": config, "trigger": chosen.name, "seed": args.seed, "images": images.len(),
         "clean": clean.sha256,
@@ -82,7 +89,6 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
         target_class: config.target_class,
         placement: config.placement,
     };
-    let evaluation = inputs::evaluation_images(&data, &settings.data)?;
     let found = stages::evaluate(
         &computer.processor.freeze(&network)?,
         &evaluation,
@@ -120,6 +126,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     if config.poison_rate > 0.0 {
         planted.warn();
     }
+    inputs::warn_of_ruin(planted.clean_accuracy, data.num_classes());
     output::result(json, &planted, &planted.plain(found.images))
 }
 

@@ -32,8 +32,7 @@ struct Repaired {
 
 pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     logging::start(None)?;
-    super::check_not_input(&args.output, files_read(args))?;
-    super::check_output(&args.output)?;
+    check(args)?;
     let computer = Computer::open(&args.running.device)?;
     let (_, mut settings) = inputs::settings(&args.preset, "cpu")?;
     let fitted = args.with.iter().map(|path| inputs::sub_model_made_by(path));
@@ -131,7 +130,32 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         wall_s: watch.effort().wall_s,
     };
     watch.done();
+    inputs::warn_of_ruin(found.clean_accuracy, data.num_classes());
     output::result(json, &repaired, &repaired.plain(found.images))
+}
+
+/// Refuses what the repair that was asked for would leave out, and an output that cannot be one.
+fn check(args: &Defend) -> Result<()> {
+    let stamps = !matches!(args.control, Some(Control::FineTune | Control::NoTrigger));
+    let useless = [
+        (
+            args.trigger.is_some() && args.control != Some(Control::Ideal),
+            "--trigger: only `--control ideal` stamps the attacker's own",
+        ),
+        (
+            args.poison_rate.is_some() && !stamps,
+            "--poison-rate: `--control fine-tune` and `no-trigger` stamp nothing",
+        ),
+        (
+            args.weighted && args.control.is_some(),
+            "--weighted: without --with there is nothing to mix",
+        ),
+    ];
+    if let Some((_, reason)) = useless.into_iter().find(|(is_so, _)| *is_so) {
+        return Err(Usage(reason.to_owned()).into());
+    }
+    super::check_not_input(&args.output, files_read(args))?;
+    super::check_output(&args.output)
 }
 
 impl Repaired {

@@ -32,6 +32,10 @@ struct Measured {
     regained_accuracy: Option<f64>,
 }
 
+/// Below so many images a share of them is off by more than five points at times: two standard errors of a half
+/// are 1 / √n.
+const FEWEST_IMAGES: usize = 400;
+
 pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     logging::start(None)?;
     let computer = Computer::open(&args.device)?;
@@ -79,6 +83,13 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     let found = interrupt::stoppable(&frozen, go_on, |frozen| {
         Ok(evaluate(frozen, &images, attacked.as_ref(), args.seed)?)
     })?;
+    if found.images < FEWEST_IMAGES {
+        tracing::warn!(
+            "{} images are few: a share of them may be {:.0} points off",
+            found.images,
+            100.0 / (found.images as f64).sqrt()
+        );
+    }
     loaded.warn_near_chance(found.clean_accuracy);
     let known = inputs::first(&images, inputs::CHECKED_IMAGES);
     loaded.warn_of_normalization(&known, found.clean_accuracy)?;
