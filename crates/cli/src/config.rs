@@ -195,6 +195,14 @@ impl ExperimentConfig {
             }
             let search = &mut self.point.search;
             search.batch_size = search.batch_size.min(there.max(1));
+            let batches = (there / search.batch_size).clamp(1, search.batches_per_pass);
+            search.passes = (search.passes * search.batches_per_pass).div_ceil(batches);
+            search.batches_per_pass = batches;
+            // Of those that are of other classes than a sample's there have to be so many.
+            let shown = &mut self.samples.images_per_sample;
+            if there < 2 * *shown {
+                *shown = (*shown).min((there / 4).max(1));
+            }
         }
         self.for_data_set(data.name)
     }
@@ -361,7 +369,13 @@ mod tests {
         assert_eq!((found.mesa.batch_size, found.mesa.epochs), (80, 620));
         let retraining = &found.retrain.training;
         assert_eq!((retraining.batch_size, retraining.epochs), (80, 620));
-        assert_eq!(found.point.search.batch_size, 80);
+        let search = &found.point.search;
+        let steps = search.passes * search.batches_per_pass;
+        assert_eq!(
+            (search.batch_size, search.batches_per_pass, steps),
+            (80, 1, 55)
+        );
+        assert_eq!(found.samples.images_per_sample, 20);
         data.name = DatasetName::Cifar10;
         assert_eq!(config.clone().for_data(&data), config);
     }

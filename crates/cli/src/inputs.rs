@@ -295,8 +295,8 @@ fn is_near_chance(clean_accuracy: f64, classes: usize) -> bool {
 pub(crate) fn warn_of_ruin(clean_accuracy: f64, classes: usize) {
     if is_near_chance(clean_accuracy, classes) {
         tracing::warn!(
-            "a clean accuracy of {} is near chance: the training has ruined the network, or it was so before; a \
-             lower --learning-rate may not",
+            "a clean accuracy of {} is near chance: the training has ruined the network, unless it was so before; try \
+             a lower --learning-rate",
             percent(clean_accuracy)
         );
     }
@@ -370,7 +370,7 @@ impl Loaded {
         } = &data.source
         {
             tracing::info!(
-                "{folder}: {test} of {all} images are used, the sixth of each class that `mesa pretrain` and \
+                "{folder}: {test} of {all} images are used to model and to evaluate with, the sixth of each class that `mesa pretrain` and \
                  `mesa attack` leave out; if no network was trained with the others, move the classes into \
                  {folder}/test, and all are used",
                 folder = folder.display(),

@@ -39,13 +39,15 @@ pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 /// Turns the first Ctrl-C into a request to stop; a later one ends at once.
 pub(crate) fn watch() {
     let installed = ctrlc::set_handler(|| {
-        let since = ASKED.get_or_init(Instant::now).elapsed();
-        if STOP.swap(true, Ordering::SeqCst) {
-            if since >= SAME_REQUEST {
+        // A time limit may have asked for the stop already: then this is still the first Ctrl-C.
+        if let Some(first) = ASKED.get() {
+            if first.elapsed() >= SAME_REQUEST {
                 std::process::exit(EXIT_INTERRUPTED.into());
             }
             return;
         }
+        ASKED.get_or_init(Instant::now);
+        STOP.store(true, Ordering::SeqCst);
         tracing::info!("stopping after this batch; press Ctrl-C again to stop at once");
     });
     if let Err(error) = installed {

@@ -83,11 +83,11 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     let found = interrupt::stoppable(&frozen, go_on, |frozen| {
         Ok(evaluate(frozen, &images, attacked.as_ref(), args.seed)?)
     })?;
-    if found.images < FEWEST_IMAGES {
+    let images_of_least = found.stamped.map_or(found.images, |stamped| stamped.images);
+    if images_of_least < FEWEST_IMAGES {
         tracing::warn!(
-            "{} images are few: a share of them may be {:.0} points off",
-            found.images,
-            100.0 / (found.images as f64).sqrt()
+            "{images_of_least} images are few: a share of them may be {:.0} points off",
+            100.0 / (images_of_least as f64).sqrt()
         );
     }
     loaded.warn_near_chance(found.clean_accuracy);
