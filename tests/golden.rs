@@ -7,6 +7,7 @@
 mod adam;
 mod checkpoints;
 mod cifar_python;
+mod crafted_checkpoints;
 mod kernels;
 mod perceptrons;
 mod projection;
