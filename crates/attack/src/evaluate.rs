@@ -22,6 +22,24 @@ pub struct Attacked {
     pub placement: Placement,
 }
 
+impl Attacked {
+    /// Those of some images that a success can be counted on: of other classes than the target.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OnlyTargetClass`] if there are none.
+    pub fn others(&self, images: &Images) -> Result<Vec<usize>> {
+        let others = images.not_of_class(self.target_class);
+        if others.is_empty() {
+            return Err(Error::OnlyTargetClass {
+                images: images.len(),
+                target_class: self.target_class,
+            });
+        }
+        Ok(others)
+    }
+}
+
 /// What a classifier does on a set of images; all figures are fractions of whole sets, the last
 /// partial batch included.
 #[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,13 +154,7 @@ fn evaluate_stamped(
     seed: u64,
 ) -> Result<StampedEvaluation> {
     let target_class = attacked.target_class;
-    let others = images.not_of_class(target_class);
-    if others.is_empty() {
-        return Err(Error::OnlyTargetClass {
-            images: images.len(),
-            target_class,
-        });
-    }
+    let others = attacked.others(images)?;
     let mut rng = Seeds::new(seed, "evaluation/places").start();
     let trigger = &attacked.trigger;
     let (mut fooled, mut regained) = (0, 0);

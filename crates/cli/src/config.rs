@@ -179,32 +179,38 @@ impl ExperimentConfig {
         if data.name == DatasetName::Folder {
             let counted_on = self.data.modeling_images;
             self.data = self.data.for_folder(data.test.len());
-            let there = self.data.modeling_images;
-            let more = |epochs: &mut usize, batch_size: &mut usize| {
-                let before = counted_on / *batch_size;
-                // Batch norm needs two.
-                *batch_size = (*batch_size).min(there.max(2));
-                let now = there / *batch_size;
-                if now > 0 && now < before {
-                    *epochs = (*epochs * before).div_ceil(now);
-                }
-            };
-            more(&mut self.mesa.epochs, &mut self.mesa.batch_size);
-            for training in [&mut self.retrain.training, &mut self.fine_tune] {
-                more(&mut training.epochs, &mut training.batch_size);
-            }
-            let search = &mut self.point.search;
-            search.batch_size = search.batch_size.min(there.max(1));
-            let batches = (there / search.batch_size).clamp(1, search.batches_per_pass);
-            search.passes = (search.passes * search.batches_per_pass).div_ceil(batches);
-            search.batches_per_pass = batches;
-            // Of those that are of other classes than a sample's there have to be so many.
-            let shown = &mut self.samples.images_per_sample;
-            if there < 2 * *shown {
-                *shown = (*shown).min((there / 4).max(1));
-            }
+            self.for_images(counted_on);
         }
         self.for_data_set(data.name)
+    }
+
+    /// Has as many steps with the modeling images that there are as with those that were counted on, and
+    /// no batch larger than they are.
+    fn for_images(&mut self, counted_on: usize) {
+        let there = self.data.modeling_images;
+        let more = |epochs: &mut usize, batch_size: &mut usize| {
+            let before = counted_on / *batch_size;
+            // Batch norm needs two.
+            *batch_size = (*batch_size).min(there.max(2));
+            let now = there / *batch_size;
+            if now > 0 && now < before {
+                *epochs = (*epochs * before).div_ceil(now);
+            }
+        };
+        more(&mut self.mesa.epochs, &mut self.mesa.batch_size);
+        for training in [&mut self.retrain.training, &mut self.fine_tune] {
+            more(&mut training.epochs, &mut training.batch_size);
+        }
+        let search = &mut self.point.search;
+        search.batch_size = search.batch_size.min(there.max(1));
+        let batches = (there / search.batch_size).clamp(1, search.batches_per_pass);
+        search.passes = (search.passes * search.batches_per_pass).div_ceil(batches);
+        search.batches_per_pass = batches;
+        // Each sample is shown on so many images of other classes.
+        let shown = &mut self.samples.images_per_sample;
+        if there < 2 * *shown {
+            *shown = (there / 4).max(1);
+        }
     }
 
     /// The same for data of which only the name is known.

@@ -180,8 +180,8 @@ pub(crate) struct Loaded {
     pub(crate) sha256: String,
 }
 
-/// Classes of other programs in a file that are named before the rest is counted.
-const NAMED_CLASSES: usize = 12;
+/// Names of a file, of classes or keys, that are shown before the rest is left out.
+const NAMED: usize = 12;
 
 /// Loads a network; `normalize` is for files that do not say how images are normalized.
 pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<Loaded> {
@@ -214,18 +214,15 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
     if !beside.is_empty() {
         tracing::warn!(
             "{file} also holds tensors under {}, which are not read; what is said here is of the network beside them",
-            listed(&beside)
+            first_names(beside.iter().map(|key| format!("`{key}`")))
         );
     }
     if !classes.is_empty() {
-        let named = classes.iter().take(NAMED_CLASSES).map(String::as_str);
-        let rest = (classes.len() > NAMED_CLASSES).then_some("…");
-        let named: Vec<&str> = named.chain(rest).collect();
         tracing::warn!(
             "to read {file}, torch.load would run code of {} classes and functions of other programs ({}); \
              nothing of it was run here",
             classes.len(),
-            named.join(", ")
+            first_names(classes.iter().cloned())
         );
     }
     match (normalization_from, own_normalization) {
@@ -255,16 +252,12 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
     })
 }
 
-/// Keys of a file, the first few of them.
-fn listed(keys: &[String]) -> String {
-    const NAMED: usize = 6;
-    let named: Vec<String> = keys
-        .iter()
-        .take(NAMED)
-        .map(|key| format!("`{key}`"))
-        .collect();
-    let rest = if keys.len() > NAMED { ", …" } else { "" };
-    format!("{}{rest}", named.join(", "))
+/// The first few of some names.
+fn first_names(names: impl Iterator<Item = String>) -> String {
+    let mut names = names;
+    let mut named: Vec<String> = names.by_ref().take(NAMED).collect();
+    named.extend(names.next().map(|_| "…".to_owned()));
+    named.join(", ")
 }
 
 /// Images that show whether a network is near chance.

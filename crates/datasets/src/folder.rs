@@ -9,6 +9,7 @@ mod listing;
 mod pixels;
 mod split;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -17,7 +18,7 @@ use self::listing::{Listing, given_split, holds_classes};
 use self::pixels::{Resized, SIDE, decode_all};
 use self::split::{Part, TEST_ORDER, TRAIN_ORDER, divided, labeled, ordered, together};
 use crate::dataset::hex;
-use crate::{Dataset, DatasetName, Division, FolderError, Result, Source};
+use crate::{Dataset, DatasetName, Division, FolderError, Images, Result, Source};
 
 /// Seed of the split and of the order, noted with the source.
 pub(crate) const SEED: u64 = 0;
@@ -55,21 +56,10 @@ pub fn load_folder(folder: &Path) -> Result<Dataset> {
     };
     check_classes(folder, listing.classes.len())?;
     let [train, test] = parts;
-    let is_tested = |label: usize| test.iter().any(|(_, of)| usize::from(*of) == label);
-    let named = listing.classes.iter().enumerate();
-    let untested = named.filter(|(label, _)| !is_tested(*label));
-    let untested: Vec<&str> = untested.map(|(_, class)| class.name.as_str()).collect();
-    if !untested.is_empty() {
-        tracing::warn!(
-            "{}: no test images of {}, of which nothing can be measured",
-            folder.display(),
-            untested.join(", ").escape_debug()
-        );
-    }
     let mut resized = Resized::default();
     let train = decode_all(&ordered(&train, TRAIN_ORDER), &mut resized)?;
     let test = decode_all(&ordered(&test, TEST_ORDER), &mut resized)?;
-    tell(folder, &listing, &resized);
+    tell(folder, &listing, &test, &resized);
     let mut digest = Sha256::new();
     for part in [&train, &test] {
         digest.update(part.labels());
@@ -108,7 +98,7 @@ fn check_classes(folder: &Path, found: usize) -> Result<()> {
 }
 
 /// Says once what was changed and what was left out.
-fn tell(folder: &Path, listing: &Listing, resized: &Resized) {
+fn tell(folder: &Path, listing: &Listing, test: &Images, resized: &Resized) {
     let folder = folder.display();
     if let Some((width, height)) = resized.example {
         tracing::info!(
@@ -128,19 +118,27 @@ fn tell(folder: &Path, listing: &Listing, resized: &Resized) {
             names.escape_debug()
         );
     }
+    let tested: BTreeSet<u8> = test.labels().iter().copied().collect();
+    let classes = (0..=u8::MAX).zip(&listing.classes);
+    let untested = classes.filter(|(label, _)| !tested.contains(label));
+    let untested: Vec<&str> = untested.map(|(_, class)| class.name.as_str()).collect();
+    if !untested.is_empty() {
+        tracing::warn!(
+            "{folder}: no test images of {}, of which nothing can be measured",
+            untested.join(", ").escape_debug()
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use image::{DynamicImage, ImageFormat, Luma, Rgb, RgbImage, Rgba};
     use tempfile::TempDir;
 
     use super::pixels::{PLANE, shrunk};
     use super::*;
+    use crate::Error;
     use crate::images::CHANNELS;
-    use crate::{Error, Images};
 
     /// A class of `count` PNG files, each of its own color.
     fn class(folder: &Path, name: &str, count: u8) {

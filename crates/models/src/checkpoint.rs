@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use mesa_pickle::shown;
 
 use crate::files::{is_safetensors, raw_tensors, read_file, save_tensors, write_file};
+use crate::pytorch::Contents;
 use crate::state_dict::network_state;
 use crate::{Architecture, Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
 
@@ -125,19 +126,26 @@ pub fn load_network_with(
     let bytes = read_file(path)?;
     // What it is counts, not what it is called; the name decides where neither format begins so.
     let by_name = named_by_pytorch(path) && !is_safetensors(&bytes);
-    let foreign = by_name || pytorch::is_pytorch(&bytes);
-    let (tensors, info, (is_module, classes, beside)) = if foreign {
-        let contents = pytorch::read(&bytes).map_err(|source| Error::Pytorch {
+    let Contents {
+        tensors,
+        info,
+        is_module,
+        classes,
+        beside,
+    } = if by_name || pytorch::is_pytorch(&bytes) {
+        pytorch::read(&bytes).map_err(|source| Error::Pytorch {
             path: path.to_owned(),
             source,
-        })?;
-        let info = contents.info.map(str::to_owned);
-        let besides = (contents.is_module, contents.classes, contents.beside);
-        (contents.tensors, info, besides)
+        })?
     } else {
         let (tensors, mut metadata) = raw_tensors(path, &bytes)?;
-        let info = metadata.remove(INFO_KEY);
-        (tensors, info, Default::default())
+        Contents {
+            tensors,
+            info: metadata.remove(INFO_KEY),
+            is_module: false,
+            classes: BTreeSet::new(),
+            beside: Vec::new(),
+        }
     };
     let info = info.map(|text| parse_info(path, &text)).transpose()?;
     let layout = |source| Error::Layout {

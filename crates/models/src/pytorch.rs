@@ -35,11 +35,11 @@ const LONGEST_NAME: usize = 1 << 10;
 /// Most dimensions of a tensor: twice those of a convolution's weights.
 const MOST_DIMENSIONS: usize = 8;
 
-/// What a file of PyTorch holds.
+/// What a file of tensors holds, of PyTorch or another.
 pub(crate) struct Contents<'a> {
     pub(crate) tensors: BTreeMap<String, RawTensor<'a>>,
-    /// The text of [`INFO_RECORD`].
-    pub(crate) info: Option<&'a str>,
+    /// What this project wrote of the network.
+    pub(crate) info: Option<String>,
     /// Whether the tensors are those of a whole module.
     pub(crate) is_module: bool,
     /// Classes and functions of other programs.
@@ -86,7 +86,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         (
             read_tensors(archive.record("data.pkl")?)?,
             Box::new(archive),
-            info,
+            info.map(str::to_owned),
         )
     } else if is_tar(bytes) {
         // PyTorch asks that first.

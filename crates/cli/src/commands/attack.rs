@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use mesa_attack::{AttackConfig, Attacked};
 use mesa_models::save_network;
 use mesa_record::ATTACK_TOOK;
@@ -48,12 +48,13 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     check_placement(config.placement, trigger.size())?;
     let images = inputs::training_images(&data, settings.data.attack_images)?;
     let evaluation = inputs::evaluation_images(&data, &settings.data)?;
-    ensure!(
-        !evaluation.not_of_class(config.target_class).is_empty(),
-        "all {} evaluation images belong to target class {}: no success rate without others",
-        evaluation.len(),
-        config.target_class
-    );
+    let attacked = Attacked {
+        trigger,
+        target_class: config.target_class,
+        placement: config.placement,
+    };
+    // Told now, not after the training.
+    attacked.others(&evaluation)?;
     let mut detail = json!({
         "config": config, "trigger": chosen.name, "seed": args.seed, "images": images.len(),
         "clean": clean.sha256,
@@ -79,16 +80,11 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
         &computer.processor,
         clean.network,
         images,
-        &trigger,
+        &attacked.trigger,
         &config,
         args.seed,
         &mut watch,
     )?;
-    let attacked = Attacked {
-        trigger,
-        target_class: config.target_class,
-        placement: config.placement,
-    };
     let found = stages::evaluate(
         &computer.processor.freeze(&network)?,
         &evaluation,

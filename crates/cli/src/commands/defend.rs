@@ -147,6 +147,14 @@ fn check(args: &Defend) -> Result<()> {
             "--poison-rate: `--control fine-tune` and `no-trigger` stamp nothing",
         ),
         (
+            args.placement.is_some() && !stamps,
+            "--placement: `--control fine-tune` and `no-trigger` stamp nothing",
+        ),
+        (
+            args.target.is_some() && args.control != Some(Control::Point),
+            "--target: only `--control point` has to know the attacked class",
+        ),
+        (
             args.weighted && args.control.is_some(),
             "--weighted: without --with there is nothing to mix",
         ),
@@ -208,10 +216,6 @@ fn place(
     settings: &mut ExperimentConfig,
 ) -> Result<Vec<Option<Placement>>> {
     if let Some(placement) = args.placement {
-        if matches!(args.control, Some(Control::FineTune | Control::NoTrigger)) {
-            let reason = "--placement: `--control fine-tune` and `no-trigger` stamp nothing";
-            return Err(Usage(reason.to_owned()).into());
-        }
         settings.retrain.placement = placement;
         settings.point.search.placement = placement;
         return Ok(vec![None; fitted.len()]);
@@ -260,10 +264,6 @@ fn retraining(args: &Defend, settings: &ExperimentConfig, stamps: bool) -> Resul
     let mut config = settings.retrain.clone();
     config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
     if !stamps {
-        if args.poison_rate.is_some() {
-            let reason = "--poison-rate: `--control fine-tune` stamps nothing";
-            return Err(Usage(reason.to_owned()).into());
-        }
         config.training = settings.fine_tune.clone();
     }
     if args.blend.is_some() {
@@ -284,10 +284,6 @@ fn source(
     settings: &ExperimentConfig,
     reverse: &dyn Fn(u32) -> Result<ReversedTrigger>,
 ) -> Result<(String, Option<TriggerSource>)> {
-    if args.target.is_some() && args.control != Some(Control::Point) {
-        let reason = "--target: only `--control point` has to know the attacked class";
-        return Err(Usage(reason.to_owned()).into());
-    }
     if let Some(control) = args.control {
         let (method, source) = match control {
             Control::FineTune => return Ok(("fine-tune".to_owned(), None)),

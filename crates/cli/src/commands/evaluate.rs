@@ -83,11 +83,11 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     let found = interrupt::stoppable(&frozen, go_on, |frozen| {
         Ok(evaluate(frozen, &images, attacked.as_ref(), args.seed)?)
     })?;
-    let images_of_least = found.stamped.map_or(found.images, |stamped| stamped.images);
-    if images_of_least < FEWEST_IMAGES {
+    let fewest = found.stamped.map_or(found.images, |stamped| stamped.images);
+    if fewest < FEWEST_IMAGES {
         tracing::warn!(
-            "{images_of_least} images are few: a share of them may be {:.0} points off",
-            100.0 / (images_of_least as f64).sqrt()
+            "{fewest} images are few: a share of them may be {:.0} points off",
+            100.0 / (fewest as f64).sqrt()
         );
     }
     loaded.warn_near_chance(found.clean_accuracy);
