@@ -309,6 +309,40 @@ mod tests {
     }
 
     #[test]
+    fn values_are_probabilities_of_the_target_on_images_stamped_by_hand() {
+        let (row, column, target_class) = (4, 7, 3);
+        let config = AttackSuccessConfig {
+            target_class,
+            placement: Placement::Fixed { row, column },
+            ..AttackSuccessConfig::paper()
+        };
+        let mut success = AttackSuccess {
+            config,
+            ..success(1)
+        };
+        let patches = fixture::patches(4);
+        let triggers = Tensor::from_vec(patches.clone(), (4, 3, 3, 3), &Device::Cpu).unwrap();
+        let seen = success.observe(&triggers, 2.0, at(1, 2)).unwrap();
+        let met = success.walk(at(1, 2), 4, 0);
+        let mut batch = success.images.images().batch(&met);
+        for (image, patch) in patches.chunks(27).enumerate() {
+            for (index, value) in patch.iter().enumerate() {
+                let (color, y, x) = (index / 9, index / 3 % 3, index % 3);
+                batch.image_mut(image)[color * 1024 + (row + y) * 32 + column + x] = *value;
+            }
+        }
+        let (images, _) = batch.into_tensors(&Device::Cpu).unwrap();
+        let classifier = fixture::classifier();
+        let expected = classifier
+            .target_probability(&images, target_class)
+            .unwrap();
+        let found = seen.values.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
+
+    #[test]
     fn no_gradient_where_the_threshold_is_reached() {
         let mut success = success(1);
         let triggers = Tensor::from_vec(fixture::patches(8), (8, 3, 3, 3), &Device::Cpu).unwrap();

@@ -261,6 +261,20 @@ mod tests {
     }
 
     #[test]
+    fn what_leaves_the_range_of_colors_is_clipped_to_it() {
+        let config = PointConfig {
+            learning_rate: 1e5,
+            ..config()
+        };
+        let classifier = fixture::classifier();
+        let found = reverse_trigger(&classifier, &images(), &config, (3, 3), 0, 1).unwrap();
+        let pixels = found.trigger().pixels();
+        assert!(pixels.iter().all(|x| (0.0..=1.0).contains(x)));
+        let at_an_end = pixels.iter().filter(|x| [0.0, 1.0].contains(*x)).count();
+        assert!(at_an_end > 0, "{pixels:?}");
+    }
+
+    #[test]
     fn a_step_is_one_of_sgd_on_normalized_pixels() {
         // In u = x / std (the mean drops out) the same by the textbook: v ← μ v + ∂L/∂u, u ← u − η v.
         let config = PointConfig {

@@ -422,6 +422,21 @@ mod tests {
         assert_abs_diff_eq!(offset, -23.86, epsilon = 0.005);
     }
 
+    /// Of triggers whose pixels vary by 4 and 1, and noise that adds a quarter to each.
+    #[test]
+    fn an_estimate_adds_the_noise_to_the_triggers_spread() {
+        let corners = [[0.0, 0.0], [0.0, 2.0], [4.0, 0.0], [4.0, 2.0]];
+        let information = InformationEstimate { nats: 1.5, se: 0.1 };
+        let found = estimate(information, &corners.map(|corner| corner.to_vec()), 0.5);
+        let of_variance = |variance: f64| 0.5 * (2.0 * PI * E * variance).ln();
+        let bound = of_variance(4.25) + of_variance(1.25);
+        assert_abs_diff_eq!(found.gaussian_bound_nats, bound, epsilon = 1e-12);
+        let entropy = 1.5 + 2.0 * of_variance(0.25);
+        assert_abs_diff_eq!(found.entropy_nats, entropy, epsilon = 1e-12);
+        assert_abs_diff_eq!(found.sample_mean, 1.5, epsilon = 1e-12);
+        assert_abs_diff_eq!(found.sample_std, 2.5_f64.sqrt(), epsilon = 1e-12);
+    }
+
     #[test]
     fn the_gaussian_bound_is_the_closed_form() {
         let matrix = vec![

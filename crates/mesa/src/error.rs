@@ -49,6 +49,14 @@ pub enum Error {
         /// The loss found.
         loss: f64,
     },
+    /// The statistics network's scores are too large for their mean exponential.
+    #[error(
+        "the statistics network has diverged: its scores reach {largest}, whose exponential is no number"
+    )]
+    Scores {
+        /// The largest on the batch.
+        largest: f32,
+    },
     /// A saved state belongs to another fit or measurement.
     #[error("the saved state belongs to other work ({found}), expected {expected}")]
     OtherFit {

@@ -103,7 +103,8 @@ impl MovingAverage {
 ///
 /// # Errors
 ///
-/// [`Error::EmptyBatch`] if there are no pairs; [`Error::Tensor`] if an argument is not a vector.
+/// [`Error::EmptyBatch`] if there are no pairs; [`Error::Scores`] if the average is no number any more,
+/// beyond scores of 709, or where one is none; [`Error::Tensor`] if an argument is not a vector.
 pub fn statistics_loss(
     matched: &Tensor,
     mismatched: &Tensor,
@@ -115,6 +116,11 @@ pub fn statistics_loss(
     }
     let log_mean_exp = log_mean_exp(&scores);
     let log_average = average.update(log_mean_exp.exp()).ln();
+    // An average that is infinite stays so, and T would go on without its second term.
+    if !log_average.is_finite() {
+        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        return Err(Error::Scores { largest });
+    }
     let mean_matched = matched.mean(0)?;
     // exp(T − ln average) is exp(T) / average without the overflow.
     let corrected = (mismatched - log_average)?.exp()?.mean(0)?;
@@ -379,6 +385,15 @@ mod tests {
     }
 
     #[test]
+    fn scores_beyond_the_averages_range_are_an_error() {
+        for wrong in [800.0, f32::NAN] {
+            let scores = vector(&[1.0, wrong]);
+            let refused = statistics_loss(&scores, &scores, &mut MovingAverage::new(0.1));
+            assert!(matches!(refused, Err(Error::Scores { .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
     fn rejects_an_empty_batch() {
         let (none, one) = (vector(&[]), vector(&[0.0]));
         assert!(matches!(
@@ -453,9 +468,13 @@ mod tests {
             let normal = StandardNormal.sample_iter(&mut rng);
             normal.take(500).map(|x: f32| x * std).collect()
         };
-        let runs: Vec<_> = (0..400)
-            .map(|_| bound_with_error(&draw(0.7), &draw(0.5)))
-            .collect();
+        // Both scores of a pair share its trigger: two separate variances would state half as much again.
+        let mut run = || {
+            let (shared, own) = (draw(0.5), draw(0.4));
+            let matched: Vec<f32> = shared.iter().zip(&own).map(|(a, b)| a + b).collect();
+            bound_with_error(&matched, &shared)
+        };
+        let runs: Vec<_> = (0..400).map(|_| run()).collect();
         let mean = runs.iter().map(|run| run.nats).sum::<f64>() / 400.0;
         let spread = (runs
             .iter()

@@ -28,8 +28,9 @@ pub struct MixtureWeights {
 /// var γᵢ = Σⱼ (γᵢ (δᵢⱼ − γⱼ))² var hⱼ
 /// ```
 ///
-/// `entropies` are `(hᵢ, standard error)` in nats; what they have in common cancels. Thresholds
-/// come in any order.
+/// `entropies` are `(hᵢ, standard error)` in nats; what they have in common cancels. Their errors are taken as
+/// independent, which those of one network are not: all its sub-models are measured from the same draws, and
+/// what these do to all alike cancels as well. Thresholds come in any order.
 ///
 /// # Errors
 ///
@@ -280,19 +281,40 @@ mod tests {
         ));
     }
 
-    #[test]
-    fn a_weight_of_zero_is_never_drawn() {
+    fn untrained(seed: u64) -> SubModel {
         let config = MesaConfig {
             network_width: 8,
             ..MesaConfig::paper()
         };
-        let untrained = |seed| {
-            let seeds = Seeds::new(seed, "fit");
-            SubModelFit::new(&Processor::Cpu, config.clone(), 0.5, seeds)
-                .unwrap()
-                .into_sub_model()
-                .unwrap()
+        let seeds = Seeds::new(seed, "fit");
+        let fit = SubModelFit::new(&Processor::Cpu, config, 0.5, seeds).unwrap();
+        fit.into_sub_model().unwrap()
+    }
+
+    /// The mean of a mixture lies between its parts' means where the weights say.
+    #[test]
+    fn each_sub_model_is_drawn_with_its_share_of_the_weights() {
+        let mean = |triggers: Tensor| -> Vec<f32> {
+            let rows = triggers.flatten_from(1).unwrap();
+            rows.mean(0).unwrap().to_vec1().unwrap()
         };
+        let rng = || Seeds::new(9, "samples").start();
+        let alone = |seed| mean(untrained(seed).sample(&mut rng(), 4000).unwrap());
+        let (first, second) = (alone(0), alone(1));
+        let staircase = Staircase::new(vec![untrained(0), untrained(1)], &[1.0, 4.0]).unwrap();
+        let mixed = mean(staircase.sample(&mut rng(), 4000).unwrap());
+        let along = |from: &[f32], to: &[f32]| -> f32 {
+            let steps = from.iter().zip(to).zip(first.iter().zip(&second));
+            steps
+                .map(|((a, b), (first, second))| (b - a) * (second - first))
+                .sum()
+        };
+        let share = along(&first, &mixed) / along(&first, &second);
+        assert_abs_diff_eq!(share, 0.8, epsilon = 0.03);
+    }
+
+    #[test]
+    fn a_weight_of_zero_is_never_drawn() {
         let staircase = Staircase::new(vec![untrained(0), untrained(1)], &[0.0, 2.0]).unwrap();
         let rng = || Seeds::new(9, "samples").start();
         let drawn = staircase.sample(&mut rng(), 40).unwrap();

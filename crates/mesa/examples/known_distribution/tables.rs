@@ -172,7 +172,7 @@ fn sub_models(page: &mut String, staircases: &[Staircase]) {
          *Cells*: of 256 cells of equal volume, the share that holds one of {SAMPLES} samples \
          (uniform points: {expected} %). *Rarer half*: of the samples, on the side of the plane \
          through the middle that has fewer (50 is even; 0 would be a missed blob). *Energy*: \
-         energy distance from uniform points × 1,000, beside the largest of eight between two \
+         energy distance from uniform points, as a share of the largest possible, × 1,000, beside the largest of eight between two \
          sets of uniform points. *h*: entropy in nats by nearest neighbors \
          (`mesa::nearest_neighbor_entropy`, {ENTROPY_SAMPLES} samples), beside that of uniform \
          points by the same estimator, and the log volume. *Short*: how much less spread than \
