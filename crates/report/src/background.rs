@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use mesa_record::TriggerName;
 
-use crate::format::{data_words, hardware, hardware_words, percent, seconds};
+use crate::format::{data_words, hardware, hardware_words, percent, seconds, time_words};
 use crate::html::{inline, table_markup};
 use crate::metrics::GLOSSARY;
 use crate::page::Contents;
@@ -114,7 +114,7 @@ fn machines(contents: &Contents) -> Table {
     for run in &contents.runs {
         let found = &run.summary;
         let what = format!("run, preset {}", found.preset);
-        let time = seconds(found.wall_s);
+        let time = time_words(found);
         add(
             what,
             hardware(found),

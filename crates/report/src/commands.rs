@@ -8,23 +8,67 @@ use mesa_record::{Summary, TriggerName};
 
 use crate::rows::{Network, Repeats, methods, networks};
 
-/// The built-in settings of the command `mesa`, which `--preset` knows.
-pub const PRESETS: [&str; 15] = [
-    "quick",
-    "cpu",
-    "paper",
-    "paper-color",
-    "paper-cifar100",
-    "cpu-cifar100",
-    "cpu-target-5",
-    "cpu-corner",
-    "cpu-images-500",
-    "cpu-images-2500",
-    "cpu-patch-2x2",
-    "cpu-patch-4x4",
-    "cpu-patch-5x5",
-    "cpu-preactresnet18",
-    "cpu-retrain-0.001",
+/// The built-in settings of the command `mesa`, which `--preset` knows, and the methods that each has.
+pub const PRESETS: [(&str, &[&str]); 15] = [
+    ("quick", &QUICK),
+    ("cpu", &CPU),
+    ("paper", &PAPER),
+    ("paper-color", &PAPER),
+    ("paper-cifar100", &PAPER),
+    ("cpu-cifar100", &CPU),
+    ("cpu-target-5", &CPU),
+    ("cpu-corner", &CPU),
+    ("cpu-images-500", &CPU),
+    ("cpu-images-2500", &CPU),
+    ("cpu-patch-2x2", &CPU),
+    ("cpu-patch-4x4", &CPU),
+    ("cpu-patch-5x5", &CPU),
+    ("cpu-preactresnet18", &CPU),
+    ("cpu-retrain-0.001", &RETRAIN),
+];
+
+const PAPER: [&str; 10] = [
+    "no-trigger",
+    "random",
+    "fine-tune",
+    "point",
+    "mesa:0.9",
+    "mesa:0.8",
+    "mesa:0.5",
+    "ensemble:turns",
+    "ensemble:weighted",
+    "ideal",
+];
+const CPU: [&str; 9] = [
+    "no-trigger",
+    "random",
+    "fine-tune",
+    "mesa:0.9",
+    "mesa:0.8",
+    "mesa:0.5",
+    "ensemble:turns",
+    "ensemble:weighted",
+    "ideal",
+];
+const QUICK: [&str; 8] = [
+    "no-trigger",
+    "random",
+    "fine-tune",
+    "mesa:0.9",
+    "mesa:0.8",
+    "mesa:0.5",
+    "ensemble:turns",
+    "ideal",
+];
+const RETRAIN: [&str; 8] = [
+    "no-trigger",
+    "random",
+    "point",
+    "mesa:0.9",
+    "mesa:0.8",
+    "mesa:0.5",
+    "ensemble:turns",
+    "ideal",
 ];
 
 /// How a command starts.
@@ -37,24 +81,38 @@ pub(crate) enum Program {
     Run,
 }
 
-/// The baseline, which not every preset has among its methods.
-const BASELINE: &str = "point";
-
-/// The commands that make a run, one for each set of triggers with the same seeds; the baseline,
-/// where not every network has it, by commands of its own.
+/// The commands that make a run: for each set of methods, and within it for each set of triggers with the
+/// same seeds. The methods of the preset need no word, those beyond them have commands of their own.
 pub(crate) fn commands(run: &Summary, program: Program) -> Vec<String> {
-    let all = networks(run);
-    let has_baseline = |network: &&Network<'_>| Repeats::of(run, **network, BASELINE).is_some();
-    let with: Vec<Network<'_>> = all.iter().filter(has_baseline).copied().collect();
-    let mut commands = commands_of(run, program, &all, &methods_option(run));
-    if !with.is_empty() && !run.preset.starts_with("paper") {
-        commands.extend(commands_of(run, program, &with, " --methods point"));
+    let preset = PRESETS.iter().find(|(name, _)| *name == run.preset);
+    let usual: &[&str] = preset.map_or(&[], |(_, methods)| methods);
+    let mut networks_of: BTreeMap<Vec<&str>, Vec<Network<'_>>> = BTreeMap::new();
+    for network in networks(run) {
+        let has = |method: &&str| Repeats::of(run, network, method).is_some();
+        let mut done: Vec<&str> = methods(run).into_iter().filter(has).collect();
+        done.retain(|method| !["clean", "backdoored"].contains(method));
+        let has_usual = usual.iter().all(|method| done.contains(method));
+        if has_usual && preset.is_some() {
+            networks_of.entry(Vec::new()).or_default().push(network);
+            done.retain(|method| !usual.contains(method));
+        }
+        if !done.is_empty() {
+            networks_of.entry(done).or_default().push(network);
+        }
     }
-    commands
+    let commands = networks_of.iter().flat_map(|(methods, networks)| {
+        let more = if methods.is_empty() {
+            String::new()
+        } else {
+            format!(" --methods {}", methods.join(","))
+        };
+        commands_of(run, program, networks, &more)
+    });
+    commands.collect()
 }
 
 /// What a run on a GPU was told, of which its device's words tell.
-fn device_options(device: &str) -> String {
+pub(crate) fn device_options(device: &str) -> String {
     let mut options = String::new();
     if device == "cpu" {
         return options;
@@ -68,21 +126,6 @@ fn device_options(device: &str) -> String {
         options.push_str(" --nondeterministic");
     }
     options
-}
-
-/// The methods of a run of the paper's settings that has not all of theirs.
-fn methods_option(run: &Summary) -> String {
-    let defenses: Vec<&str> = methods(run)
-        .into_iter()
-        .filter(|method| !["clean", "backdoored"].contains(method))
-        .collect();
-    let has_all = ["random", "fine-tune", BASELINE]
-        .iter()
-        .all(|method| defenses.contains(method));
-    if !run.preset.starts_with("paper") || has_all {
-        return String::new();
-    }
-    format!(" --methods {}", defenses.join(","))
 }
 
 fn commands_of(run: &Summary, program: Program, all: &[Network<'_>], more: &str) -> Vec<String> {
@@ -111,7 +154,7 @@ fn command(
     triggers: &[&TriggerName],
     seeds: &Range<u64>,
 ) -> String {
-    let built_in = PRESETS.contains(&run.preset.as_str());
+    let built_in = PRESETS.iter().any(|(name, _)| *name == run.preset);
     let mut command = match program {
         Program::Reproduce => format!("cargo xtask reproduce --preset {}", run.preset),
         Program::Run if built_in => format!("mesa run --preset {}", run.preset),
@@ -177,22 +220,56 @@ mod tests {
     }
 
     #[test]
-    fn commands_say_no_more_than_was_run() {
+    fn commands_say_no_more_and_no_less_than_was_run() {
+        let methods = "--methods mesa:0.9,ideal";
+        let of = |run: &Summary| commands(run, Program::Reproduce);
+        let mut run = made_up::sweep();
+        let ran: Vec<&str> = super::methods(&run).split_off(2);
+        assert_eq!(format!("--methods {}", ran.join(",")), methods);
         let expected = [
-            "cargo xtask reproduce --preset made-up --triggers 0,color:3",
-            "cargo xtask reproduce --preset made-up --triggers 170 --seeds 0..2",
+            format!("cargo xtask reproduce --preset made-up --triggers 0,color:3 {methods}"),
+            format!("cargo xtask reproduce --preset made-up --triggers 170 --seeds 0..2 {methods}"),
         ];
-        assert_eq!(commands(&made_up::sweep(), Program::Reproduce), expected);
+        assert_eq!(of(&run), expected);
+        // Less than the preset has.
+        run.preset = "cpu".to_owned();
+        assert!(of(&run).iter().all(|command| command.ends_with(methods)));
+        // All that it has, and more on one network.
+        let mut run = made_up::many(2);
+        run.preset = "cpu".to_owned();
+        run.rows
+            .retain(|row| row.trigger == "0".into() || row.method != "point");
+        let expected = [
+            "cargo xtask reproduce --preset cpu --triggers 0,9",
+            "cargo xtask reproduce --preset cpu --triggers 0 --methods point",
+        ];
+        assert_eq!(of(&run), expected);
+        run.preset = "paper".to_owned();
+        assert_eq!(of(&run).len(), 2);
+        run.rows.retain(|row| row.trigger == "0".into());
+        assert_eq!(
+            of(&run),
+            ["cargo xtask reproduce --preset paper --triggers 0"]
+        );
+    }
+
+    #[test]
+    fn seeds_become_ranges() {
         assert_eq!(ranges(&[0, 1, 4]), [0..2, 4..5]);
     }
 
     #[test]
     fn a_run_of_ones_own_settings_names_their_file() {
         let mut run = made_up::single();
-        let expected = "mesa run --config config.toml --triggers 170";
-        assert_eq!(commands(&run, Program::Run), [expected]);
+        let start = |run: &Summary, start: &str| {
+            let found = commands(run, Program::Run);
+            assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
+        };
+        start(
+            &run,
+            "mesa run --config config.toml --triggers 170 --methods ",
+        );
         run.preset = "cpu".into();
-        let expected = "mesa run --preset cpu --triggers 170";
-        assert_eq!(commands(&run, Program::Run), [expected]);
+        start(&run, "mesa run --preset cpu --triggers 170");
     }
 }

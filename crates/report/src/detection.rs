@@ -6,7 +6,7 @@ use mesa_record::{BestPlace, ClassDetection, Detection, Verdict};
 
 use crate::Table;
 use crate::format::{data_words, percent};
-use crate::svg::{opened, text};
+use crate::svg::{cut, opened, text};
 
 /// The verdict, the rule it follows, and a table of all classes, for a terminal.
 ///
@@ -249,7 +249,8 @@ pub fn detection_chart(detection: &Detection) -> String {
     for (row, class) in detection.classes.iter().enumerate() {
         let above = top + row * ROW;
         let baseline = above + BAR - 2;
-        text(&mut svg, MARGIN, baseline, 13, &named(class));
+        let name = cut(&named(class), 13.0, LABELS as f64);
+        text(&mut svg, MARGIN, baseline, 13, &name);
         let (length, color) = (
             class.sample_asr * SPAN as f64,
             if class.attacked { LOUD } else { QUIET },

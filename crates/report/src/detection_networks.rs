@@ -5,9 +5,13 @@ use std::fmt::Write as _;
 use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
+use crate::commands::device_options;
 use crate::detection::{NO_PROOF, index_words, modeled_place, named, places_words, rule_words};
 use crate::detection_roc::{DEFINITION, Roc};
 use crate::format::{data_words, hardware_words, percent};
+
+/// Networks that a threshold of the rule was chosen on (docs/architecture.md, detection by place).
+const CHOSEN_ON: [&str; 2] = ["corner-170-w16", "top-left-14-w16"];
 
 /// The section of all committed detections in `docs/results.md`; each has the name of its folder.
 pub(crate) fn section(detections: &[(String, &Detection)]) -> String {
@@ -22,6 +26,16 @@ pub(crate) fn section(detections: &[(String, &Detection)]) -> String {
         let table = roc.table();
         let _ = writeln!(text, "**{}**\n\n{}", table.title, table.to_markdown());
         notes.push(DEFINITION.to_owned());
+        let known: Vec<&str> = CHOSEN_ON
+            .into_iter()
+            .filter(|name| detections.iter().any(|(other, _)| other == name))
+            .collect();
+        if !known.is_empty() {
+            notes.push(format!(
+                "what the rule asks for in one place beyond its two thresholds was chosen with {} in view",
+                known.join(" and ")
+            ));
+        }
     }
     let is_clear = |(_, found): &(String, &Detection)| found.verdict == Verdict::NothingFound;
     if detections.iter().any(is_clear) {
@@ -43,7 +57,8 @@ pub(crate) fn commands(detections: &[(String, &Detection)]) -> Vec<String> {
 
 /// The command of one, with what is not the program's default.
 fn command(found: &Detection) -> String {
-    let mut command = format!("mesa detect MODEL --preset {}", found.preset);
+    let device = device_options(&found.device);
+    let mut command = format!("mesa detect MODEL --preset {}{device}", found.preset);
     for (option, value, default) in [
         ("beta", found.beta.to_string(), "0.9"),
         ("min-asr", found.rule_sample_asr.to_string(), "0.5"),

@@ -11,7 +11,7 @@ use crate::metrics::GLOSSARY;
 use crate::page::{Contents, MOST_NETWORKS};
 use crate::paper::paper_figure;
 use crate::report::{Report, attack_note, network_table};
-use crate::rows::{networks, repeats_note};
+use crate::rows::{networks, repeats_note, seeds_note};
 use crate::{detection_networks, distribution, plan, variations};
 
 /// Where README's figure lies.
@@ -66,7 +66,8 @@ fn readme_run(run: &Summary) -> String {
         }
         text.push('\n');
     }
-    for note in attack_note(run).into_iter().chain(repeats_note(run)) {
+    let notes = [attack_note(run), repeats_note(run), seeds_note(run)];
+    for note in notes.into_iter().flatten() {
         let _ = writeln!(text, "Note: {note}.\n");
     }
     let _ = writeln!(
@@ -189,7 +190,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             row,
-            "| point | 10.5 (51.4) | 32.0 (60.0) | 2 (5 runs) | 90.0 |"
+            "| point | 10.5 (51.4) | 35.0 (60.0) | 2 (5 runs) | 90.0 |"
         );
         assert!(
             block.contains("Note: `point`: 2 to 3 repeats on each network"),

@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_sweep_tells_the_pace_of_all_triggers() {
         let mut run = crate::made_up::sweep();
-        (run.preset, run.device) = ("paper".to_owned(), "a GPU, bf16".to_owned());
+        (run.preset, run.device) = ("paper".to_owned(), "NVIDIA H100, bf16".to_owned());
         // One that the sweep was stopped within is none, though its time counts.
         let stopped = run.rows.pop().unwrap();
         let found = complete_networks(&run).len();
@@ -198,8 +198,11 @@ mod tests {
             block.contains("51 at that pace 51.0 min, not measured yet"),
             "{block}"
         );
-        run.device = "cpu".to_owned();
-        assert_eq!(gpu_block(&[], &[&run]), gpu_block(&[], &[]));
+        // The bar is of that card and of bf16.
+        for other in ["cpu", "NVIDIA A100, bf16", "NVIDIA H100, f32"] {
+            other.clone_into(&mut run.device);
+            assert_eq!(gpu_block(&[], &[&run]), gpu_block(&[], &[]));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MethodMeans {
     pub(crate) method: String,
-    /// Over all rows.
+    /// As all means: over networks, repeats averaged first.
     pub(crate) asr: f64,
     /// The highest ASR of all rows; of the backdoored networks the lowest.
     pub(crate) worst: f64,
@@ -206,14 +206,11 @@ fn method_means(summary: &Summary, kind: TriggerKind, method: &str) -> Option<Me
         f64::max
     };
     let worst = rows.iter().map(|row| row.asr).reduce(worse)?;
-    let mean_of = |figure: fn(&Row) -> f64| {
-        let values: Vec<f64> = rows.iter().map(|row| figure(row)).collect();
-        mean(&values).unwrap_or_default()
+    let of_networks = |figure: fn(&Row) -> f64| -> Vec<f64> {
+        let networks = found.iter();
+        networks.map(|(_, repeats)| repeats.mean(figure)).collect()
     };
-    let of_networks: Vec<f64> = found
-        .iter()
-        .map(|(_, repeats)| repeats.mean(|row| row.asr))
-        .collect();
+    let mean_of = |figure: fn(&Row) -> f64| mean(&of_networks(figure)).unwrap_or_default();
     let spreads: Vec<f64> = found
         .iter()
         .filter_map(|(_, repeats)| repeats.asr_std())
@@ -228,7 +225,7 @@ fn method_means(summary: &Summary, kind: TriggerKind, method: &str) -> Option<Me
         method: method.to_owned(),
         asr: mean_of(|row| row.asr),
         worst,
-        interval: mean_interval(&of_networks),
+        interval: mean_interval(&of_networks(|row| row.asr)),
         networks: found.len(),
         runs: rows.len(),
         repeat_std: mean(&spreads),
@@ -332,12 +329,12 @@ mod tests {
     }
 
     #[test]
-    fn repeats_count_once_for_each_network_in_the_interval_alone() {
+    fn repeats_count_once_for_each_network_but_in_the_worst() {
         // Trigger 170: 0.1, 0.2, 0.3; trigger 16: 0.4, 0.6.
         let means = means(&made_up::repeated(), TriggerKind::BlackWhite);
         let point = of(&means, "point");
         assert_eq!((point.networks, point.runs), (2, 5));
-        assert!((point.asr - 1.6 / 5.0).abs() < 1e-12);
+        assert!((point.asr - 0.35).abs() < 1e-12);
         assert!((point.worst - 0.6).abs() < 1e-12);
         let expected = mean_interval(&[0.2, 0.5]).unwrap();
         assert_eq!(point.interval, Some(expected));

@@ -62,7 +62,8 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
 }
 
 /// A measurement failed: its statistics network does worse than one that says nothing.
-const NEGATIVE: &str = "an estimate of I is below zero by more than its error, which I never is";
+const NEGATIVE: &str =
+    "an estimate of I is below zero by more than twice its error, which I never is";
 const NOT_SAID: &str = "the estimates of I are not recorded";
 const NOT_FALLING: &str = "h does not fall as β rises by more than its error";
 
@@ -289,8 +290,8 @@ mod tests {
         }
         assert_eq!(
             note(&several).unwrap(),
-            "γ cannot be read on 1 of 4 networks, where an estimate of I is below zero by more \
-             than its error, which I never is: 170 (seed 3); γ cannot be read on 2 of 4 networks, where h does not fall as β rises by \
+            "γ cannot be read on 1 of 4 networks, where an estimate of I is below zero by more than \
+             twice its error, which I never is: 170 (seed 3); γ cannot be read on 2 of 4 networks, where h does not fall as β rises by \
              more than its error: 170 (seed 0), 170 (seed 2); h falls as β rises, by however little, on \
              2 of 4 networks, where estimates in no order at all would on one of 2; I and the bound h ≤ put 2 of 4 pairs of a network's sub-models in the same order"
         );

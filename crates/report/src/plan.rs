@@ -6,6 +6,7 @@ use mesa_record::Plan;
 
 use crate::{
     Table,
+    commands::device_options,
     format::{bytes, data_words, hardware_words, memory, seconds},
 };
 
@@ -27,8 +28,8 @@ pub(crate) fn section(plan: &Plan) -> String {
 /// Of what this is the plan.
 pub(crate) fn heading(plan: &Plan) -> String {
     let place = match plan.device.as_str() {
-        "cuda" => "a GPU",
-        _ => "a CPU",
+        "cpu" => "a CPU",
+        _ => "a GPU",
     };
     format!("What preset {} needs on {place}", plan.preset)
 }
@@ -39,7 +40,8 @@ pub(crate) fn command(plan: &Plan) -> String {
         "synthetic" => " --data synthetic",
         _ => "",
     };
-    format!("mesa plan --preset {} --measure{data}", plan.preset)
+    let device = device_options(&plan.device);
+    format!("mesa plan --preset {}{device} --measure{data}", plan.preset)
 }
 
 /// Where its figures come from.

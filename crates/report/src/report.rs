@@ -10,7 +10,8 @@ use crate::{
     means,
     mixture::{self, nats, nats_with_error},
     rows::{
-        Network, Repeats, methods, missing_methods, named, networks, repeats_note, rows_of, takes,
+        Network, Repeats, methods, missing_methods, named, networks, repeats_note, rows_of,
+        seeds_note, takes,
     },
 };
 
@@ -202,6 +203,7 @@ pub(crate) fn notes(summary: &Summary) -> Vec<String> {
     }
     notes.extend(attack_note(summary));
     notes.extend(repeats_note(summary));
+    notes.extend(seeds_note(summary));
     notes.extend(mixture::note(summary));
     let committed = summary.rows.iter().filter(|row| row.committed).count();
     if committed > 0 {

@@ -52,6 +52,20 @@ pub(crate) fn named((trigger, seed): Network<'_>) -> String {
     format!("{trigger} (seed {seed})")
 }
 
+/// Whether triggers have several seeds, which all means take for networks of their own.
+pub(crate) fn seeds_note(summary: &Summary) -> Option<String> {
+    let all = networks(summary);
+    let mut triggers: Vec<&TriggerName> = all.iter().map(|(trigger, _)| *trigger).collect();
+    triggers.dedup();
+    (triggers.len() > 1 && triggers.len() < all.len()).then(|| {
+        format!(
+            "{} networks of {} triggers: a trigger counts once for each of its seeds",
+            all.len(),
+            triggers.len()
+        )
+    })
+}
+
 /// Every row of a network.
 pub(crate) fn rows_of<'a>(
     summary: &'a Summary,

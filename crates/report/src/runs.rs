@@ -1,5 +1,6 @@
 //! Runs, and the files that they were put together from.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesa_record::{AtOnce, Curve, Row, Summary, TriggerName};
@@ -62,7 +63,7 @@ impl Run {
     }
 }
 
-/// One run for each preset, data set, device and engine: sweeps are run in
+/// One run for each preset, data set, device, engine and settings: sweeps are run in
 /// parts. A row that occurs twice is taken from the run that computed it, else
 /// from the first.
 pub(crate) fn merged(parts: Vec<Run>) -> Vec<Run> {
@@ -81,7 +82,10 @@ pub(crate) fn merged(parts: Vec<Run>) -> Vec<Run> {
             summary.preset.clone(),
             summary.data.clone(),
             summary.device.clone(),
-            summary.engine_version,
+            // The newest leads, and other settings under the same name are no part of a run.
+            Reverse(summary.engine_version),
+            summary.data_digest.clone(),
+            settings(summary),
         );
         match runs.get_mut(&key) {
             None => drop(runs.insert(key, part)),
@@ -89,6 +93,14 @@ pub(crate) fn merged(parts: Vec<Run>) -> Vec<Run> {
         }
     }
     runs.into_values().collect()
+}
+
+/// What tells settings apart: where they differ from the paper's.
+fn settings(run: &Summary) -> BTreeSet<(String, String)> {
+    let differences = run.differences.iter();
+    differences
+        .map(|difference| (difference.name.clone(), difference.here.clone()))
+        .collect()
 }
 
 fn merge(run: &mut Summary, more: Summary) {
@@ -113,11 +125,6 @@ fn merge(run: &mut Summary, more: Summary) {
         (Some(one), Some(other)) => Some(one.max(other)),
         (one, other) => one.or(other),
     };
-    for difference in more.differences {
-        if !run.differences.contains(&difference) {
-            run.differences.push(difference);
-        }
-    }
     for row in more.rows {
         let same = |known: &&mut Row| is_same(known, &row);
         match run.rows.iter_mut().find(same) {
@@ -189,6 +196,24 @@ mod tests {
         assert!((found.elapsed_s - 60.0 - one.wall_s).abs() < 1e-9);
         let runs = merged(vec![part("one", one.clone()), part("two", one)]);
         assert_eq!(runs[0].summary.at_once, None);
+    }
+
+    #[test]
+    fn other_settings_or_data_are_another_run_and_the_newest_engine_leads() {
+        let run = made_up::sweep;
+        let mut others = [run(), run(), run()];
+        others[0].data_digest = "other".to_owned();
+        others[1].differences.push(mesa_record::Difference {
+            name: "backdoor.target_class".to_owned(),
+            paper: "0".to_owned(),
+            here: "5".to_owned(),
+        });
+        others[2].engine_version += 1;
+        let newest = others[2].engine_version;
+        let parts = others.into_iter().chain([run()]);
+        let runs = merged(parts.map(|summary| part("x", summary)).collect());
+        assert_eq!(runs.len(), 4);
+        assert_eq!(runs[0].summary.engine_version, newest);
     }
 
     #[test]
