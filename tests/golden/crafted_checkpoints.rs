@@ -257,25 +257,37 @@ fn what_pytorch_would_read_otherwise_is_refused() {
 /// Which of two networks a program loads is for it to say: a clean one may stand before the attacked one.
 #[test]
 fn a_second_network_is_refused_or_named() {
-    let beside = |key: &str| {
+    const TENSOR: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n)R";
+    let beside = |key: &str, is_module: bool| {
         let whole = fs_err::read(file("net")).unwrap();
         rewritten(&whole, CompressionMethod::Stored, |name, mut content| {
             if name.ends_with("data.pkl") {
                 assert_eq!(content.pop(), Some(b'.'));
                 text(&mut content, key);
+                if is_module {
+                    content.extend(b"cmy\nNet\n)\x81}");
+                    text(&mut content, "_parameters");
+                }
                 content.extend(b"}");
-                text(&mut content, "conv1.weight");
-                content.extend(b"ctorch._utils\n_rebuild_tensor_v2\n)Rss.");
+                text(
+                    &mut content,
+                    if is_module { "weight" } else { "conv1.weight" },
+                );
+                content.extend([TENSOR, b"s"].concat());
+                content.extend(if is_module { &b"sbs."[..] } else { b"s." });
             }
             Some(content)
         })
     };
     for key in ["netC", "state_dict", "model", "model_state_dict"] {
-        let refused = refusal(&beside(key)).to_string();
+        let refused = refusal(&beside(key, false)).to_string();
         let words = format!("it holds networks under `net`, `{key}`");
         assert!(refused.starts_with(&words), "{refused}");
     }
-    assert_eq!(read(&beside("ema")).unwrap().beside, ["ema"]);
+    for is_module in [false, true] {
+        let found = read(&beside("ema", is_module)).unwrap().beside;
+        assert_eq!(found, ["ema"], "module: {is_module}");
+    }
     let alone = fs_err::read(file("net")).unwrap();
     assert!(read(&alone).unwrap().beside.is_empty());
 }

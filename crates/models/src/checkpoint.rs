@@ -191,6 +191,10 @@ fn parse_info(path: &Path, text: &str) -> Result<CheckpointInfo> {
             Architecture::names()
         )));
     }
+    if !info.normalization.is_usable() {
+        let reason = "its normalization is not of numbers with standard deviations above zero";
+        return Err(wrong(reason.to_owned()));
+    }
     Ok(info)
 }
 

@@ -77,11 +77,14 @@ pub(crate) fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
         let folder = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
-        let mut file = tempfile::Builder::new()
+        let mut builder = tempfile::Builder::new();
+        // Temporary files are private; results are for whom the umask says.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder
             .prefix(".saving-")
             .suffix(".tmp")
             .tempfile_in(folder.unwrap_or(Path::new(".")))?;
-        make_readable(&file)?;
         for part in parts {
             file.write_all(part)?;
         }
@@ -93,19 +96,6 @@ pub(crate) fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// Temporary files are private; results are for everyone to read.
-#[cfg(unix)]
-fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.as_file()
-        .set_permissions(PermissionsExt::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    Ok(())
 }
 
 fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<&'static str> {

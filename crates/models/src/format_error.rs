@@ -36,6 +36,12 @@ pub enum PytorchError {
         /// What is wrong.
         field: &'static str,
     },
+    /// A file that Python 2 wrote, whose texts are bytes.
+    #[error(
+        "it was written by Python 2: load it in Python 3 with torch.load(FILE, encoding=\"latin1\"), save it again \
+         with torch.save, and name that file"
+    )]
+    Python2,
     /// Something outside the pickle, in the format before 1.6, that is not described as a storage.
     #[error(
         "its pickle refers to something that is no storage as PyTorch before 1.6 describes one; \
@@ -168,6 +174,14 @@ pub enum PytorchError {
     LongName {
         /// The most that are read.
         most: usize,
+    },
+    /// A tensor of a type of which no network here is.
+    #[error("tensor {name} is of the type {found}; f16, bf16, f32 and f64 are read")]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
     },
     /// A tensor that is not described as PyTorch does it.
     #[error("tensor {name} is not described as PyTorch does it")]

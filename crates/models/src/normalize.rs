@@ -35,6 +35,12 @@ impl Normalization {
         }
     }
 
+    /// Whether pixels can be normalized so: finite means, finite deviations above zero.
+    pub(crate) fn is_usable(&self) -> bool {
+        let of_deviations = |std: &f32| std.is_finite() && *std > 0.0;
+        self.mean.iter().all(|mean| mean.is_finite()) && self.std.iter().all(of_deviations)
+    }
+
     /// None: for networks that take pixels as they are.
     pub fn identity() -> Self {
         Self {
@@ -63,16 +69,14 @@ impl FromStr for Normalization {
         let three = |part: &str| -> Option<[f32; 3]> {
             let numbers: Option<Vec<f32>> = part
                 .split(',')
-                .map(|number| number.trim().parse().ok().filter(|n: &f32| n.is_finite()))
+                .map(|number| number.trim().parse().ok())
                 .collect();
             numbers?.try_into().ok()
         };
         let numbers = || {
             let (mean, std) = text.split_once('/')?;
             let (mean, std) = (three(mean)?, three(std)?);
-            std.iter()
-                .all(|std| *std > 0.0)
-                .then_some(Self { mean, std })
+            Some(Self { mean, std }).filter(Self::is_usable)
         };
         match text {
             "cifar10" => Ok(Self::cifar10()),

@@ -14,9 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use mesa_pickle::{Id, Pickle, Value, shown};
 use safetensors::Dtype;
 
-use self::allowed::{
-    REBUILD_PARAMETER, REBUILD_TENSOR, REBUILD_TENSOR_OF_TYPE, element, read_tensors,
-};
+use self::allowed::{REBUILD_PARAMETER, REBUILD_TENSOR, REBUILD_TENSOR_OF_TYPE, read_tensors};
 use self::archive::{Archive, ZIP};
 use self::storage::{StorageId, Storages};
 pub(crate) use self::write::to_bytes;
@@ -198,10 +196,13 @@ fn state_dict_of(
     }))
 }
 
-/// Whether there are tensors among the first of a dictionary's values.
+/// Whether there are tensors in a module, or among the first of a dictionary's values.
 fn has_tensors(pickle: &Pickle<'_>, value: Id) -> bool {
-    let Value::Dict(items) = pickle.get(value) else {
-        return false;
+    let value = pickle.get(value);
+    let Value::Dict(items) = value else {
+        // A whole module may be a network as well, and so may one that is not understood.
+        let found = matches!(value, Value::Object(..)).then(|| state_dict_of(pickle, value));
+        return matches!(found, Some(Ok(Some(_)) | Err(_)));
     };
     let mut values = items.iter().take(LOOKED_AT).map(|(_, value)| *value);
     values.any(|value| is_tensor(pickle, value))
@@ -273,18 +274,10 @@ impl<'p, 'a> Described<'p, 'a> {
                 Value::Called(REBUILD_PARAMETER, _) => Err(self.wrong()),
                 _ => self.tensor(data),
             },
-            // (storage, offset, shape, strides, requires_grad, hooks[, type]); what may come after them
-            // changes the numbers.
-            (REBUILD_TENSOR | REBUILD_TENSOR_OF_TYPE, &[storage, offset, shape, strides, ..])
-                if parts.len() <= if function == REBUILD_TENSOR { 6 } else { 7 } =>
-            {
-                let (declared, storage) = self.storage(storage)?;
-                let dtype = match parts.get(6) {
-                    Some(dtype) if function == REBUILD_TENSOR_OF_TYPE => {
-                        element(self.pickle, *dtype)
-                    }
-                    _ => declared,
-                };
+            // (storage, offset, shape, strides, requires_grad, hooks); what may come after them changes the
+            // numbers.
+            (REBUILD_TENSOR, &[storage, offset, shape, strides, ..]) if parts.len() <= 6 => {
+                let (dtype, storage) = self.storage(storage)?;
                 Ok(Some(RawTensor {
                     dtype: dtype.ok_or_else(|| self.wrong())?,
                     shape: self.sizes(shape)?,
@@ -292,6 +285,16 @@ impl<'p, 'a> Described<'p, 'a> {
                     offset: self.size(offset)?,
                     storage,
                 }))
+            }
+            // The same and a type, of those that have no storage of their own: none that networks here have.
+            (REBUILD_TENSOR_OF_TYPE, &[_, _, _, _, _, _, dtype]) => {
+                Err(match self.pickle.get(dtype) {
+                    Value::Global(found) => PytorchError::Type {
+                        name: shown(self.name),
+                        found: shown(found),
+                    },
+                    _ => self.wrong(),
+                })
             }
             (REBUILD_PARAMETER | REBUILD_TENSOR | REBUILD_TENSOR_OF_TYPE, _) => Err(self.wrong()),
             _ => Ok(None),

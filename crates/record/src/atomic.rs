@@ -44,11 +44,12 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     fs_err::create_dir_all(folder)?;
     let replace = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(".writing-")
-            .tempfile_in(folder)?;
+        let mut builder = tempfile::Builder::new();
+        // Temporary files are private; results are for whom the umask says.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.prefix(".writing-").tempfile_in(folder)?;
         file.write_all(bytes)?;
-        make_readable(&file)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         Ok(())
@@ -70,19 +71,6 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// Temporary files are private; results are for everyone to read.
-#[cfg(unix)]
-fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.as_file()
-        .set_permissions(PermissionsExt::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub struct Detection {
     pub classes: Vec<ClassDetection>,
     /// Time spent, over every start.
     pub wall_s: f64,
-    /// The device: `cpu` or `cuda`.
+    /// The device: `cpu`, or a GPU's name and its precision.
     pub device: String,
     /// Processor, as the system names it.
     pub processor: String,

@@ -33,7 +33,7 @@ pub struct Distribution {
     pub tsne_perplexity: f64,
     /// Time spent on all steps, over every start.
     pub wall_s: f64,
-    /// The device: `cpu` or `cuda`.
+    /// The device: `cpu`, or a GPU's name and its precision.
     pub device: String,
     /// Which kernels computed.
     pub kernel_path: String,

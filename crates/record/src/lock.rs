@@ -105,7 +105,10 @@ impl Holder {
             pid: std::process::id(),
             host: host_name(),
             started: utc(SystemTime::now()),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: std::env::args_os()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+                .join(" "),
         }
     }
 

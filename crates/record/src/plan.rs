@@ -1,4 +1,4 @@
-//! What a run would do: `mesa plan --json`, which `xtask` reads.
+//! What a run would do: `mesa plan --json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub struct Plan {
     /// Processor, as the system names it.
     #[serde(default)]
     pub processor: String,
-    /// The device: `cpu` or `cuda`.
+    /// The device: `cpu`, or a GPU's name and its precision.
     #[serde(default)]
     pub device: String,
     /// Number of the engine that was measured.

@@ -25,7 +25,7 @@ pub struct StepRecord {
     pub checkpoint_sha256: Option<String>,
     /// The data set.
     pub data: DataRecord,
-    /// The device: `cpu` or `cuda`.
+    /// The device: `cpu`, or a GPU's name and its precision.
     pub device: String,
     /// Which kernels computed.
     pub kernel_path: String,

@@ -26,13 +26,6 @@ pub enum TriggerName {
     Named(String),
 }
 
-impl TriggerName {
-    /// The name as part of a path: no colons.
-    pub fn folder(&self) -> String {
-        self.to_string().replace([':', '/'], "-")
-    }
-}
-
 impl From<&str> for TriggerName {
     fn from(text: &str) -> Self {
         u16::from_str(text).map_or_else(|_| Self::Named(text.to_owned()), Self::Pattern)
@@ -101,6 +94,5 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert!(serde_json::from_str::<TriggerName>("-1").is_err());
-        assert_eq!(names[1].folder(), "color-3");
     }
 }

@@ -18,7 +18,7 @@ pub(super) const REBUILD_TENSOR_OF_TYPE: &str = "torch._utils._rebuild_tensor_v3
 pub(super) const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 const UNTYPED_STORAGE: &str = "torch.storage.UntypedStorage";
 
-/// Everything that a pickle may call, with the type of a storage's or tensor's elements.
+/// Everything that a pickle may call, with the type of a storage's elements.
 const GLOBALS: [(&str, Option<Dtype>); 52] = [
     (REBUILD_TENSOR, None),
     (REBUILD_TENSOR_OF_TYPE, None),
@@ -34,17 +34,17 @@ const GLOBALS: [(&str, Option<Dtype>); 52] = [
     ("torch.CharStorage", Some(Dtype::I8)),
     ("torch.ByteStorage", Some(Dtype::U8)),
     ("torch.BoolStorage", Some(Dtype::BOOL)),
-    ("torch.float32", Some(Dtype::F32)),
-    ("torch.float16", Some(Dtype::F16)),
-    ("torch.bfloat16", Some(Dtype::BF16)),
-    ("torch.float64", Some(Dtype::F64)),
-    ("torch.int64", Some(Dtype::I64)),
-    ("torch.int32", Some(Dtype::I32)),
-    ("torch.int16", Some(Dtype::I16)),
-    ("torch.int8", Some(Dtype::I8)),
-    ("torch.uint8", Some(Dtype::U8)),
-    ("torch.bool", Some(Dtype::BOOL)),
-    // What stands beside a state dict: sizes, devices, schedules, NumPy's scalars and arrays.
+    // What stands beside a state dict: types, sizes, devices, schedules, NumPy's scalars and arrays.
+    ("torch.float32", None),
+    ("torch.float16", None),
+    ("torch.bfloat16", None),
+    ("torch.float64", None),
+    ("torch.int64", None),
+    ("torch.int32", None),
+    ("torch.int16", None),
+    ("torch.int8", None),
+    ("torch.uint8", None),
+    ("torch.bool", None),
     (ORDERED_DICT, None),
     ("collections.Counter", None),
     ("torch.Size", None),
