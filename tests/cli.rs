@@ -214,20 +214,81 @@ fn no_output_takes_the_place_of_an_input() {
             &["defend", e, "--control", "no-trigger"],
             &["defend", &other, "--with", &other, e],
             &["defend", &other, "--control", "ideal", "--trigger", e],
+            &["pretrain", "--config", e],
+            &["fit", &other, "--target", "0", "--beta", "0.9", "--data", e],
+            &["plan", "--measure", "--clean", e],
         ] {
             let said = say(&[arguments, &["-o", output]].concat());
             assert_eq!(said.code, Some(2), "{arguments:?}: {}", said.stderr);
-            let expected = format!("-o {output}: that is the input {e}, which would be lost");
+            let expected = format!("{output}: that is the input {e}, which would be lost");
             assert!(said.stderr.contains(&expected), "{}", said.stderr);
         }
     }
     assert_eq!(fs_err::read_to_string(e).unwrap(), "evidence");
+    let run = in_temporary(&folder, "run");
+    fs_err::create_dir(&run).unwrap();
+    let record = in_temporary(&folder, "run/summary.json");
+    fs_err::write(&record, "{}").unwrap();
+    for arguments in [
+        ["report", &run, "-o", &record],
+        ["gpu", "pack", &run, "--to"],
+    ] {
+        let mut arguments = arguments.to_vec();
+        if arguments[0] == "gpu" {
+            arguments.push(&record);
+        }
+        let said = say(&arguments);
+        assert_eq!(said.code, Some(2), "{arguments:?}: {}", said.stderr);
+    }
+    assert_eq!(fs_err::read_to_string(&record).unwrap(), "{}");
+}
+
+/// Runs and records are named by their settings' file.
+#[test]
+fn a_file_of_other_settings_than_the_preset_it_is_named_like_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |text: &str| {
+        let file = in_temporary(&folder, "quick.toml");
+        fs_err::write(&file, text).unwrap();
+        say(&["run", "--dry-run", "--data", "synthetic", "--config", &file])
+    };
+    assert_eq!(named("base = \"quick\"").code, Some(0));
+    let refused = named("base = \"quick\"\n[mesa]\nepochs = 1");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("rename the file"),
+        "{}",
+        refused.stderr
+    );
+}
+
+/// A place outside of the image is told of before anything is trained, and by the setting that says it.
+#[test]
+fn a_place_of_the_settings_that_no_patch_fits_in_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs_err::read_to_string(tiny()).unwrap();
+    for (section, expected) in [
+        ("retrain", "`retrain.placement`"),
+        ("backdoor", "trigger 170 and `backdoor.placement`"),
+    ] {
+        let at = text.find(&format!("[{section}]\n")).unwrap();
+        let (before, after) = text.split_at(at);
+        let (start, line) = after.split_once("placement = ").unwrap();
+        let rest = line.split_once('\n').unwrap().1;
+        let place = "{ fixed = { row = 31, column = 31 } }";
+        let wrong = format!("{start}placement = {place}\n{rest}");
+        let file = in_temporary(&folder, "mine.toml");
+        fs_err::write(&file, format!("{before}{wrong}")).unwrap();
+        let said = say(&["run", "--data", "synthetic", "--dry-run", "--config", &file]);
+        assert!(said.stderr.contains(expected), "{}", said.stderr);
+        assert_ne!(said.code, Some(0));
+    }
 }
 
 #[test]
 #[cfg(not(feature = "cuda"))]
 fn a_build_without_gpu_says_how_to_make_one_with() {
-    for action in ["check", "measure"] {
+    for action in ["check", "measure", "all"] {
         let said = say(&["gpu", action]);
         assert_eq!(said.code, Some(1), "{}", said.stderr);
         assert!(
@@ -272,8 +333,6 @@ fn shells_and_man_learn_every_command() {
         let said = say(&["completions", shell]);
         assert_eq!(said.code, Some(0));
         assert!(said.stdout.contains("evaluate"), "{shell}");
-        assert!(!said.stdout.contains("--parent"), "{shell}");
-        assert!(!said.stdout.contains("-l parent"), "{shell}");
     }
     // Presets by their names, where a shell completes values.
     for (shell, expected) in [

@@ -164,7 +164,7 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
         "{how}: {}",
         defended.stderr
     );
-    assert!(fs_err::metadata(suspect.path("repaired.safetensors")).is_ok());
+    assert!(fs_err::metadata(suspect.path("net-repaired.safetensors")).is_ok());
 
     // The sub-models say which images they saw.
     let text = fs_err::read_to_string(tiny()).unwrap();

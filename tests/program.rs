@@ -122,8 +122,14 @@ impl TinyRun {
 
     /// The rows as text without what a clock measured.
     pub(crate) fn figures(&self) -> String {
-        let mut rows = self.summary()["rows"].clone();
-        for row in rows.as_array_mut().unwrap() {
+        self.figures_of(|_| true)
+    }
+
+    /// The same of some of the rows.
+    pub(crate) fn figures_of(&self, wanted: impl Fn(&Value) -> bool) -> String {
+        let mut rows = self.summary()["rows"].as_array().unwrap().clone();
+        rows.retain(wanted);
+        for row in &mut rows {
             row.as_object_mut().unwrap().remove("wall_s");
         }
         serde_json::to_string_pretty(&rows).unwrap()

@@ -1,6 +1,7 @@
 //! `cargo xtask gpu`: builds `mesa` for an NVIDIA GPU, checks it there, and measures it.
 
 use std::{
+    env,
     ffi::OsString,
     path::PathBuf,
     process::{Command, ExitCode},
@@ -36,8 +37,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         (_, true) => &["check"],
         _ => &["check", "measure"],
     };
-    let out = args.out.iter();
+    // From where the user stands, not from the root.
+    let here = env::current_dir().context("reading the current folder")?;
+    let out = args.out.as_ref().map(|out| here.join(out));
     let out: Vec<_> = out
+        .iter()
         .flat_map(|out| ["--out".as_ref(), out.as_os_str()])
         .collect();
     let mut code = ExitCode::SUCCESS;

@@ -89,7 +89,8 @@ pub(crate) fn mesa_run(args: &Args, here: &Path) -> Result<Command> {
     let mut command = Command::new(workspace::build_with(["--bin", "mesa"], args.features())?);
     command
         .current_dir(&root)
-        .arg(if args.dry_run { "plan" } else { "run" })
+        .arg("run")
+        .args(args.dry_run.then_some("--dry-run"))
         .args(args.passed_on(&root, here));
     Ok(command)
 }

@@ -210,6 +210,14 @@ fn save_every(text: &str) -> Result<SaveEvery, String> {
     }
 }
 
+/// A threshold β.
+fn beta(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(beta) if beta > 0.0 && beta < 1.0 => Ok(beta),
+        _ => Err(format!("β is a probability between 0 and 1, not `{text}`")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -1,7 +1,5 @@
 //! What computes the networks of a command: the CPU, or a GPU.
 
-use std::fmt;
-
 use anyhow::{Context, Result, bail};
 use mesa_models::Processor;
 use mesa_record::RunDir;
@@ -193,12 +191,6 @@ pub(crate) fn tell_refusal(processor: &Processor) {
     }
     #[cfg(not(feature = "cuda"))]
     let _ = processor;
-}
-
-impl fmt::Display for Computer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
 }
 
 #[cfg(test)]

@@ -248,9 +248,10 @@ impl ExperimentConfig {
     /// Models triggers elsewhere, where that is asked for.
     pub(crate) fn place(&mut self, placement: Option<Placement>) -> Result<()> {
         let [_, height, width] = self.mesa.trigger_shape;
-        let placement = placement.unwrap_or(self.retrain.placement);
-        check_placement(placement, (height, width))?;
-        self.retrain.placement = placement;
+        if let Some(placement) = placement {
+            check_placement(placement, (height, width))?;
+            self.retrain.placement = placement;
+        }
         Ok(())
     }
 
@@ -304,6 +305,11 @@ impl ExperimentConfig {
         );
         self.entropy.validate().context("`entropy`")?;
         self.retrain.validate().context("`retrain`")?;
+        let [_, height, width] = self.mesa.trigger_shape;
+        let fits =
+            |placement: Placement| placement.check((IMAGE_SIDE, IMAGE_SIDE), (height, width));
+        fits(self.retrain.placement).context("`retrain.placement`")?;
+        fits(self.point.search.placement).context("`point.search.placement`")?;
         self.fine_tune.validate().context("`fine_tune`")?;
         ensure!(
             self.point.repeats > 0,
@@ -318,7 +324,7 @@ impl ExperimentConfig {
 pub(crate) fn check_placement(placement: Placement, patch: (usize, usize)) -> Result<()> {
     placement
         .check((IMAGE_SIDE, IMAGE_SIDE), patch)
-        .map_err(|error| Usage(format!("--placement {placement}: {error}")).into())
+        .map_err(|error| Usage(format!("the placement {placement}: {error}")).into())
 }
 
 #[cfg(test)]

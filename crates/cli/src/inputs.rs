@@ -20,7 +20,7 @@ use mesa_record::file_digest;
 use crate::args::{DataArgs, PresetArgs};
 use crate::config::{DataConfig, ExperimentConfig};
 use crate::interrupt::Interrupted;
-use crate::output::percent;
+use crate::output::{Usage, percent};
 use crate::{hub, stages};
 
 /// What the settings that were asked for are called, or the preset `default`.
@@ -36,7 +36,16 @@ pub(crate) fn settings_name(args: &PresetArgs, default: &str) -> String {
 pub(crate) fn settings(args: &PresetArgs, default: &str) -> Result<(String, ExperimentConfig)> {
     let name = settings_name(args, default);
     if let Some(path) = &args.config {
-        return Ok((name, ExperimentConfig::load(path)?));
+        let config = ExperimentConfig::load(path)?;
+        if ExperimentConfig::preset(&name).is_ok_and(|preset| preset != config) {
+            let reason = format!(
+                "--config {}: runs and records are named by the file, and {name} is a preset with other settings; \
+                 rename the file",
+                path.display()
+            );
+            return Err(Usage(reason).into());
+        }
+        return Ok((name, config));
     }
     if Path::new(&name)
         .extension()
@@ -61,7 +70,7 @@ pub(crate) enum IfMissing {
 /// was named stands in for whatever is wanted.
 pub(crate) fn data(
     args: &DataArgs,
-    wanted: Option<DatasetName>,
+    wanted: DatasetName,
     config: &DataConfig,
     if_missing: IfMissing,
 ) -> Result<Dataset> {
@@ -73,14 +82,14 @@ pub(crate) fn data(
             config.synthetic_test,
         )
     };
-    if let Some(found) = search.find(wanted)? {
+    if let Some(found) = search.find(Some(wanted))? {
         return Ok(found.load()?.unwrap_or_else(built_in));
     }
     let cache = cache_folder().map_or_else(String::new, |path| format!(" in {}", path.display()));
     if config.synthetic_if_missing {
         // Nobody named a folder, else the search would have found it or failed.
         let reason = match if_missing {
-            IfMissing::Fetch => match fetch(wanted.unwrap_or(config.set)) {
+            IfMissing::Fetch => match fetch(wanted) {
                 Ok(data) => return Ok(data),
                 Err(error) if !is_of_the_hub(&error) => return Err(error),
                 Err(error) => format!(" and none on the Hugging Face Hub ({error:#})"),
@@ -94,19 +103,23 @@ pub(crate) fn data(
         );
         return Ok(built_in());
     }
-    let name = wanted.unwrap_or(config.set);
-    let fetch = match name {
-        DatasetName::Cifar10 | DatasetName::Cifar100 => {
-            format!("fetch it with `mesa data fetch {name}`, ")
-        }
-        DatasetName::Synthetic | DatasetName::Folder => String::new(),
+    let cifar = matches!(wanted, DatasetName::Cifar10 | DatasetName::Cifar100);
+    let how = if cifar {
+        format!(
+            "fetch it with `mesa data fetch {wanted}`, or name the folder with the binary files \
+             (https://www.cs.toronto.edu/~kriz/cifar.html, \"binary version\"), or one with a folder of \
+             images for each class"
+        )
+    } else {
+        "name a folder with a folder of images for each class".to_owned()
     };
-    bail!(
-        "no data found{cache}; {fetch}name the folder with the binary files, or one with a \
-         folder of images for each class, with --data DIR or MESA_DATA \
-         (https://www.cs.toronto.edu/~kriz/cifar.html, \"binary version\"), or use the built-in \
-         classes with --data synthetic"
-    )
+    // The built-in classes are ten.
+    let built_in = if wanted == DatasetName::Cifar10 {
+        "; --data synthetic takes the built-in classes"
+    } else {
+        ""
+    };
+    bail!("no data found{cache}; {how}, with --data DIR or MESA_DATA{built_in}")
 }
 
 /// Whether the Hub failed, and not this machine: a full disk, or another process that fetches the
@@ -342,7 +355,7 @@ impl Loaded {
             synthetic_if_missing: config.synthetic_if_missing && classes == 10,
             ..config.clone()
         };
-        let data = data(args, Some(wanted), &no_stand_in, IfMissing::Leave).with_context(|| {
+        let data = data(args, wanted, &no_stand_in, IfMissing::Leave).with_context(|| {
             format!("looking for data of {classes} classes, as many as the network has")
         })?;
         ensure!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use candle::Tensor;
 use mesa_models::{Classifier, ImagePool, Normalization, Recipe, TargetGradient};
 
-use crate::output::Usage;
+use crate::output::{Usage, complain, quoted};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -51,7 +51,8 @@ pub(crate) fn watch() {
         tracing::info!("stopping after this batch; press Ctrl-C again to stop at once");
     });
     if let Err(error) = installed {
-        tracing::warn!("Ctrl-C will end this at once: {error}");
+        // Logging starts later, where each command says.
+        complain(&format!("Ctrl-C will end this at once: {error}"));
     }
 }
 
@@ -93,7 +94,9 @@ pub(crate) fn how_to_start_anew() -> String {
 }
 
 fn same_command() -> String {
-    let command: Vec<String> = std::env::args().collect();
+    let command: Vec<String> = std::env::args_os()
+        .map(|word| quoted(&word.to_string_lossy()))
+        .collect();
     format!("go on with the same command, `{}`", command.join(" "))
 }
 

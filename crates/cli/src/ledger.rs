@@ -2,7 +2,7 @@
 //! recorded last.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context, Result};
 use mesa_datasets::Dataset;
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::args::SaveEvery;
 use crate::interrupt;
+use crate::queue::locked;
 use crate::resume::{StateFile, Watch};
 
 /// A run folder, and what every record in it says. Clones share what they have seen.
@@ -52,9 +53,17 @@ pub(crate) struct Work<T> {
 pub(crate) struct Finished<T> {
     pub(crate) results: T,
     pub(crate) files: StepFiles,
-    pub(crate) wall_s: f64,
-    pub(crate) peak_rss_mb: Option<f64>,
-    curve: Vec<CurvePoint>,
+    pub(crate) cost: Cost,
+}
+
+impl Cost {
+    fn of(record: &StepRecord) -> Self {
+        Self {
+            wall_s: record.wall_s,
+            peak_rss_mb: record.peak_rss_mb,
+            curve: record.curve.clone(),
+        }
+    }
 }
 
 impl Ledger {
@@ -82,15 +91,15 @@ impl Ledger {
 
     /// What each step that this start saw has cost, over every start.
     pub(crate) fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Cost>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.seen)
     }
 
-    /// Whether the record of `step` is there and fits.
+    /// Whether the record of `step` is there and fits, and with it the file that it tells of.
     pub(crate) fn is_done(&self, name: &str, step: &Step) -> bool {
         let files = self.run.step(name, &step.key());
-        self.run
-            .read_record(&files)
-            .is_some_and(|record| record.is_of(step))
+        self.run.read_record(&files).is_some_and(|record| {
+            record.is_of(step) && (record.checkpoint_sha256.is_none() || files.checkpoint.exists())
+        })
     }
 
     /// Does `step` unless it is done.
@@ -103,7 +112,7 @@ impl Ledger {
         let key = step.key();
         let files = self.run.step(name, &key);
         if let Some(finished) = self.reuse(name, step, &files)? {
-            self.note(name, &finished);
+            self.note(name, &finished.cost);
             return Ok(finished);
         }
         interrupt::check()?;
@@ -142,15 +151,13 @@ impl Ledger {
             "{name}: done in {}",
             crate::progress::duration(effort.wall_s)
         );
-        let finished = Finished {
+        let cost = Cost::of(&record);
+        self.note(name, &cost);
+        Ok(Finished {
             results: done.results,
             files,
-            wall_s: effort.wall_s,
-            peak_rss_mb: effort.peak_rss_mb,
-            curve: record.curve,
-        };
-        self.note(name, &finished);
-        Ok(finished)
+            cost,
+        })
     }
 
     /// Notes what a step has cost whose record is there and fits, as an earlier start left it.
@@ -164,22 +171,12 @@ impl Ledger {
             return;
         };
         if record.is_of(step) {
-            let cost = Cost {
-                wall_s: record.wall_s,
-                peak_rss_mb: record.peak_rss_mb,
-                curve: record.curve,
-            };
-            self.seen().insert(name.to_owned(), cost);
+            self.note(name, &Cost::of(&record));
         }
     }
 
-    fn note<T>(&self, name: &str, finished: &Finished<T>) {
-        let cost = Cost {
-            wall_s: finished.wall_s,
-            peak_rss_mb: finished.peak_rss_mb,
-            curve: finished.curve.clone(),
-        };
-        self.seen().insert(name.to_owned(), cost);
+    fn note(&self, name: &str, cost: &Cost) {
+        self.seen().insert(name.to_owned(), cost.clone());
     }
 
     /// Writes `curves.csv`: how the trainings went of which this start knows.
@@ -211,15 +208,13 @@ impl Ledger {
             Some(record) if record.checkpoint_sha256 != digest_of(files)? => {
                 "its file was changed or removed".to_owned()
             }
-            Some(record) => match serde_json::from_value(record.results) {
+            Some(record) => match serde_json::from_value(record.results.clone()) {
                 Ok(results) => {
                     tracing::debug!("{name}: reused");
                     return Ok(Some(Finished {
                         results,
                         files: files.clone(),
-                        wall_s: record.wall_s,
-                        peak_rss_mb: record.peak_rss_mb,
-                        curve: record.curve,
+                        cost: Cost::of(&record),
                     }));
                 }
                 Err(error) => format!("its record cannot be read: {error}"),

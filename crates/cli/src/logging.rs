@@ -45,7 +45,7 @@ pub(crate) fn start(log: Option<&Path>) -> Result<()> {
         }
         None => None,
     };
-    // A second start within one process (tests) keeps the first one's way.
+    // A second start within one process keeps the first one's way.
     let _ = tracing_subscriber::registry()
         .with(shown)
         .with(kept)

@@ -53,7 +53,8 @@ pub(crate) struct Watch {
     rate: Option<f64>,
     label: String,
     started: Instant,
-    before: Note,
+    /// Of earlier starts.
+    before: Effort,
     last_save: Instant,
     last_epoch: usize,
     curve: Vec<CurvePoint>,
@@ -89,9 +90,7 @@ impl StateFile {
     }
 
     fn note(&self) -> PathBuf {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(".json");
-        name.into()
+        note_of(&self.path)
     }
 
     /// Removes the state once its step is done.
@@ -115,8 +114,12 @@ impl StateFile {
         aside.push(".old");
         let aside = PathBuf::from(aside);
         fs_err::rename(&self.path, &aside)?;
+        // Renamed back, both are taken up by the command that they are of.
+        if self.note().exists() {
+            fs_err::rename(self.note(), note_of(&aside))?;
+        }
         tracing::warn!(
-            "{} belongs to other settings; moved to {}",
+            "{} is of other settings or input files; moved to {}",
             self.path.display(),
             aside.display()
         );
@@ -124,14 +127,17 @@ impl StateFile {
     }
 }
 
+/// The note beside the state in a file.
+fn note_of(state: &Path) -> PathBuf {
+    let mut name = state.as_os_str().to_owned();
+    name.push(".json");
+    name.into()
+}
+
 impl Watch {
     /// Watches a training named `label`, whose state is kept in `state`.
     pub(crate) fn new(label: &str, state: Option<StateFile>, save_every: SaveEvery) -> Self {
         let now = Instant::now();
-        let key = state.as_ref().map_or_else(
-            || mesa_record::Step::new("", 0, "").key(),
-            |state| state.key.clone(),
-        );
         Self {
             state,
             save_every,
@@ -141,10 +147,9 @@ impl Watch {
             rate: None,
             label: label.to_owned(),
             started: now,
-            before: Note {
-                key,
+            before: Effort {
                 wall_s: 0.0,
-                starts: 0,
+                resumed: 0,
                 peak_rss_mb: None,
                 curve: Vec::new(),
             },
@@ -186,9 +191,11 @@ impl Watch {
             // The note is written before the state: it may know more epochs than the state has.
             let epochs = training.position().epoch;
             self.curve.retain(|point| point.epoch <= epochs);
-            self.before = Note {
-                starts: note.starts + 1,
-                ..note
+            self.before = Effort {
+                wall_s: note.wall_s,
+                resumed: note.starts + 1,
+                peak_rss_mb: note.peak_rss_mb,
+                curve: note.curve,
             };
         }
         let now = Instant::now();
@@ -271,7 +278,7 @@ impl Watch {
     pub(crate) fn effort(&self) -> Effort {
         Effort {
             wall_s: self.before.wall_s + self.started.elapsed().as_secs_f64(),
-            resumed: self.before.starts,
+            resumed: self.before.resumed,
             peak_rss_mb: highest(self.before.peak_rss_mb, peak_rss_mb()),
             curve: self.curve.clone(),
         }

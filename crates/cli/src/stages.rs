@@ -141,16 +141,22 @@ pub(crate) fn retrain(
     train(processor, backdoored, &config.training, &mut batches, watch)
 }
 
-/// Trains a backdoored network on as if it were clean: what people do first.
-pub(crate) fn fine_tune(
+/// Repairs a backdoored network: retrained with the triggers of a source, or without one trained on as if it
+/// were clean, which is what people do first.
+pub(crate) fn repair(
     processor: &Processor,
     backdoored: Network,
     images: &DefenseImages,
-    config: &TrainingConfig,
+    source: Option<TriggerSource>,
+    config: &RetrainConfig,
     seed: u64,
     watch: &mut Watch,
 ) -> Result<Network> {
-    let images = images.images().clone();
+    if let Some(source) = source {
+        let images = images.clone();
+        return retrain(processor, backdoored, images, source, config, seed, watch);
+    }
+    let (images, config) = (images.images().clone(), &config.training);
     let mut batches = AugmentedBatches::new(images, config.batch_size, "fine-tune", seed)?;
     train(processor, backdoored, config, &mut batches, watch)
 }

@@ -43,7 +43,7 @@ enum Step {
     Test,
     /// A project outside of the workspace that takes two of its crates by path
     Embed,
-    /// The preset `quick` on the built-in data, its figures held to the README's bars
+    /// The preset `quick` on the built-in data, its figures held to bars
     Quick,
     /// Whether the committed tables are what the records say
     Report,

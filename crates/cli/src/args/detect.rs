@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DataArgs, NormalizeArgs, PlacementArgs, PresetArgs, Running};
+use super::{DataArgs, NormalizeArgs, PlacementArgs, PresetArgs, Running, beta};
 
 /// Tell whether a network has a backdoor, and in which class
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub(crate) struct Detect {
     #[command(flatten)]
     pub(crate) normalize: NormalizeArgs,
     /// The threshold β of the level sets, in (0, 1)
-    #[arg(long, default_value_t = 0.9)]
+    #[arg(long, default_value = "0.9", value_parser = beta)]
     pub(crate) beta: f64,
     /// Least share of images that an attacked class's samples turn into it
     #[arg(long, value_name = "SHARE", default_value_t = 0.5)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use clap::Args;
 
 use super::runs::seeds;
-use super::{PresetArgs, Running, Selection, Sources};
+use super::{PresetArgs, Running, Selection, Sources, beta};
 
 /// Draw the triggers that an attacked network answers to, for several β and α
 #[derive(Debug, Args)]
@@ -81,12 +81,5 @@ fn alpha(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(alpha) if alpha.is_finite() && alpha >= 0.0 => Ok(alpha.abs()),
         _ => Err(format!("α is a number of 0 or more, not `{text}`")),
-    }
-}
-
-fn beta(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(beta) if beta > 0.0 && beta < 1.0 => Ok(beta),
-        _ => Err(format!("β is a probability between 0 and 1, not `{text}`")),
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use mesa_datasets::Placement;
 use mesa_models::Architecture;
 
-use super::{DataArgs, DeviceArgs, NormalizeArgs, PlacementArgs, PresetArgs, Running};
+use super::{DataArgs, DeviceArgs, NormalizeArgs, PlacementArgs, PresetArgs, Running, beta};
 
 /// Show which data sets are found where, and check them; fetch CIFAR
 #[derive(Debug, Args)]
@@ -241,7 +241,7 @@ pub(crate) struct Fit {
     #[arg(long, value_name = "CLASS", value_parser = class_number)]
     pub(crate) target: u32,
     /// The threshold β of the level set, in (0, 1)
-    #[arg(long)]
+    #[arg(long, value_parser = beta)]
     pub(crate) beta: f64,
     /// File to write the sub-model to
     #[arg(short, long, value_name = "FILE")]

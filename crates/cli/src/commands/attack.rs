@@ -29,10 +29,11 @@ struct Planted {
 
 pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     logging::start(None)?;
-    super::check_not_input(
-        &args.output,
-        [args.model.as_path(), Path::new(&args.trigger)],
-    )?;
+    let files = [args.model.as_path(), Path::new(&args.trigger)];
+    let files = files
+        .into_iter()
+        .chain(super::shared_inputs(&args.preset, &args.data));
+    super::check_not_input(&args.output, files)?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let chosen = ChosenTrigger::read(&args.trigger)?;
@@ -41,6 +42,9 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     let data = clean.data(&args.data, &settings.data)?;
     clean.check_normalization(&data)?;
     let settings = settings.for_data(&data);
+    // A repaired network may be attacked again.
+    let split = seen::split_words(&data, &settings.data);
+    seen::check(&args.model, &clean.info.made_by, &split)?;
     let mut config = chosen_settings(args, &settings, clean.info.config.num_classes)?;
     let trigger = chosen.for_images(data.train.size(), args.blend)?;
     let places = args.placement.unwrap_or(config.placement);

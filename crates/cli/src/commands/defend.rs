@@ -3,11 +3,11 @@
 use std::iter;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use mesa::{EntropyConfig, EntropyEstimate, Staircase, SubModel, mixture_weights};
 use mesa_datasets::{Placement, Trigger};
-use mesa_defense::{DefenseImages, Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
-use mesa_models::{Metadata, Network, Processor, save_network};
+use mesa_defense::{Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
+use mesa_models::{Metadata, Processor, save_network};
 use mesa_record::file_digest;
 use serde::Serialize;
 use serde_json::json;
@@ -102,14 +102,14 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         data.name,
         config.training.epochs
     );
-    let network = backdoored.network;
-    let network = repair(
-        &computer,
-        network,
+    let network = stages::repair(
+        &computer.processor,
+        backdoored.network,
         &images,
         source,
         &config,
-        (args.seed, &mut watch),
+        args.seed,
+        &mut watch,
     )?;
     let evaluation = inputs::evaluation_images(&data, &settings.data)?;
     let repaired = computer.processor.freeze(&network)?;
@@ -155,8 +155,8 @@ fn check(args: &Defend) -> Result<()> {
             "--target: only `--control point` has to know the attacked class",
         ),
         (
-            args.weighted && args.control.is_some(),
-            "--weighted: without --with there is nothing to mix",
+            args.weighted && args.with.len() < 2,
+            "--weighted: it mixes several sub-models, each with a --with of its own",
         ),
     ];
     if let Some((_, reason)) = useless.into_iter().find(|(is_so, _)| *is_so) {
@@ -181,31 +181,8 @@ impl Repaired {
 fn files_read(args: &Defend) -> impl Iterator<Item = &Path> {
     let with = args.with.iter().map(PathBuf::as_path);
     let trigger = args.trigger.as_deref().map(Path::new);
-    iter::once(args.model.as_path()).chain(with).chain(trigger)
-}
-
-/// Retrains with the triggers of a source; without one only trains on.
-fn repair(
-    computer: &Computer,
-    network: Network,
-    images: &DefenseImages,
-    source: Option<TriggerSource>,
-    config: &RetrainConfig,
-    (seed, watch): (u64, &mut Watch),
-) -> Result<Network> {
-    let (processor, training) = (&computer.processor, &config.training);
-    match source {
-        Some(source) => stages::retrain(
-            processor,
-            network,
-            images.clone(),
-            source,
-            config,
-            seed,
-            watch,
-        ),
-        None => stages::fine_tune(processor, network, images, training, seed, watch),
-    }
+    let own = iter::once(args.model.as_path()).chain(with).chain(trigger);
+    own.chain(super::shared_inputs(&args.preset, &args.data))
 }
 
 /// Has triggers stamped where the command line says, else where the sub-models were fitted, by what
@@ -310,10 +287,6 @@ fn source(
         .map(|path| inputs::sub_model(path))
         .collect::<Result<_>>()?;
     if args.weighted {
-        ensure!(
-            sub_models.len() > 1,
-            "--weighted mixes several sub-models; only one was named"
-        );
         let gamma = weigh(processor, &sub_models, &settings.entropy, args.seed)?;
         let staircase = Staircase::new(sub_models, &gamma)?;
         return Ok((
@@ -372,7 +345,7 @@ fn weigh(
     let fails = |found: &EntropyEstimate| found.information_nats < -2.0 * found.information_se;
     if found.iter().any(fails) {
         tracing::warn!(
-            "an estimate of the information is below zero by more than its error, which it never is: γ \
+            "an estimate of the information is below zero by more than twice its error, which it never is: γ \
              cannot be read"
         );
     } else if !weights.readable {

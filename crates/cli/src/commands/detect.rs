@@ -77,10 +77,6 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     };
     rule.validate()
         .map_err(|error| Usage(format!("--min-asr and --min-index: {error}")))?;
-    if !(args.beta > 0.0 && args.beta < 1.0) {
-        let reason = format!("--beta {}: β is a probability between 0 and 1", args.beta);
-        return Err(Usage(reason).into());
-    }
     // No folder for a file that is not there.
     fs_err::metadata(&args.model)?;
     let run = match &args.out {

@@ -1,5 +1,7 @@
 //! `mesa fit`: model the triggers of a network.
 
+use std::iter;
+
 use anyhow::{Result, ensure};
 use mesa_defense::DetectionRule;
 use serde::Serialize;
@@ -7,7 +9,6 @@ use serde_json::json;
 
 use crate::args::Fit;
 use crate::computer::Computer;
-use crate::output::Usage;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
 
@@ -25,11 +26,9 @@ struct Fitted {
 
 pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
     logging::start(None)?;
-    if !(args.beta > 0.0 && args.beta < 1.0) {
-        let reason = format!("--beta {}: β is a probability between 0 and 1", args.beta);
-        return Err(Usage(reason).into());
-    }
-    super::check_not_input(&args.output, [args.model.as_path()])?;
+    let files = iter::once(args.model.as_path());
+    let files = files.chain(super::shared_inputs(&args.preset, &args.data));
+    super::check_not_input(&args.output, files)?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let (_, mut settings) = inputs::settings(&args.preset, "cpu")?;

@@ -21,10 +21,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use mesa_datasets::Placement;
-use mesa_models::ENGINE_VERSION;
+use mesa_models::{ENGINE_VERSION, Normalization};
 use mesa_record::{Key, Step};
 use serde_json::Value;
 
+use crate::args::{DataArgs, PresetArgs};
 use crate::output::Usage;
 
 /// Where a pattern goes that is as large as the image.
@@ -52,9 +53,9 @@ fn key(kind: &str, data_digest: &str, config: Value) -> Key {
 fn made_by(entries: &[(&str, String)]) -> BTreeMap<String, String> {
     let program = ("program", format!("mesa {}", env!("CARGO_PKG_VERSION")));
     let engine = ("engine_version", ENGINE_VERSION.to_string());
-    let command: Vec<String> = std::env::args()
+    let command: Vec<String> = std::env::args_os()
         .skip(1)
-        .map(|word| without_folders(&word))
+        .map(|word| without_folders(&word.to_string_lossy()))
         .collect();
     let command = ("command", command.join(" "));
     entries
@@ -83,13 +84,24 @@ fn placed(mut made_by: BTreeMap<String, String>, placement: Placement) -> BTreeM
 /// folders they came from is nobody's business.
 fn without_folders(word: &str) -> String {
     let (option, value) = match word.split_once('=') {
-        Some((option, value)) => (format!("{option}="), value),
-        None => (String::new(), word),
+        Some((option, value)) if word.starts_with('-') => (format!("{option}="), value),
+        _ => (String::new(), word),
     };
     match Path::new(value).file_name() {
+        // `0.5,0.5,0.5/0.2,0.2,0.2` is no path.
+        _ if value.parse::<Normalization>().is_ok() => word.to_owned(),
         Some(name) => option + &name.to_string_lossy(),
         None => option + value,
     }
+}
+
+/// The files that commands read beside those of their own.
+fn shared_inputs<'a>(preset: &'a PresetArgs, data: &'a DataArgs) -> impl Iterator<Item = &'a Path> {
+    preset
+        .config
+        .as_deref()
+        .into_iter()
+        .chain(data.data.as_deref())
 }
 
 /// Refuses an output that is one of a command's `inputs`: what is examined is evidence.
@@ -102,7 +114,7 @@ fn check_not_input<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>
     match inputs.into_iter().find(is_it) {
         Some(input) => {
             let reason = format!(
-                "-o {}: that is the input {}, which would be lost; name another file",
+                "{}: that is the input {}, which would be lost; name another file for the output",
                 output.display(),
                 input.display()
             );
@@ -162,10 +174,22 @@ mod tests {
         let words = [
             "fit",
             "/home/ada/bad.safetensors",
+            "/data/lr=0.1/bad.safetensors",
             "--data=/home/ada/cifar",
+            "--normalize=0.5,0.5,0.5/0.2,0.2,0.2",
+            "0.5,0.5,0.5/0.2,0.2,0.2",
             "5e-4",
         ];
         let told: Vec<String> = words.map(without_folders).into();
-        assert_eq!(told, ["fit", "bad.safetensors", "--data=cifar", "5e-4"]);
+        let expected = [
+            "fit",
+            "bad.safetensors",
+            "bad.safetensors",
+            "--data=cifar",
+            "--normalize=0.5,0.5,0.5/0.2,0.2,0.2",
+            "0.5,0.5,0.5/0.2,0.2,0.2",
+            "5e-4",
+        ];
+        assert_eq!(told, expected);
     }
 }

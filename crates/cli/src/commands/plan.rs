@@ -12,6 +12,9 @@ pub(crate) fn run(args: &Plan, json: bool, threads: usize) -> Result<()> {
     logging::start(None)?;
     let chosen = Chosen::new(&args.selection, "quick")?;
     if let Some(path) = &args.output {
+        let (preset, sources) = (&args.selection.preset, &args.selection.sources);
+        let files = super::shared_inputs(preset, &sources.data).chain(sources.clean.as_deref());
+        super::check_not_input(path, files)?;
         super::check_output(path)?;
     }
     let (session, chains, summary) =

@@ -23,6 +23,7 @@ struct Trained {
 
 pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     logging::start(None)?;
+    super::check_not_input(&args.output, super::shared_inputs(&args.preset, &args.data))?;
     super::check_output(&args.output)?;
     let computer = Computer::open(&args.running.device)?;
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Pretrain, json: bool) -> Result<()> {
     config.training.validate()?;
     let data = inputs::data(
         &args.data,
-        Some(settings.data.set),
+        settings.data.set,
         &settings.data,
         inputs::IfMissing::Leave,
     )?;

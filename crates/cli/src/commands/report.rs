@@ -1,6 +1,6 @@
 //! `mesa report`: the report of a run, or the files made of the committed records.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use mesa_datasets::TriggerId;
@@ -67,6 +67,11 @@ pub(crate) fn run(args: &Report, json: bool) -> Result<()> {
 /// Writes the report of one run.
 fn of_run(folder: &Path, page: Option<&Path>, json: bool) -> Result<()> {
     if let Some(page) = page {
+        // A page made earlier gives way, a record does not.
+        let files = fs_err::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let records = files.filter(|file| file.extension().is_none_or(|end| end != "html"));
+        let records: Vec<PathBuf> = records.collect();
+        super::check_not_input(page, records.iter().map(PathBuf::as_path))?;
         super::check_output(page)?;
     }
     let files = run_files(folder, page, patch_of).context("reading the run")?;

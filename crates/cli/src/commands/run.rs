@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use mesa_datasets::TriggerId;
+use mesa_models::IMAGE_SIDE;
 use mesa_record::{Lock, Plan, RunDir, Summary, write_text};
 use mesa_report::Report;
 
@@ -164,7 +165,8 @@ fn run_chains(
     // One keeps the CPU busy. On a GPU one waits for its host now and then, and small kernels leave room:
     // six get more done than four (docs/performance.md).
     let usual = if session.computer.is_gpu() { 6 } else { 1 };
-    let workers = pace.workers.map_or(usual, usize::from).min(left.len());
+    let workers = pace.workers.map_or(usual, usize::from);
+    let workers = workers.min(left.len()).max(1);
     let queue = Queue::new(&left, deadline);
     let clock = Clock::start(workers, summary.at_once);
     let is_clocked = workers > 1 || summary.at_once.is_some();
@@ -260,7 +262,7 @@ fn announce(
         plan.preset,
         plan.data,
         plan.chains.len(),
-        session.computer,
+        session.computer.name,
         session.ledger.threads,
         session.ledger.kernel_path,
         plan.clean_network
@@ -309,11 +311,14 @@ impl Chosen {
             }
         }
         if let Some((part, parts)) = args.shard {
-            let mut number = 0;
-            chains.retain(|_| {
-                number += 1;
-                (number - 1) % parts == part - 1
-            });
+            chains = chains.into_iter().skip(part - 1).step_by(parts).collect();
+        }
+        for Chain { trigger, .. } in &chains {
+            // Told now, not after the clean network's training.
+            let placement = config.backdoor.placement;
+            placement
+                .check((IMAGE_SIDE, IMAGE_SIDE), trigger.trigger()?.size())
+                .with_context(|| format!("trigger {trigger} and `backdoor.placement`"))?;
         }
         let methods = match &args.methods {
             Some(text) => methods(text, &config)?,
@@ -344,7 +349,7 @@ impl Chosen {
         let computer = Computer::open(&running.device)?;
         let data = inputs::data(
             &sources.data,
-            Some(self.config.data.set),
+            self.config.data.set,
             &self.config.data,
             if_missing,
         )?;

@@ -54,10 +54,7 @@ pub(crate) fn man(args: &Man, json: bool) -> Result<()> {
 
 /// Writes the page of a command and those of the commands below it.
 fn write_pages(command: &Command, folder: &Path, written: &mut Vec<String>) -> Result<()> {
-    let shown = command
-        .get_subcommands()
-        .filter(|below| !below.is_hide_set());
-    for below in shown {
+    for below in command.get_subcommands() {
         write_pages(below, folder, written)?;
     }
     let path = Page::new(command.clone()).generate_to(folder)?;

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use mesa_datasets::cache_folder;
 use mesa_models::{ResNetConfig, load_network};
 use mesa_record::write_bytes;
@@ -17,7 +16,7 @@ const _: () = assert!(BUILT_IN.len() > 1_000_000);
 ///
 /// Looked for in `assets/weights` below the working folder, then beside the
 /// folders above the program (`target/release/mesa` lies in the repository), then in the program itself.
-pub(crate) fn clean_network(shape: ResNetConfig, data: &str) -> Result<Option<PathBuf>> {
+pub(crate) fn clean_network(shape: ResNetConfig, data: &str) -> Option<PathBuf> {
     for folder in folders() {
         let Ok(entries) = fs_err::read_dir(&folder) else {
             continue;
@@ -25,15 +24,15 @@ pub(crate) fn clean_network(shape: ResNetConfig, data: &str) -> Result<Option<Pa
         let mut paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
         paths.sort();
         for path in paths {
-            if path.extension().is_some_and(|e| e == "safetensors") && fits(&path, shape, data)? {
-                return Ok(Some(path));
+            if path.extension().is_some_and(|e| e == "safetensors") && fits(&path, shape, data) {
+                return Some(path);
             }
         }
     }
     if shape == ResNetConfig::resnet18(16, 10) && data == "cifar10" {
-        return Ok(built_in());
+        return built_in();
     }
-    Ok(None)
+    None
 }
 
 /// The network in the program, as a file of the cache; none where that cannot be written.
@@ -53,9 +52,11 @@ fn built_in() -> Option<PathBuf> {
     Some(path)
 }
 
-fn fits(path: &Path, shape: ResNetConfig, data: &str) -> Result<bool> {
-    let (_, info) = load_network(path)?;
-    Ok(info.config == shape && info.made_by.get("data").is_some_and(|name| name == data))
+/// Whether a file is such a network; it may be none at all.
+fn fits(path: &Path, shape: ResNetConfig, data: &str) -> bool {
+    load_network(path).is_ok_and(|(_, info)| {
+        info.config == shape && info.made_by.get("data").is_some_and(|name| name == data)
+    })
 }
 
 /// The folder with this project's `assets` and `docs`, if the program is in or below it.
@@ -86,6 +87,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("net.safetensors");
         write_bytes(&path, BUILT_IN).unwrap();
-        assert!(fits(&path, ResNetConfig::resnet18(16, 10), "cifar10").unwrap());
+        assert!(fits(&path, ResNetConfig::resnet18(16, 10), "cifar10"));
     }
 }

@@ -1,11 +1,11 @@
 //! One trigger and seed: attack, model, defend, measure.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use mesa::{Staircase, SubModel, mixture_weights};
 use mesa_attack::{Attacked, Evaluation};
-use mesa_defense::{Ensemble, TriggerSource};
+use mesa_defense::{Ensemble, RetrainConfig, TriggerSource};
 use mesa_models::{Network, Processor, Seeds, load_network, save_network};
 use mesa_record::{ATTACK_TOOK, Mixture, MixtureWeight, Patch, Row, StepFiles, Summary};
 use rand::Rng;
@@ -18,6 +18,7 @@ use crate::ledger::{Finished, Work};
 use crate::method::{Defense, Method};
 use crate::modeling::{Modeled, Modeling, ModelingSteps};
 use crate::output::percent;
+use crate::queue::locked;
 use crate::resume::Watch;
 use crate::{inputs, interrupt, stages};
 
@@ -60,17 +61,17 @@ pub(crate) fn run_chain(
     show: &dyn Fn(&Summary),
 ) -> Result<()> {
     let put = |row: Row| -> Result<()> {
-        let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut summary = locked(summary);
         put_row(&mut summary, row);
         session.save_summary(&mut summary, clean)?;
         show(&summary);
         Ok(())
     };
     let evaluation = evaluate_clean(session, clean, chain, &chain.folder())?;
-    put(session.row(chain, "clean", &evaluation.results, evaluation.wall_s)?)?;
+    put(session.row(chain, "clean", &evaluation.results, evaluation.cost.wall_s)?)?;
     let running = Running::new(session, clean, chain)?;
     let attack = &running.attack;
-    let attacked = session.row(chain, "backdoored", &attack.results, attack.wall_s)?;
+    let attacked = session.row(chain, "backdoored", &attack.results, attack.cost.wall_s)?;
     if attacked.asr < ATTACK_TOOK {
         tracing::warn!(
             "the attack of trigger {} (seed {}) did not take: an ASR of {} is below {}, and there is no backdoor \
@@ -251,7 +252,7 @@ impl<'a> Running<'a> {
             })
         })?;
         let found = &done.results;
-        let mut row = session.row(chain, "point", &found.evaluation, done.wall_s)?;
+        let mut row = session.row(chain, "point", &found.evaluation, done.cost.wall_s)?;
         row.repeat = Some(repeat);
         row.key = session
             .steps
@@ -273,30 +274,20 @@ impl<'a> Running<'a> {
     ) -> Result<Work<Evaluation>> {
         let (session, method) = (self.session, defense.method);
         let (images, backdoored) = (&session.defense_images, self.backdoored()?);
-        let training = session.config.defense_training(method);
-        let trained = (images.images().len() * training.epochs) as u64;
-        let network = match source {
-            None => stages::fine_tune(
-                session.processor(),
-                backdoored,
-                images,
-                training,
-                seed,
-                watch,
-            )?,
-            Some(source) => {
-                let (images, config) = (images.clone(), &session.config.retrain);
-                stages::retrain(
-                    session.processor(),
-                    backdoored,
-                    images,
-                    source,
-                    config,
-                    seed,
-                    watch,
-                )?
-            }
+        let config = RetrainConfig {
+            training: session.config.defense_training(method).clone(),
+            ..session.config.retrain.clone()
         };
+        let trained = (images.images().len() * config.training.epochs) as u64;
+        let network = stages::repair(
+            session.processor(),
+            backdoored,
+            images,
+            source,
+            &config,
+            seed,
+            watch,
+        )?;
         let work = session.evaluate(self.chain, &network)?;
         if session.config.output.keep_repaired {
             let made_by = [
@@ -325,12 +316,13 @@ impl<'a> Running<'a> {
             let source = self.source(method, modeled, mixture.as_ref())?;
             self.repaired(defense, source, chain.seed, files, watch)
         })?;
-        let mut row = session.row(chain, &method.to_string(), &done.results, done.wall_s)?;
+        let mut row = session.row(chain, &method.to_string(), &done.results, done.cost.wall_s)?;
         row.mixture = mixture;
         if let Method::Mesa(beta) = method {
             let known = find(modeled, beta)?;
             let (samples, entropy) = (&known.samples.results, &known.entropy.results);
-            row.wall_s += known.fit.wall_s + known.samples.wall_s + known.entropy.wall_s;
+            let costs = [&known.fit.cost, &known.samples.cost, &known.entropy.cost];
+            row.wall_s += costs.map(|cost| cost.wall_s).iter().sum::<f64>();
             row.sample_asr = Some(samples.sample_asr);
             row.in_level_set = Some(samples.in_level_set);
             row.sample_mean = Some(samples.sample_mean);
@@ -443,7 +435,7 @@ impl Session {
 
     fn row(&self, chain: Chain, method: &str, found: &Evaluation, wall_s: f64) -> Result<Row> {
         let stamped = found.stamped.context("an evaluation without a trigger")?;
-        let trigger = chain.trigger.to_string().as_str().into();
+        let trigger = chain.trigger_name();
         let figures = [stamped.asr, found.clean_accuracy, stamped.regained_accuracy];
         let mut row = Row::new(trigger, chain.seed, method, figures);
         row.wall_s = wall_s;

@@ -79,7 +79,7 @@ impl Session {
 
 /// Whether nothing of a chain is left to do because committed rows have it all.
 pub(crate) fn is_all_committed(chain: Chain, left: &[Method], summary: &Summary) -> bool {
-    let trigger = chain.trigger.to_string().as_str().into();
+    let trigger = chain.trigger_name();
     let committed = |method: &str| {
         summary
             .row(&trigger, chain.seed, method)

@@ -61,7 +61,7 @@ pub(crate) fn distribution_of(
     let mut distribution = Distribution {
         preset: session.name.clone(),
         data: session.data.name.to_string(),
-        trigger: chain.trigger.to_string().as_str().into(),
+        trigger: chain.trigger_name(),
         seed: chain.seed,
         target_class: session.steps.target_class(chain),
         patch_shape: [height, width],

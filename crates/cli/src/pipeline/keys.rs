@@ -2,7 +2,7 @@
 
 use mesa_datasets::TriggerId;
 use mesa_models::{ENGINE_VERSION, Schedule};
-use mesa_record::{Key, Row, Step};
+use mesa_record::{Key, Row, Step, TriggerName};
 use serde_json::{Value, json};
 
 use crate::computer::Computer;
@@ -32,6 +32,11 @@ impl Chain {
         let trigger = row.trigger.to_string().parse().ok()?;
         let seed = row.seed;
         Some(Self { trigger, seed })
+    }
+
+    /// What rows call its trigger.
+    pub(crate) fn trigger_name(self) -> TriggerName {
+        self.trigger.to_string().as_str().into()
     }
 
     /// Where the chain's files are, below the folders of the run.

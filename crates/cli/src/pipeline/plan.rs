@@ -153,7 +153,7 @@ impl Session {
         stages.push(stage("entropy", work.entropies, 0));
         stages.retain(|stage| stage.steps > 0);
         let planned = chains.iter().map(|(chain, left)| {
-            let trigger = chain.trigger.to_string().as_str().into();
+            let trigger = chain.trigger_name();
             let done = |method: &&Method| {
                 let is_done =
                     |row: &Row| row.committed || !left.contains(method) || self.holds(row);

@@ -288,7 +288,7 @@ fn clean_source(
             sha256: loaded.sha256,
         });
     }
-    let Some(path) = assets::clean_network(shape, &data.name.to_string())? else {
+    let Some(path) = assets::clean_network(shape, &data.name.to_string()) else {
         return Ok(CleanSource::Trained);
     };
     let file = path

@@ -45,13 +45,13 @@ impl Session {
             differences: self.config.differences(),
         };
         if let Some(earlier) = earlier {
-            summary.peak_rss_mb = earlier.peak_rss_mb;
-            summary.at_once = earlier.at_once;
             summary.rows = earlier.rows;
             // Committed rows count only where this start asks for them.
             summary.rows.retain(|row| !row.committed && self.holds(row));
             if !summary.rows.is_empty() {
                 summary.device = both(&earlier.device, &summary.device);
+                summary.peak_rss_mb = earlier.peak_rss_mb;
+                summary.at_once = earlier.at_once;
             }
             self.remember(&summary.rows);
         }
@@ -66,10 +66,7 @@ impl Session {
         method: Method,
         fits: impl Fn(&Row) -> bool,
     ) -> bool {
-        let (trigger, name) = (
-            chain.trigger.to_string().as_str().into(),
-            method.to_string(),
-        );
+        let (trigger, name) = (chain.trigger_name(), method.to_string());
         self.config.defenses(method).iter().all(|defense| {
             summary.rows.iter().any(|row| {
                 (&row.trigger, row.seed, &row.method) == (&trigger, chain.seed, &name)

@@ -5,6 +5,7 @@ use std::path::Path;
 use mesa_record::{Detection, Verdict};
 
 use super::{Search, Searched};
+use crate::output;
 
 impl Search<'_> {
     /// The command that removes what was found.
@@ -38,17 +39,16 @@ impl Search<'_> {
             "--placement",
             args.placement.placement.map(|places| places.to_string()),
         );
-        option("-o", Some("repaired.safetensors".to_owned()));
+        // Beside that of another suspect, not instead of it.
+        let stem = args.model.file_stem().unwrap_or_default().to_string_lossy();
+        option(
+            "-o",
+            Some(output::quoted(&format!("{stem}-repaired.safetensors"))),
+        );
         (detection.verdict == Verdict::Backdoor).then(|| words.join(" "))
     }
 }
 
-/// A path as a shell takes it.
 fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
+    output::quoted(&path.to_string_lossy())
 }

@@ -244,7 +244,7 @@ fn running() -> Running {
 /// The networks of which every method has its row.
 fn networks_done(summary: &Summary, chains: &[Chain], methods: &[String]) -> usize {
     let is_done = |chain: &&Chain| {
-        let trigger = chain.trigger.to_string().as_str().into();
+        let trigger = chain.trigger_name();
         let has_row = |method: &String| summary.row(&trigger, chain.seed, method).is_some();
         methods.iter().all(has_row)
     };

@@ -12,6 +12,7 @@ use mesa_record::{GpuRecord, GpuRow, Row, Summary, write_bytes};
 use serde_json::json;
 
 use crate::args::{GpuPack, GpuUnpack};
+use crate::commands::check_not_input;
 use crate::output;
 
 /// What is taken of a run folder: records, no weights.
@@ -28,6 +29,12 @@ type Files = BTreeMap<String, Vec<u8>>;
 type Records = BTreeMap<String, Files>;
 
 pub(super) fn pack(args: &GpuPack, json: bool) -> Result<()> {
+    let records: Vec<PathBuf> = args
+        .folders
+        .iter()
+        .flat_map(|folder| FILES.map(|file| folder.join(file)))
+        .collect();
+    check_not_input(&args.to, records.iter().map(PathBuf::as_path))?;
     let names = write(&args.folders, &args.to)?;
     let plain = format!("wrote {} to {}", files(names.len()), args.to.display());
     output::result(json, &json!({ "packed": names }), &plain)
