@@ -269,7 +269,7 @@ fn a_place_of_the_settings_that_no_patch_fits_in_is_refused_at_once() {
     let text = fs_err::read_to_string(tiny()).unwrap();
     for (section, expected) in [
         ("retrain", "`retrain.placement`"),
-        ("backdoor", "trigger 170 and `backdoor.placement`"),
+        ("backdoor", "trigger 170 and `placement` of the backdoor"),
     ] {
         let at = text.find(&format!("[{section}]\n")).unwrap();
         let (before, after) = text.split_at(at);

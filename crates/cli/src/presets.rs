@@ -82,6 +82,7 @@ mod tests {
     #[test]
     fn every_preset_can_be_read_and_differs_as_its_name_says() {
         let of = |name| ExperimentConfig::preset(name).unwrap();
+        assert_eq!(PRESETS.len(), mesa_report::PRESETS.len());
         for ((name, _), (known, methods)) in PRESETS.iter().zip(mesa_report::PRESETS) {
             let found: Vec<String> = of(name).methods.iter().map(ToString::to_string).collect();
             assert_eq!(

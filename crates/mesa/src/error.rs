@@ -49,13 +49,13 @@ pub enum Error {
         /// The loss found.
         loss: f64,
     },
-    /// The statistics network's scores are too large for their mean exponential.
+    /// The mean exponential of the statistics network's scores is out of the range of numbers.
     #[error(
-        "the statistics network has diverged: its scores reach {largest}, whose exponential is no number"
+        "the statistics network has diverged: its scores reach {score}, out of the range of their exponentials"
     )]
     Scores {
-        /// The largest on the batch.
-        largest: f32,
+        /// The one that is no number, else the one farthest from zero.
+        score: f32,
     },
     /// A saved state belongs to another fit or measurement.
     #[error("the saved state belongs to other work ({found}), expected {expected}")]

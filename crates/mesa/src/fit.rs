@@ -110,8 +110,8 @@ impl SubModelFit {
     /// # Errors
     ///
     /// [`Error::Testing`] if the testing function fails, [`Error::Observations`] if its answer
-    /// has another shape, [`Error::Config`] if its triggers have, [`Error::Diverged`] if a loss
-    /// is no longer a number.
+    /// has another shape, [`Error::Config`] if its triggers have, [`Error::Diverged`] and
+    /// [`Error::Scores`] if a loss is no longer a number.
     pub fn run(
         &mut self,
         testing: &mut dyn TestingFunction,

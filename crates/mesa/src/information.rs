@@ -103,8 +103,8 @@ impl MovingAverage {
 ///
 /// # Errors
 ///
-/// [`Error::EmptyBatch`] if there are no pairs; [`Error::Scores`] if the average is no number any more,
-/// beyond scores of 709, or where one is none; [`Error::Tensor`] if an argument is not a vector.
+/// [`Error::EmptyBatch`] if there are no pairs; [`Error::Scores`] if the average has left the range of numbers,
+/// as by a score above 709; [`Error::Tensor`] if an argument is not a vector.
 pub fn statistics_loss(
     matched: &Tensor,
     mismatched: &Tensor,
@@ -118,8 +118,12 @@ pub fn statistics_loss(
     let log_average = average.update(log_mean_exp.exp()).ln();
     // An average that is infinite stays so, and T would go on without its second term.
     if !log_average.is_finite() {
-        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        return Err(Error::Scores { largest });
+        let farthest = scores
+            .iter()
+            .copied()
+            .max_by(|a, b| a.abs().total_cmp(&b.abs()));
+        let score = farthest.unwrap_or(f32::NAN);
+        return Err(Error::Scores { score });
     }
     let mean_matched = matched.mean(0)?;
     // exp(T − ln average) is exp(T) / average without the overflow.
@@ -386,10 +390,17 @@ mod tests {
 
     #[test]
     fn scores_beyond_the_averages_range_are_an_error() {
-        for wrong in [800.0, f32::NAN] {
-            let scores = vector(&[1.0, wrong]);
+        for (scores, expected) in [
+            ([1.0, 800.0], 800.0),
+            ([f32::NAN, -800.0], f32::NAN),
+            ([-760.0, -800.0], -800.0_f32),
+        ] {
+            let scores = vector(&scores);
             let refused = statistics_loss(&scores, &scores, &mut MovingAverage::new(0.1));
-            assert!(matches!(refused, Err(Error::Scores { .. })), "{refused:?}");
+            let Err(Error::Scores { score }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(score.to_bits(), expected.to_bits());
         }
     }
 

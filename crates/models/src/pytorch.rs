@@ -135,6 +135,9 @@ struct StateDict {
 /// Entries of a dictionary that are looked at for tensors which are not read.
 const LOOKED_AT: usize = 1 << 10;
 
+/// Modules beside a network that are gone through for tensors: a file may have many of one that takes long.
+const WALKS: usize = 8;
+
 /// The state dict: what lies under the one of [`KEYS`] that has tensors, else what is saved; a whole module
 /// stands for its own.
 fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
@@ -159,9 +162,10 @@ fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
     };
     if let Some(mut found) = found {
         let others = outer.iter().filter(|(key, _)| !KEYS.contains(key));
+        let mut walks = 0;
         let others = others
             .take(LOOKED_AT)
-            .filter(|(_, value)| has_tensors(pickle, *value));
+            .filter(|(_, value)| has_tensors(pickle, *value, &mut walks));
         found.beside = others.map(|(key, _)| shown(key)).collect();
         return Ok(found);
     }
@@ -196,16 +200,22 @@ fn state_dict_of(
     }))
 }
 
-/// Whether there are tensors in a module, or among the first of a dictionary's values.
-fn has_tensors(pickle: &Pickle<'_>, value: Id) -> bool {
+/// Whether there are tensors in a module, or among the first of a dictionary's values. `walks` counts the modules
+/// that were gone through.
+fn has_tensors(pickle: &Pickle<'_>, value: Id, walks: &mut usize) -> bool {
     let value = pickle.get(value);
-    let Value::Dict(items) = value else {
-        // A whole module may be a network as well, and so may one that is not understood.
-        let found = matches!(value, Value::Object(..)).then(|| state_dict_of(pickle, value));
-        return matches!(found, Some(Ok(Some(_)) | Err(_)));
-    };
-    let mut values = items.iter().take(LOOKED_AT).map(|(_, value)| *value);
-    values.any(|value| is_tensor(pickle, value))
+    match value {
+        Value::Dict(items) => {
+            let mut values = items.iter().take(LOOKED_AT).map(|(_, value)| *value);
+            values.any(|value| is_tensor(pickle, value))
+        }
+        Value::Object(_, Some(_)) => {
+            *walks += 1;
+            // One that is not understood, or not gone through, may be a network as well.
+            *walks > WALKS || !matches!(state_dict_of(pickle, value), Ok(None))
+        }
+        _ => false,
+    }
 }
 
 /// A dictionary's entries whose keys are texts; none of anything else. No key comes twice in what

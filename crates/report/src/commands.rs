@@ -100,6 +100,10 @@ pub(crate) fn commands(run: &Summary, program: Program) -> Vec<String> {
             networks_of.entry(done).or_default().push(network);
         }
     }
+    if networks_of.is_empty() {
+        // Stopped before the first defense.
+        networks_of.insert(Vec::new(), networks(run));
+    }
     let commands = networks_of.iter().flat_map(|(methods, networks)| {
         let more = if methods.is_empty() {
             String::new()
@@ -114,7 +118,8 @@ pub(crate) fn commands(run: &Summary, program: Program) -> Vec<String> {
 /// What a run on a GPU was told, of which its device's words tell.
 pub(crate) fn device_options(device: &str) -> String {
     let mut options = String::new();
-    if device == "cpu" {
+    // Early plans do not say it.
+    if ["cpu", ""].contains(&device) {
         return options;
     }
     options.push_str(" --device cuda");
@@ -251,6 +256,15 @@ mod tests {
             of(&run),
             ["cargo xtask reproduce --preset paper --triggers 0"]
         );
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_after_the_attack_has_a_command() {
+        let mut run = made_up::single();
+        run.preset = "cpu".to_owned();
+        run.rows.retain(|row| row.method == "backdoored");
+        let expected = ["mesa run --preset cpu --triggers 170"];
+        assert_eq!(commands(&run, Program::Run), expected);
     }
 
     #[test]

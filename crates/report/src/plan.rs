@@ -28,7 +28,7 @@ pub(crate) fn section(plan: &Plan) -> String {
 /// Of what this is the plan.
 pub(crate) fn heading(plan: &Plan) -> String {
     let place = match plan.device.as_str() {
-        "cpu" => "a CPU",
+        "cpu" | "" => "a CPU",
         _ => "a GPU",
     };
     format!("What preset {} needs on {place}", plan.preset)

@@ -52,7 +52,7 @@ pub(crate) fn named((trigger, seed): Network<'_>) -> String {
     format!("{trigger} (seed {seed})")
 }
 
-/// Whether triggers have several seeds, which all means take for networks of their own.
+/// Whether triggers have several seeds, which all tables take for networks of their own.
 pub(crate) fn seeds_note(summary: &Summary) -> Option<String> {
     let all = networks(summary);
     let mut triggers: Vec<&TriggerName> = all.iter().map(|(trigger, _)| *trigger).collect();

@@ -1,5 +1,6 @@
 //! `mesa report`: the report of a run, or the files made of the committed records.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -67,10 +68,15 @@ pub(crate) fn run(args: &Report, json: bool) -> Result<()> {
 /// Writes the report of one run.
 fn of_run(folder: &Path, page: Option<&Path>, json: bool) -> Result<()> {
     if let Some(page) = page {
-        // A page made earlier gives way, a record does not.
+        // A page made earlier gives way, what a run has written does not.
+        const WRITTEN: [&str; 6] = ["csv", "json", "log", "safetensors", "svg", "toml"];
         let files = fs_err::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let records = files.filter(|file| file.extension().is_none_or(|end| end != "html"));
-        let records: Vec<PathBuf> = records.collect();
+        let is_record = |file: &PathBuf| {
+            WRITTEN
+                .iter()
+                .any(|end| file.extension() == Some(OsStr::new(end)))
+        };
+        let records: Vec<PathBuf> = files.filter(is_record).collect();
         super::check_not_input(page, records.iter().map(PathBuf::as_path))?;
         super::check_output(page)?;
     }

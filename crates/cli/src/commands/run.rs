@@ -313,13 +313,6 @@ impl Chosen {
         if let Some((part, parts)) = args.shard {
             chains = chains.into_iter().skip(part - 1).step_by(parts).collect();
         }
-        for Chain { trigger, .. } in &chains {
-            // Told now, not after the clean network's training.
-            let placement = config.backdoor.placement;
-            placement
-                .check((IMAGE_SIDE, IMAGE_SIDE), trigger.trigger()?.size())
-                .with_context(|| format!("trigger {trigger} and `backdoor.placement`"))?;
-        }
         let methods = match &args.methods {
             Some(text) => methods(text, &config)?,
             None => config.methods.clone(),
@@ -353,9 +346,17 @@ impl Chosen {
             &self.config.data,
             if_missing,
         )?;
+        let config = self.config.clone().for_data(&data);
+        let placement = config.backdoor.placement;
+        for Chain { trigger, .. } in &self.chains {
+            // Told now, not after the clean network's training.
+            placement
+                .check((IMAGE_SIDE, IMAGE_SIDE), trigger.trigger()?.size())
+                .with_context(|| format!("trigger {trigger} and `placement` of the backdoor"))?;
+        }
         Session::new(Setup {
             name: self.name.clone(),
-            config: self.config.clone().for_data(&data),
+            config,
             data,
             run: RunDir::new(&self.out),
             clean: sources.clean.clone(),

@@ -52,11 +52,17 @@ fn built_in() -> Option<PathBuf> {
     Some(path)
 }
 
-/// Whether a file is such a network; it may be none at all.
+/// Whether a file is such a network; what is none is passed over.
 fn fits(path: &Path, shape: ResNetConfig, data: &str) -> bool {
-    load_network(path).is_ok_and(|(_, info)| {
-        info.config == shape && info.made_by.get("data").is_some_and(|name| name == data)
-    })
+    match load_network(path) {
+        Ok((_, info)) => {
+            info.config == shape && info.made_by.get("data").is_some_and(|name| name == data)
+        }
+        Err(error) => {
+            tracing::warn!("passed over: {error}");
+            false
+        }
+    }
 }
 
 /// The folder with this project's `assets` and `docs`, if the program is in or below it.
