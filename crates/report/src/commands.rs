@@ -8,23 +8,24 @@ use mesa_record::{Summary, TriggerName};
 
 use crate::rows::{Network, Repeats, methods, networks};
 
-/// The built-in settings of the command `mesa`, which `--preset` knows, and the methods that each has.
+/// The built-in settings of the command `mesa`, which `--preset` knows, and which of the paper's methods each
+/// leaves out.
 pub const PRESETS: [(&str, &[&str]); 15] = [
-    ("quick", &QUICK),
-    ("cpu", &CPU),
-    ("paper", &PAPER),
-    ("paper-color", &PAPER),
-    ("paper-cifar100", &PAPER),
-    ("cpu-cifar100", &CPU),
-    ("cpu-target-5", &CPU),
-    ("cpu-corner", &CPU),
-    ("cpu-images-500", &CPU),
-    ("cpu-images-2500", &CPU),
-    ("cpu-patch-2x2", &CPU),
-    ("cpu-patch-4x4", &CPU),
-    ("cpu-patch-5x5", &CPU),
-    ("cpu-preactresnet18", &CPU),
-    ("cpu-retrain-0.001", &RETRAIN),
+    ("quick", &["point", "ensemble:weighted"]),
+    ("cpu", &["point"]),
+    ("paper", &[]),
+    ("paper-color", &[]),
+    ("paper-cifar100", &[]),
+    ("cpu-cifar100", &["point"]),
+    ("cpu-target-5", &["point"]),
+    ("cpu-corner", &["point"]),
+    ("cpu-images-500", &["point"]),
+    ("cpu-images-2500", &["point"]),
+    ("cpu-patch-2x2", &["point"]),
+    ("cpu-patch-4x4", &["point"]),
+    ("cpu-patch-5x5", &["point"]),
+    ("cpu-preactresnet18", &["point"]),
+    ("cpu-retrain-0.001", &["fine-tune", "ensemble:weighted"]),
 ];
 
 const PAPER: [&str; 10] = [
@@ -37,37 +38,6 @@ const PAPER: [&str; 10] = [
     "mesa:0.5",
     "ensemble:turns",
     "ensemble:weighted",
-    "ideal",
-];
-const CPU: [&str; 9] = [
-    "no-trigger",
-    "random",
-    "fine-tune",
-    "mesa:0.9",
-    "mesa:0.8",
-    "mesa:0.5",
-    "ensemble:turns",
-    "ensemble:weighted",
-    "ideal",
-];
-const QUICK: [&str; 8] = [
-    "no-trigger",
-    "random",
-    "fine-tune",
-    "mesa:0.9",
-    "mesa:0.8",
-    "mesa:0.5",
-    "ensemble:turns",
-    "ideal",
-];
-const RETRAIN: [&str; 8] = [
-    "no-trigger",
-    "random",
-    "point",
-    "mesa:0.9",
-    "mesa:0.8",
-    "mesa:0.5",
-    "ensemble:turns",
     "ideal",
 ];
 
@@ -85,7 +55,9 @@ pub(crate) enum Program {
 /// same seeds. The methods of the preset need no word, those beyond them have commands of their own.
 pub(crate) fn commands(run: &Summary, program: Program) -> Vec<String> {
     let preset = PRESETS.iter().find(|(name, _)| *name == run.preset);
-    let usual: &[&str] = preset.map_or(&[], |(_, methods)| methods);
+    let left_out: &[&str] = preset.map_or(&PAPER, |(_, methods)| methods);
+    let usual = PAPER.iter().filter(|method| !left_out.contains(method));
+    let usual: Vec<&str> = usual.copied().collect();
     let mut networks_of: BTreeMap<Vec<&str>, Vec<Network<'_>>> = BTreeMap::new();
     for network in networks(run) {
         let has = |method: &&str| Repeats::of(run, network, method).is_some();
