@@ -306,10 +306,9 @@ impl ExperimentConfig {
         self.entropy.validate().context("`entropy`")?;
         self.retrain.validate().context("`retrain`")?;
         let [_, height, width] = self.mesa.trigger_shape;
-        let fits =
-            |placement: Placement| placement.check((IMAGE_SIDE, IMAGE_SIDE), (height, width));
-        fits(self.retrain.placement).context("`retrain.placement`")?;
-        fits(self.point.search.placement).context("`point.search.placement`")?;
+        let patch = (height, width);
+        check_place(self.retrain.placement, patch).context("`retrain.placement`")?;
+        check_place(self.point.search.placement, patch).context("`point.search.placement`")?;
         self.fine_tune.validate().context("`fine_tune`")?;
         ensure!(
             self.point.repeats > 0,
@@ -322,9 +321,16 @@ impl ExperimentConfig {
 
 /// Refuses a fixed place at which a patch (height, width) leaves the image.
 pub(crate) fn check_placement(placement: Placement, patch: (usize, usize)) -> Result<()> {
-    placement
-        .check((IMAGE_SIDE, IMAGE_SIDE), patch)
+    check_place(placement, patch)
         .map_err(|error| Usage(format!("the placement {placement}: {error}")).into())
+}
+
+/// The same of a place that settings say, which is no wrong use of the command line.
+pub(crate) fn check_place(
+    placement: Placement,
+    patch: (usize, usize),
+) -> mesa_datasets::Result<()> {
+    placement.check((IMAGE_SIDE, IMAGE_SIDE), patch)
 }
 
 #[cfg(test)]

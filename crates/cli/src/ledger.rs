@@ -208,17 +208,20 @@ impl Ledger {
             Some(record) if record.checkpoint_sha256 != digest_of(files)? => {
                 "its file was changed or removed".to_owned()
             }
-            Some(record) => match serde_json::from_value(record.results.clone()) {
-                Ok(results) => {
-                    tracing::debug!("{name}: reused");
-                    return Ok(Some(Finished {
-                        results,
-                        files: files.clone(),
-                        cost: Cost::of(&record),
-                    }));
+            Some(record) => {
+                let cost = Cost::of(&record);
+                match serde_json::from_value(record.results) {
+                    Ok(results) => {
+                        tracing::debug!("{name}: reused");
+                        return Ok(Some(Finished {
+                            results,
+                            files: files.clone(),
+                            cost,
+                        }));
+                    }
+                    Err(error) => format!("its record cannot be read: {error}"),
                 }
-                Err(error) => format!("its record cannot be read: {error}"),
-            },
+            }
         };
         let moved = self.run.move_aside(files)?;
         tracing::warn!(

@@ -77,20 +77,16 @@ impl StateFile {
 
     /// The state file that goes with a command's output.
     pub(crate) fn beside(output: &Path, key: Key) -> Self {
-        let mut name = output.as_os_str().to_owned();
-        name.push(".state");
-        Self::new(name, key)
+        Self::new(with_ending(output, ".state"), key)
     }
 
     /// The state of a further part of the same command.
     pub(crate) fn part(&self, name: &str, key: Key) -> Self {
-        let mut path = self.path.as_os_str().to_owned();
-        path.push(format!(".{name}"));
-        Self::new(path, key)
+        Self::new(with_ending(&self.path, &format!(".{name}")), key)
     }
 
     fn note(&self) -> PathBuf {
-        note_of(&self.path)
+        with_ending(&self.path, ".json")
     }
 
     /// Removes the state once its step is done.
@@ -110,13 +106,11 @@ impl StateFile {
         {
             return Ok(Some(note));
         }
-        let mut aside = self.path.as_os_str().to_owned();
-        aside.push(".old");
-        let aside = PathBuf::from(aside);
+        let aside = with_ending(&self.path, ".old");
         fs_err::rename(&self.path, &aside)?;
         // Renamed back, both are taken up by the command that they are of.
         if self.note().exists() {
-            fs_err::rename(self.note(), note_of(&aside))?;
+            fs_err::rename(self.note(), with_ending(&aside, ".json"))?;
         }
         tracing::warn!(
             "{} is of other settings or input files; moved to {}",
@@ -127,10 +121,10 @@ impl StateFile {
     }
 }
 
-/// The note beside the state in a file.
-fn note_of(state: &Path) -> PathBuf {
-    let mut name = state.as_os_str().to_owned();
-    name.push(".json");
+/// The file beside another whose name has more at its end.
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
     name.into()
 }
 

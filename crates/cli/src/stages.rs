@@ -127,20 +127,6 @@ pub(crate) fn sample_test(
     Ok(testing.finish()?)
 }
 
-/// Retrains a backdoored network with triggers under true labels.
-pub(crate) fn retrain(
-    processor: &Processor,
-    backdoored: Network,
-    images: DefenseImages,
-    source: TriggerSource,
-    config: &RetrainConfig,
-    seed: u64,
-    watch: &mut Watch,
-) -> Result<Network> {
-    let mut batches = RetrainBatches::new(images, source, config, seed)?;
-    train(processor, backdoored, &config.training, &mut batches, watch)
-}
-
 /// Repairs a backdoored network: retrained with the triggers of a source, or without one trained on as if it
 /// were clean, which is what people do first.
 pub(crate) fn repair(
@@ -152,13 +138,14 @@ pub(crate) fn repair(
     seed: u64,
     watch: &mut Watch,
 ) -> Result<Network> {
-    if let Some(source) = source {
-        let images = images.clone();
-        return retrain(processor, backdoored, images, source, config, seed, watch);
-    }
-    let (images, config) = (images.images().clone(), &config.training);
-    let mut batches = AugmentedBatches::new(images, config.batch_size, "fine-tune", seed)?;
-    train(processor, backdoored, config, &mut batches, watch)
+    let training = &config.training;
+    let mut batches: Box<dyn BatchSource> = if let Some(source) = source {
+        Box::new(RetrainBatches::new(images.clone(), source, config, seed)?)
+    } else {
+        let (images, size) = (images.images().clone(), training.batch_size);
+        Box::new(AugmentedBatches::new(images, size, "fine-tune", seed)?)
+    };
+    train(processor, backdoored, training, &mut *batches, watch)
 }
 
 /// Reverses one trigger by its pixels; what Ctrl-C stops starts anew.

@@ -28,7 +28,8 @@ pub const PRESETS: [(&str, &[&str]); 15] = [
     ("cpu-retrain-0.001", &["fine-tune", "ensemble:weighted"]),
 ];
 
-const PAPER: [&str; 10] = [
+/// The paper's methods.
+pub(crate) const PAPER: [&str; 10] = [
     "no-trigger",
     "random",
     "fine-tune",
@@ -55,16 +56,20 @@ pub(crate) enum Program {
 /// same seeds. The methods of the preset need no word, those beyond them have commands of their own.
 pub(crate) fn commands(run: &Summary, program: Program) -> Vec<String> {
     let preset = PRESETS.iter().find(|(name, _)| *name == run.preset);
-    let left_out: &[&str] = preset.map_or(&PAPER, |(_, methods)| methods);
-    let usual = PAPER.iter().filter(|method| !left_out.contains(method));
-    let usual: Vec<&str> = usual.copied().collect();
+    let usual: Option<Vec<&str>> = preset.map(|(_, left_out)| {
+        let usual = PAPER
+            .into_iter()
+            .filter(|method| !left_out.contains(method));
+        usual.collect()
+    });
     let mut networks_of: BTreeMap<Vec<&str>, Vec<Network<'_>>> = BTreeMap::new();
     for network in networks(run) {
         let has = |method: &&str| Repeats::of(run, network, method).is_some();
         let mut done: Vec<&str> = methods(run).into_iter().filter(has).collect();
         done.retain(|method| !["clean", "backdoored"].contains(method));
-        let has_usual = usual.iter().all(|method| done.contains(method));
-        if has_usual && preset.is_some() {
+        if let Some(usual) = &usual
+            && usual.iter().all(|method| done.contains(method))
+        {
             networks_of.entry(Vec::new()).or_default().push(network);
             done.retain(|method| !usual.contains(method));
         }

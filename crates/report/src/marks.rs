@@ -117,30 +117,22 @@ fn star() -> [Point; 10] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::PAPER;
 
-    const METHODS: [&str; 12] = [
-        "clean",
-        "backdoored",
-        "no-trigger",
-        "random",
-        "fine-tune",
-        "point",
-        "mesa:0.9",
-        "mesa:0.8",
-        "mesa:0.5",
-        "ensemble:turns",
-        "ensemble:weighted",
-        "ideal",
-    ];
+    /// All rows of a network.
+    fn methods() -> Vec<&'static str> {
+        [&["clean", "backdoored"], &PAPER[..]].concat()
+    }
 
     #[test]
     fn no_two_methods_look_alike_without_color() {
+        let methods = methods();
         let looks = |method: &&str| {
-            let mark = Mark::of(method, &METHODS);
+            let mark = Mark::of(method, &methods);
             (mark.shape, mark.filled)
         };
-        for (index, method) in METHODS.iter().enumerate() {
-            for other in &METHODS[..index] {
+        for (index, method) in methods.iter().enumerate() {
+            for other in &methods[..index] {
                 assert_ne!(looks(method), looks(other), "{method} and {other}");
             }
         }
@@ -161,8 +153,8 @@ mod tests {
             0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5)
         };
         let ground = luminance(GROUND) + 0.05;
-        for method in METHODS {
-            let color = Mark::of(method, &METHODS).color;
+        for method in methods() {
+            let color = Mark::of(method, &methods()).color;
             let contrast = ground / (luminance(color) + 0.05);
             assert!(contrast > 4.5, "{method}: {contrast:.2}");
         }

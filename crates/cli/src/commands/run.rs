@@ -7,13 +7,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use mesa_datasets::TriggerId;
-use mesa_models::IMAGE_SIDE;
 use mesa_record::{Lock, Plan, RunDir, Summary, write_text};
 use mesa_report::Report;
 
 use crate::args::{Pace, Run, Running, Selection, Sources};
 use crate::computer::Computer;
-use crate::config::ExperimentConfig;
+use crate::config::{ExperimentConfig, check_place};
 use crate::inputs::IfMissing;
 use crate::live::Live;
 use crate::method::Method;
@@ -350,8 +349,7 @@ impl Chosen {
         let placement = config.backdoor.placement;
         for Chain { trigger, .. } in &self.chains {
             // Told now, not after the clean network's training.
-            placement
-                .check((IMAGE_SIDE, IMAGE_SIDE), trigger.trigger()?.size())
+            check_place(placement, trigger.trigger()?.size())
                 .with_context(|| format!("trigger {trigger} and `placement` of the backdoor"))?;
         }
         Session::new(Setup {

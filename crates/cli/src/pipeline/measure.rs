@@ -113,15 +113,14 @@ impl Session {
         }
         if has("defend") {
             let mut watch = Watch::measuring("measuring: defend", batches);
-            let images = self.defense_images.clone();
             let [_, height, width] = config.mesa.trigger_shape;
             let size = (height, width);
             let source = TriggerSource::Random { size };
-            stages::retrain(
+            stages::repair(
                 self.processor(),
                 network()?,
-                images,
-                source,
+                &self.defense_images,
+                Some(source),
                 &config.retrain,
                 0,
                 &mut watch,
