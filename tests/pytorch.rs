@@ -140,6 +140,17 @@ fn an_exported_network_is_the_same_in_every_format() {
         "{}",
         other.stderr
     );
+    let theirs = at("t.pth");
+    let torchvisions = export(&second, &theirs, &["--names", "torchvision"]);
+    assert_eq!(torchvisions["width"], 3);
+    let holds = |path: &str, name: &[u8]| {
+        let bytes = fs_err::read(path).unwrap();
+        bytes.windows(name.len()).any(|part| part == name)
+    };
+    assert!(holds(&theirs, b"layer2.0.downsample.0.weight") && holds(&theirs, b"fc.bias"));
+    assert!(!holds(&second, b"downsample") && holds(&second, b"linear.bias"));
+    export(&theirs, &third, &[]);
+    assert_eq!(tensors(&first), tensors(&third));
     let nameless = say(&["export", &second, "-o", &at("d.onnx")]);
     assert_eq!(nameless.code, Some(2));
 }

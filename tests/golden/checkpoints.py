@@ -2,14 +2,17 @@
 
 Written by generate.py. Each holds a small network in one of the ways in which programs save
 theirs; `checkpoints.safetensors` holds images and the logits that each of them gives, in f64.
-`legacy` is `bare` once more, in the format before PyTorch 1.6; its storages' keys and their order
-are another run's at each writing.
+`legacy` and `first_legacy` are `bare` once more, in the format before PyTorch 1.6, the latter with tensors as
+PyTorch before 0.4 described them; their storages' keys and the order of these are another run's at each
+writing.
 The files named `refused_…` hold what is not read.
 """
 
 import argparse
 import io
 import pathlib
+import pickle
+import types
 import zipfile
 from unittest import mock
 
@@ -78,6 +81,27 @@ def legacy_training(model):
     return saved(training | beside, _use_new_zipfile_serialization=False)
 
 
+class PicklerBefore04(pickle._Pickler):
+    """Describes tensors by their storage, place, size and strides alone."""
+
+    def reducer_override(self, value):
+        if not isinstance(value, torch.Tensor):
+            return NotImplemented
+        storage = value.untyped_storage()
+        typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=value.dtype, _internal=True)
+        place = value.storage_offset(), tuple(value.size()), value.stride()
+        return torch._utils._rebuild_tensor, (typed, *place)
+
+
+def legacy_at_first(model):
+    """The network as PyTorch before 0.4 saved it, without counters of batches, which came later."""
+    state = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
+    module = types.ModuleType("before_0_4")
+    module.Pickler, module.dump = PicklerBefore04, pickle.dump
+    training = {"state_dict": {f"module.{name}": value for name, value in state.items()}, "best_prec1": 91.7}
+    return saved(training, pickle_module=module, _use_new_zipfile_serialization=False)
+
+
 def traced(model, images):
     """The network in TorchScript, without its normalization, which is no layer of it, and without what
     helps to debug it, which names this machine's files."""
@@ -134,6 +158,7 @@ def files(seeded, images):
     model = seeded(2, 10).float()
     # Before the logits, for which the network becomes f64.
     contents["legacy"] = legacy_training(model)
+    contents["first_legacy"] = legacy_at_first(model)
     add("bare", model, model.state_dict(), model.state_dict())
 
     # As the common CIFAR training script does, from a network in data parallelism and in f16.

@@ -155,7 +155,11 @@ fn the_first_records_folder_counts() {
         new.raw_copy_file(entry).unwrap();
     }
     let refused = refusal(&new.finish().unwrap().into_inner());
-    assert!(matches!(&refused, PytorchError::MissingRecord { name } if name == "data.pkl"));
+    let holds = |holds: &str| holds.starts_with("first/version, archive/data.pkl");
+    assert!(
+        matches!(&refused, PytorchError::OtherArchive { holds: found } if holds(found)),
+        "{refused}"
+    );
 }
 
 /// What another program, PyTorch among them, would find to be another archive.
@@ -290,6 +294,99 @@ fn a_second_network_is_refused_or_named() {
     }
     let alone = fs_err::read(file("net")).unwrap();
     assert!(read(&alone).unwrap().beside.is_empty());
+}
+
+/// The file `name` with some bytes of its pickle replaced wherever they stand.
+fn replaced(name: &str, from: &[u8], to: &[u8]) -> Vec<u8> {
+    let whole = fs_err::read(file(name)).unwrap();
+    rewritten(&whole, CompressionMethod::Stored, |name, content| {
+        if !name.ends_with("data.pkl") {
+            return Some(content);
+        }
+        let (mut out, mut rest) = (Vec::new(), &content[..]);
+        while let Some(at) = rest.windows(from.len()).position(|bytes| bytes == from) {
+            out.extend([&rest[..at], to].concat());
+            rest = &rest[at + from.len()..];
+        }
+        assert!(!out.is_empty(), "it is there");
+        Some([out, rest.to_vec()].concat())
+    })
+}
+
+#[test]
+fn a_network_under_an_unusual_key_is_read_if_no_other_is_there() {
+    let renamed = replaced("net", b"X\x03\0\0\0net", b"X\x03\0\0\0abc");
+    let loaded = read(&renamed).unwrap();
+    assert_eq!(
+        (loaded.key.as_deref(), loaded.beside.len()),
+        (Some("abc"), 0)
+    );
+    let usual = load_network_with(&file("net"), None).unwrap();
+    assert_eq!(usual.key, None);
+    let bits = |network: &mesa_models::Network| format!("{:?}", network.state().unwrap());
+    assert_eq!(bits(&loaded.network), bits(&usual.network));
+    // Two of them are not told apart.
+    let second = rewritten(&renamed, CompressionMethod::Stored, |name, mut content| {
+        if name.ends_with("data.pkl") {
+            assert_eq!(content.pop(), Some(b'.'));
+            text(&mut content, "other");
+            content.extend(b"}");
+            text(&mut content, "conv1.weight");
+            content.extend(b"ctorch._utils\n_rebuild_tensor_v2\n)Rss.");
+        }
+        Some(content)
+    });
+    let refused = refusal(&second).to_string();
+    let words = "the keys [abc, acc, epoch, other]; save the one that is meant alone";
+    assert!(refused.contains(words), "{refused}");
+}
+
+/// By its layers' names it would pass for a network without them.
+#[test]
+fn a_module_that_pools_is_refused_by_its_layer() {
+    let pooling = replaced(
+        "module",
+        b"ctorch.nn.modules.batchnorm\nBatchNorm2d\n",
+        b"ctorch.nn.modules.pooling\nMaxPool2d\n",
+    );
+    let refused = refusal(&pooling);
+    let PytorchError::Pooling { name } = &refused else {
+        panic!("{refused}")
+    };
+    assert!(name.contains("bn1"), "{name}");
+    let average = replaced(
+        "module",
+        b"ctorch.nn.modules.batchnorm\nBatchNorm2d\n",
+        b"ctorch.nn.modules.pooling\nAvgPool2d\n",
+    );
+    assert!(read(&average).is_ok());
+}
+
+/// `torch.load` runs the first pickle of a file before it finds out that it wrote none of it.
+#[test]
+fn bare_pickles_that_run_code_are_called_so() {
+    let later = b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R.";
+    let first = b"cposix\nsystem\n(S'true'\ntR.";
+    let whole = fs_err::read(file("bare")).unwrap();
+    for bytes in [&later[..], first, &[&later[..], &whole].concat()] {
+        let refused = refusal(bytes);
+        assert!(
+            matches!(&refused, PytorchError::RunsCode { name } if name == "posix.system"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn an_archive_of_other_things_is_called_so() {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    for name in ["model/resnet18.pth", "model/a.txt", "b", "c"] {
+        zip.start_file(name, SimpleFileOptions::default()).unwrap();
+    }
+    let refused = refusal(&zip.finish().unwrap().into_inner()).to_string();
+    let words =
+        "it holds [model/resnet18.pth, model/a.txt, b, and 1 more]: if a checkpoint is among them";
+    assert!(refused.contains(words), "{refused}");
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {

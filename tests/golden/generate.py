@@ -130,6 +130,25 @@ class BasicBlock(nn.Module):
         return relu(self.bn2(self.conv2(out)) + self.shortcut(xs))
 
 
+class PaddedShortcut(nn.Module):
+    """Every second pixel, between channels of zeros (option A of He et al. 2016)."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.stride, self.zeros = stride, (outputs - inputs) // 2
+
+    def forward(self, xs):
+        xs = xs[:, :, :: self.stride, :: self.stride]
+        return F.pad(xs, (0, 0, 0, 0, self.zeros, self.zeros))
+
+
+class PaddedBlock(BasicBlock):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__(inputs, outputs, stride)
+        if len(self.shortcut) > 0:
+            self.shortcut = PaddedShortcut(inputs, outputs, stride)
+
+
 class Bottleneck(nn.Module):
     def __init__(self, inputs, width, stride):
         super().__init__()
@@ -238,6 +257,7 @@ SHALLOW, DEEP, NARROW = (2, 2, 2, 2), (3, 4, 6, 3), (3, 3, 3)
 NETWORKS = {
     "resnet18": (SHALLOW, BasicBlock),
     "resnet20": (NARROW, BasicBlock),
+    "paddedresnet20": (NARROW, PaddedBlock),
     "resnet34": (DEEP, BasicBlock),
     "resnet50": (DEEP, Bottleneck),
     "preactresnet18": (SHALLOW, PreactivatedBlock),
@@ -292,6 +312,7 @@ def seeded_resnet(draw, width, num_classes, mean, std, images, kind="resnet18"):
     # passes them, as in a trained one.
     last = {
         "resnet20": "bn2.weight",
+        "paddedresnet20": "bn2.weight",
         "resnet34": "bn2.weight",
         "resnet50": "bn3.weight",
         "preactresnet50": "bn3.weight",
@@ -673,6 +694,7 @@ def cases():
         resnet_case("resnet18_w4", 3, 4, 10, *CIFAR10, every_gradient=True)
         | resnet_case("resnet18_w5", 4, 5, 7, *CIFAR100, every_gradient=False)
         | resnet_case("resnet20_w2", 25, 2, 10, *CIFAR10, every_gradient=True, kind="resnet20")
+        | resnet_case("paddedresnet20_w2", 35, 2, 10, *CIFAR10, every_gradient=True, kind="paddedresnet20")
         | resnet_case("resnet34_w2", 447, 2, 10, *CIFAR10, every_gradient=True, kind="resnet34")
         | resnet_case("resnet50_w2", 526, 2, 10, *CIFAR10, every_gradient=True, kind="resnet50")
         | resnet_case("preactresnet18_w5", 14, 5, 7, *CIFAR100, every_gradient=True, kind="preactresnet18")

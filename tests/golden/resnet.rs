@@ -1,18 +1,19 @@
 //! Residual networks of even and odd width, of basic blocks and of bottlenecks, batch norm behind and
-//! before the convolutions, four stages and three: inference, pixel gradients, and training.
+//! before the convolutions, four stages and three, shortcuts that learn nothing: inference, pixel gradients, and training.
 
 use candle::{DType, Tensor};
-use mesa_models::{Network, Normalization, ResNetConfig, Seeds, Sgd};
+use mesa_models::{Network, Normalization, ResNetConfig, Seeds, Sgd, TargetGradient};
 
 use super::{Vectors, assert_close, values};
 
 /// Twenty to fifty convolutions deep, f32 keeps five digits of activations, and of their gradients.
 const TOLERANCE: f32 = 2e-5;
 
-const CASES: [&str; 8] = [
+const CASES: [&str; 9] = [
     "resnet18_w4",
     "resnet18_w5",
     "resnet20_w2",
+    "paddedresnet20_w2",
     "resnet34_w2",
     "resnet50_w2",
     "preactresnet18_w5",
@@ -83,7 +84,13 @@ fn gradients_with_respect_to_patches_agree_wherever_they_lie() {
         let strips = ([(31, 0), (0, 27), (7, 11)], (1, 5));
         for (places, patch) in [whole, corners, strips] {
             let (_, gradients) = classifier
-                .target_probability_gradient(&images, target_class, &places, patch, 2.0)
+                .target_gradient(
+                    &images,
+                    target_class,
+                    &places,
+                    patch,
+                    TargetGradient::Probability(2.0),
+                )
                 .unwrap();
             for (image, (row, column)) in places.into_iter().enumerate() {
                 let part = expected.get(image).unwrap();
@@ -116,12 +123,12 @@ fn no_gradient_is_computed_where_the_probability_is_high_enough() {
     let below = f32::midpoint(sorted[0], sorted[1]);
     assert!(below - sorted[0] > 1e-4, "one is clearly below");
     let (found, gradients) = classifier
-        .target_probability_gradient(
+        .target_gradient(
             &vectors.tensor("images"),
             vectors.number("target_class") as u32,
             &[(5, 5); 3],
             (3, 3),
-            below,
+            TargetGradient::Probability(below),
         )
         .unwrap();
     assert_close("probability", &found, &expected, TOLERANCE);

@@ -21,8 +21,8 @@ pub(crate) use gpu::{GpuAction, GpuCommand, GpuPack, GpuUnpack};
 pub(crate) use runs::{Pace, Plan, Report, Run, Selection, Sources};
 pub(crate) use shells::{Completions, Man};
 pub(crate) use steps::{
-    Attack, Control, DataAction, DataCommand, DataFetch, Defend, Evaluate, Export, Fit, OnHub,
-    Pretrain, Sample, ScheduleName, SplitName,
+    Attack, Control, DataAction, DataCommand, DataFetch, Defend, Evaluate, Export, Fit, Names,
+    OnHub, Pretrain, Sample, ScheduleName, SplitName,
 };
 
 /// Finds and removes neural backdoors by modeling the whole distribution of their triggers (MESA).
@@ -109,7 +109,7 @@ pub(crate) struct DataArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct NormalizeArgs {
     /// Normalization of a network whose file does not say it: `cifar10`,
-    /// `cifar100`, `none`, or means and deviations `M,M,M/S,S,S` [default: by its
+    /// `cifar100`, `imagenet`, `none`, or means and deviations `M,M,M/S,S,S` [default: by its
     /// number of classes]
     #[arg(long, value_name = "HOW", allow_hyphen_values = true)]
     pub(crate) normalize: Option<Normalization>,

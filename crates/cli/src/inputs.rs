@@ -212,6 +212,7 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
         normalization_from,
         own_normalization,
         is_module,
+        key,
         classes,
         beside,
     } = loaded?;
@@ -222,6 +223,11 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
             "{file} is a whole module, taken for the {} that its layers are named like; what else its class does \
              is not known here",
             info.config.architecture
+        );
+    }
+    if let Some(key) = key {
+        tracing::info!(
+            "{file}: the only tensors by name lie under `{key}`, and are taken for the network"
         );
     }
     if !beside.is_empty() {
@@ -277,9 +283,10 @@ fn first_names(names: impl Iterator<Item = String>) -> String {
 pub(crate) const CHECKED_IMAGES: usize = 500;
 
 /// How networks in files of others are normalized for the most part; the last but one is `BackdoorBench`'s.
-const COMMON_NORMALIZATIONS: [&str; 5] = [
+const COMMON_NORMALIZATIONS: [&str; 6] = [
     "cifar10",
     "cifar100",
+    "imagenet",
     "none",
     "0.4914,0.4822,0.4465/0.247,0.243,0.261",
     "0.5,0.5,0.5/0.5,0.5,0.5",
@@ -291,10 +298,18 @@ const MUCH_BETTER: f64 = 0.05;
 /// Share of what can be gained over chance below which a network is near it.
 const NEAR_CHANCE: f64 = 0.1;
 
+/// The share below which somebody who knows better may want to be told.
+const LOW: f64 = 0.5;
+
+/// The share of what can be gained over chance that a network of so many classes has gained.
+fn above_chance(clean_accuracy: f64, classes: usize) -> f64 {
+    let chance = 1.0 / classes as f64;
+    (clean_accuracy - chance) / (1.0 - chance)
+}
+
 /// Whether a network of so many classes is hardly better than guessing.
 fn is_near_chance(clean_accuracy: f64, classes: usize) -> bool {
-    let chance = 1.0 / classes as f64;
-    clean_accuracy < chance + NEAR_CHANCE * (1.0 - chance)
+    above_chance(clean_accuracy, classes) < NEAR_CHANCE
 }
 
 /// Warns of a training that left a network hardly better than guessing.
@@ -323,8 +338,9 @@ impl Loaded {
             NormalizationSource::Caller
             | NormalizationSource::Layer
             | NormalizationSource::Classes => format!(
-                "the usual causes are a wrong normalization ({} was taken, and --normalize says otherwise) and \
-                 classes in another order than the data's",
+                "the usual causes are a wrong normalization ({} was taken, and --normalize says otherwise), classes \
+                 in another order than the data's, and a network that computes otherwise than its layers' names say \
+                 (with max-pooling, say, or other strides)",
                 self.info.normalization
             ),
         };
@@ -356,7 +372,10 @@ impl Loaded {
             ..config.clone()
         };
         let data = data(args, wanted, &no_stand_in, IfMissing::Leave).with_context(|| {
-            format!("looking for data of {classes} classes, as many as the network has")
+            format!(
+                "looking for data of {classes} classes, as many as the network has; --data names a folder with one folder \
+                 of images for each"
+            )
         })?;
         ensure!(
             data.num_classes() == classes,
@@ -364,6 +383,22 @@ impl Loaded {
             data.source,
             data.num_classes()
         );
+        let is_drawn = matches!(
+            data.source,
+            Source::Classes {
+                division: Division::Drawn { .. },
+                ..
+            }
+        );
+        let trained_on = self.info.made_by.get("data_sha256");
+        if is_drawn && trained_on.is_some_and(|digest| *digest != data.digest) {
+            tracing::warn!(
+                "{} was trained on other images than {} holds now: which of them are for testing is drawn anew where \
+                 files come or go, so that the network may have seen some of those it is tested on",
+                self.path.display(),
+                data.source
+            );
+        }
         Ok(data)
     }
 
@@ -432,6 +467,13 @@ impl Loaded {
                 images.len(),
                 percent(ours),
                 percent(with_it)
+            );
+        } else if above_chance(ours, self.info.config.num_classes) < LOW {
+            tracing::warn!(
+                "a clean accuracy of {} is low for a network in use: if more is known of this one, it computes otherwise \
+                 than its layers' names say (with max-pooling, say, or other strides), and what is found here is not \
+                 about it",
+                percent(ours)
             );
         }
         Ok(())

@@ -48,6 +48,16 @@ impl ConvShape {
         self.kernel * self.kernel
     }
 
+    /// Dimensions of the weights: (output channel, input channel, row, column).
+    pub fn dims(&self) -> Vec<usize> {
+        vec![
+            self.out_channels,
+            self.in_channels,
+            self.kernel,
+            self.kernel,
+        ]
+    }
+
     /// Floats of the packed weights.
     pub fn packed_len(&self) -> usize {
         blocks(self.out_channels) * self.block_len()
@@ -63,14 +73,28 @@ impl ConvShape {
         self.taps() * self.out_channels * BLOCK
     }
 
+    /// Refuses layouts of other images than the shape's.
+    fn check_layouts(&self, input: &Layout, output: &Layout) -> Result<()> {
+        let fit = input.channels == self.in_channels
+            && output.channels == self.out_channels
+            && input.stride >= input.channels
+            && output.stride >= output.channels
+            && output.height == self.output_side(input.height)
+            && output.width == self.output_side(input.width);
+        if fit {
+            Ok(())
+        } else {
+            Err(self.error(input.height, input.width))
+        }
+    }
+
     /// Packs weights given as (output channel, input channel, row, column).
     ///
     /// # Errors
     ///
     /// [`Error::Length`] if `weights` does not belong to the shape.
     pub fn pack(&self, weights: &[f32]) -> Result<Vec<f32>> {
-        let expected = self.out_channels * self.in_channels * self.taps();
-        check_len("weights", weights.len(), expected)?;
+        check_len("weights", weights.len(), self.dims().iter().product())?;
         let mut packed = vec![0.0; self.packed_len()];
         self.for_each(|plain, packed_at, _| packed[packed_at] = weights[plain]);
         Ok(packed)
@@ -83,7 +107,7 @@ impl ConvShape {
     /// [`Error::Length`] if `packed` does not belong to the shape.
     pub fn unpack(&self, packed: &[f32]) -> Result<Vec<f32>> {
         check_len("packed weights", packed.len(), self.packed_len())?;
-        let mut weights = vec![0.0; self.out_channels * self.in_channels * self.taps()];
+        let mut weights = vec![0.0; self.dims().iter().product()];
         self.for_each(|plain, packed_at, _| weights[plain] = packed[packed_at]);
         Ok(weights)
     }
@@ -229,13 +253,8 @@ impl Conv {
     pub fn direct(shape: ConvShape, input: &Layout, output: &Layout) -> Result<Self> {
         shape.check(input.height, input.width)?;
         let padding = shape.kernel / 2;
-        let fits = input.channels == shape.in_channels
-            && output.channels == shape.out_channels
-            && output.height == shape.output_side(input.height)
-            && output.width == shape.output_side(input.width)
-            && output.stride.is_multiple_of(BLOCK)
-            && input.border >= padding;
-        if !fits {
+        shape.check_layouts(input, output)?;
+        if !(output.holds_blocks() && input.border >= padding) {
             return Err(shape.error(input.height, input.width));
         }
         let row = input.row_len() as isize;
@@ -438,6 +457,10 @@ impl ConvInputGradient {
     pub fn direct(shape: ConvShape, output: &Layout, input: &Layout) -> Result<Self> {
         shape.check(input.height, input.width)?;
         let padding = shape.kernel / 2;
+        shape.check_layouts(input, output)?;
+        if !(input.holds_blocks() && output.border >= padding) {
+            return Err(shape.error(input.height, input.width));
+        }
         let mut gathers = Vec::new();
         for row_parity in 0..shape.stride.min(input.height) {
             for column_parity in 0..shape.stride.min(input.width) {
@@ -475,7 +498,6 @@ impl ConvInputGradient {
                 });
             }
         }
-        debug_assert!(output.border >= padding, "taps would leave the image");
         let reached: usize = gathers.iter().map(|gather| gather.targets.len()).sum();
         Ok(Self {
             shape,

@@ -54,8 +54,8 @@ impl Head<'_> {
         }
     }
 
-    /// The gradient of the feature maps of one image, from that of its logits; pixels outside
-    /// the border only.
+    /// The gradient of the feature maps of one image, from that of its logits, laid out as `layout`, whose
+    /// border is left as it is.
     ///
     /// # Panics
     ///

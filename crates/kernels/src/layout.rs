@@ -55,6 +55,11 @@ impl Layout {
         }
     }
 
+    /// Whether a pixel has room for its channels in whole blocks, as kernels write them.
+    pub(crate) fn holds_blocks(&self) -> bool {
+        self.stride.is_multiple_of(BLOCK) && self.stride >= self.channels
+    }
+
     /// Floats of one image.
     pub fn len(&self) -> usize {
         (self.height + 2 * self.border) * self.row_len()

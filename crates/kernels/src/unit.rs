@@ -67,14 +67,15 @@ pub struct Unit {
     relu: bool,
 }
 
-/// What a unit keeps from its forward pass for its backward pass. Grows to the largest batch it
-/// has seen and is reused.
+/// What a unit keeps from its forward pass for its backward pass, reused while batches are of one size.
 #[derive(Clone, Debug, Default)]
 pub struct Activations {
     output: Buffer,
     raw: Buffer,
     /// Two rows of channels for each image: its moments, later its gradient's sums.
     sums: Vec<f32>,
+    /// Whether they are the gradient's.
+    reduced: bool,
     norm: Normalization,
     gradients: Gradients,
     /// Whether the sum started from a skip, which the sum's gradient is one of, too.
@@ -244,6 +245,7 @@ impl Unit {
             kept.raw = Buffer::zeros(batch * len);
         }
         kept.sums.resize(batch * 2 * stride, 0.0);
+        kept.reduced = false;
         kept.skips = skip.is_some();
         let packed = self.conv.weights(path, weights.conv, &mut scratch.weights);
         kept.raw
@@ -360,6 +362,7 @@ impl Unit {
         scratch: &mut Scratch,
     ) {
         if self.norm {
+            assert!(kept.reduced, "nobody took the gradient's sums");
             combine_gradients(
                 &self.raw,
                 &kept.sums,
@@ -599,9 +602,10 @@ impl Activations {
         std::mem::take(&mut self.sums)
     }
 
-    /// Gives the sums back.
+    /// Gives the sums back, which are now the gradient's.
     pub fn give_sums(&mut self, sums: Vec<f32>) {
         self.sums = sums;
+        self.reduced = true;
     }
 }
 

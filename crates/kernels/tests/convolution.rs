@@ -370,3 +370,51 @@ fn refuses_what_it_has_no_code_for() {
         );
     }
 }
+
+/// Kernels trust the layouts that they were planned for.
+#[test]
+fn refuses_layouts_that_it_would_leave() {
+    let shape = ConvShape {
+        in_channels: 20,
+        out_channels: 20,
+        kernel: 3,
+        stride: 1,
+    };
+    let (bordered, plain) = (Layout::features(20, 8, 8, 1), Layout::features(20, 8, 8, 0));
+    assert!(Conv::new(shape, &bordered, &plain).is_ok());
+    assert!(ConvInputGradient::new(shape, &bordered, &plain).is_ok());
+    let wrong_targets = [
+        Layout {
+            stride: 16,
+            ..plain
+        },
+        Layout {
+            stride: 24,
+            ..plain
+        },
+        Layout::features(20, 7, 8, 0),
+        Layout::features(12, 8, 8, 0),
+    ];
+    let wrong_sources = [
+        Layout {
+            stride: 16,
+            ..bordered
+        },
+        Layout::features(20, 8, 8, 0),
+        Layout::features(20, 9, 8, 1),
+        Layout::features(40, 8, 8, 1),
+    ];
+    let targets = wrong_targets.iter().map(|target| (&bordered, target));
+    let sources = wrong_sources.iter().map(|source| (source, &plain));
+    for (source, target) in targets.chain(sources) {
+        // Both read the first and write the second.
+        let forward = [Conv::new, Conv::direct].map(|new| new(shape, source, target).is_err());
+        let back = [ConvInputGradient::new, ConvInputGradient::direct];
+        let back = back.map(|new| new(shape, source, target).is_err());
+        assert_eq!(
+            (forward, back),
+            ([true; 2], [true; 2]),
+            "{source:?} to {target:?}"
+        );
+    }
+}

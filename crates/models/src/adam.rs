@@ -46,7 +46,6 @@ impl AdamConfig {
 /// w ← w − learning_rate / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 /// ```
 ///
-/// Variables without a gradient are left alone.
 ///
 /// # Examples
 ///
@@ -102,20 +101,23 @@ impl Adam {
         self.config.learning_rate = learning_rate;
     }
 
-    /// Moves every variable that has a gradient, given by the variable's name.
+    /// Moves every variable along its gradient, given by the variable's name.
     ///
     /// # Errors
     ///
-    /// [`Error::TensorShape`](crate::Error::TensorShape) if a gradient does not fit its variable.
+    /// [`Error::MissingTensor`](crate::Error::MissingTensor) and its like where gradients are not those of the
+    /// variables; nothing has changed then.
     pub fn step(&mut self, gradients: &NamedTensors) -> Result<()> {
+        let variables = self.parameters.iter();
+        let variables: NamedTensors = variables
+            .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+            .collect();
+        state::check(&variables, gradients)?;
         self.steps += 1;
         let update = Update::new(self.config, self.steps);
         for (name, var) in &self.parameters {
-            if let Some(gradient) = gradients.get(name) {
-                state::check_tensor(name, var, gradient)?;
-                let gradient = gradient.contiguous()?;
-                update.apply(var, &self.first[name], &self.second[name], &gradient)?;
-            }
+            let gradient = gradients[name].contiguous()?;
+            update.apply(var, &self.first[name], &self.second[name], &gradient)?;
         }
         Ok(())
     }
@@ -351,9 +353,19 @@ mod tests {
     }
 
     #[test]
-    fn leaves_variables_without_a_gradient_alone() {
+    fn gradients_of_other_variables_are_refused_and_change_nothing() {
         let (var, mut adam) = one(0.3, AdamConfig::paper());
-        adam.step(&NamedTensors::new()).unwrap();
+        let before = adam.state().unwrap();
+        let gradient = |name: &str| {
+            let gradient = Tensor::new(&[1.0_f32], &Device::Cpu).unwrap();
+            NamedTensors::from([(name.to_owned(), gradient)])
+        };
+        for gradients in [NamedTensors::new(), gradient("v")] {
+            let refused = adam.step(&gradients);
+            assert!(matches!(refused, Err(crate::Error::MissingTensor { name }) if name == "w"));
+        }
         assert_eq!(var.to_vec1::<f32>().unwrap(), [0.3]);
+        let steps = |state: &NamedTensors| state["steps"].to_vec1::<u32>().unwrap();
+        assert_eq!(steps(&adam.state().unwrap()), steps(&before));
     }
 }

@@ -13,6 +13,9 @@ pub enum Family {
     /// Batch norm behind each convolution; four stages, or three of narrow layers (He et al. 2016).
     #[default]
     ResNet,
+    /// The narrow ones with nothing to learn in their shortcuts, which fill up with channels of zeros
+    /// (option A of He et al. 2016).
+    PaddedResNet,
     /// Batch norm and ReLU before each convolution of a block (He et al. 2016b): the network that most
     /// toolkits for backdoors attack.
     PreActResNet,
@@ -22,12 +25,18 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 3] = [Self::ResNet, Self::PreActResNet, Self::WideResNet];
+    const ALL: [Self; 4] = [
+        Self::ResNet,
+        Self::PaddedResNet,
+        Self::PreActResNet,
+        Self::WideResNet,
+    ];
 
     /// The numbers of layers that its networks have.
     fn layers(self) -> &'static [usize] {
         match self {
             Self::ResNet => &[18, 20, 32, 34, 44, 50, 56, 101, 110, 152],
+            Self::PaddedResNet => &[20, 32, 44, 56, 110],
             Self::PreActResNet => &[18, 34, 50, 101, 152],
             Self::WideResNet => &[10, 16, 22, 28, 34, 40],
         }
@@ -42,6 +51,8 @@ impl Family {
             Self::WideResNet
         } else if any(|name| name.contains(".shortcut.0.")) && !any(is_norm) {
             Self::PreActResNet
+        } else if is_of_three(names) && !any(|name| name.contains(".shortcut.")) {
+            Self::PaddedResNet
         } else {
             Self::ResNet
         }
@@ -51,10 +62,17 @@ impl Family {
     fn title(self) -> &'static str {
         match self {
             Self::ResNet => "ResNet",
+            Self::PaddedResNet => "PaddedResNet",
             Self::PreActResNet => "PreActResNet",
             Self::WideResNet => "WideResNet",
         }
     }
+}
+
+/// Whether the third stage of a network with these names is its last.
+fn is_of_three<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> bool {
+    let has = |stage: &str| names.clone().any(|name| name.starts_with(stage));
+    has("layer3.") && !has("layer4.")
 }
 
 /// A kind of residual network, of whatever width: `resnet18`, `preactresnet18`, `wideresnet16` and so
@@ -115,7 +133,7 @@ impl Architecture {
             // Two convolutions in each block; the others are the stem and three projections.
             (Family::WideResNet, layers) => vec![(layers - 4) / 6; 3],
             // The stem and the linear layer.
-            (Family::ResNet, layers @ (20 | 32 | 44 | 56 | 110)) => vec![(layers - 2) / 6; 3],
+            (_, layers @ (20 | 32 | 44 | 56 | 110)) => vec![(layers - 2) / 6; 3],
             (_, 18) => vec![2, 2, 2, 2],
             (_, 34 | 50) => vec![3, 4, 6, 3],
             (_, 101) => vec![3, 4, 23, 3],
@@ -131,9 +149,9 @@ impl Architecture {
     /// That of the network whose tensors have these names, or the nearest one.
     pub(crate) fn of_names<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> Self {
         let family = Family::of_names(names);
-        let has = |part: &str| names.clone().any(|name| name.contains(part));
-        let is_of_three = family == Family::WideResNet || has("layer3.") && !has("layer4.");
-        let has_bottlenecks = family != Family::WideResNet && has(".conv3.weight");
+        let is_of_three = family == Family::WideResNet || is_of_three(names);
+        let has_third = || names.clone().any(|name| name.contains(".conv3.weight"));
+        let has_bottlenecks = family != Family::WideResNet && has_third();
         // The third stage tells depths apart.
         let third = |name: &&str| {
             let in_stage = name.starts_with("layer3.") || name.starts_with("block3.layer.");

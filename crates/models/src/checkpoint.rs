@@ -9,7 +9,7 @@ use mesa_pickle::shown;
 
 use crate::files::{is_safetensors, raw_tensors, read_file, save_tensors, write_file};
 use crate::pytorch::Contents;
-use crate::state_dict::network_state;
+use crate::state_dict::{LayerNames, network_state};
 use crate::{Architecture, Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
 
 /// Text beside the tensors of a file.
@@ -41,6 +41,8 @@ pub struct LoadedNetwork {
     pub own_normalization: Option<Normalization>,
     /// Whether the file holds a whole module, of whose class only the names of its layers are known.
     pub is_module: bool,
+    /// The key under which the network lies, if it is an unusual one.
+    pub key: Option<String>,
     /// Classes and functions of other programs in the file, whose code `torch.load` would run.
     pub classes: BTreeSet<String>,
     /// Keys under which the file has other tensors by name, perhaps of another network.
@@ -72,6 +74,20 @@ const INFO_KEY: &str = "network";
 ///
 /// [`Error::Write`] if it cannot be written.
 pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Result<()> {
+    save_network_as(path, network, made_by, LayerNames::Common)
+}
+
+/// The same with layers named otherwise.
+///
+/// # Errors
+///
+/// As of [`save_network`].
+pub fn save_network_as(
+    path: &Path,
+    network: &Network,
+    made_by: &Metadata,
+    names: LayerNames,
+) -> Result<()> {
     let info = CheckpointInfo {
         architecture: network.config().architecture.name(),
         config: network.config(),
@@ -79,7 +95,7 @@ pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Resul
         made_by: made_by.clone(),
     };
     let text = serde_json::to_string(&info).expect("plain fields become JSON");
-    let state = network.state()?;
+    let state = names.of(network.state()?);
     if !named_by_pytorch(path) {
         return save_tensors(path, &state, &Metadata::from([(INFO_KEY.to_owned(), text)]));
     }
@@ -130,6 +146,7 @@ pub fn load_network_with(
         tensors,
         info,
         is_module,
+        key,
         classes,
         beside,
     } = if by_name || pytorch::is_pytorch(&bytes) {
@@ -143,6 +160,7 @@ pub fn load_network_with(
             tensors,
             info: metadata.remove(INFO_KEY),
             is_module: false,
+            key: None,
             classes: BTreeSet::new(),
             beside: Vec::new(),
         }
@@ -171,6 +189,7 @@ pub fn load_network_with(
         normalization_from,
         own_normalization,
         is_module,
+        key,
         classes,
         beside,
     })
@@ -323,10 +342,16 @@ mod tests {
         let shape = reason(&path);
         assert!(shape.contains("bn1.weight has the shape [24]"), "{shape}");
 
-        let mut not_finite = tensors.clone();
-        let values = Tensor::new(&[1.0, f32::NAN, 1.0], &Device::Cpu).unwrap();
-        not_finite.insert("bn1.weight".to_owned(), values);
-        save_tensors(&path, &not_finite, &metadata).unwrap();
+        let mut marked = tensors.clone();
+        let mark = 123.456_f32;
+        let values = Tensor::new(&[1.0, mark, 1.0], &Device::Cpu).unwrap();
+        marked.insert("bn1.weight".to_owned(), values);
+        save_tensors(&path, &marked, &metadata).unwrap();
+        let mut bytes = fs_err::read(&path).unwrap();
+        let mark = mark.to_le_bytes();
+        let at = bytes.windows(4).position(|word| word == mark).unwrap();
+        bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        fs_err::write(&path, bytes).unwrap();
         assert!(reason(&path).contains("bn1.weight holds a value that is not finite"));
 
         let mut metadata = metadata.clone();

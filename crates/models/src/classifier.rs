@@ -79,14 +79,7 @@ impl Classifier for FrozenClassifier {
         recipe.check_uncropped()?;
         let (images, _) = pool.batch(recipe)?;
         let (places, size) = (recipe.places()?, recipe.triggers.size);
-        match wanted {
-            TargetGradient::Probability(below) => {
-                self.target_probability_gradient(&images, target_class, &places, size, below)
-            }
-            TargetGradient::LogProbability => {
-                self.target_log_probability_gradient(&images, target_class, &places, size)
-            }
-        }
+        self.target_gradient(&images, target_class, &places, size, wanted)
     }
 }
 
@@ -111,5 +104,8 @@ impl<C: Classifier + ?Sized> Classifier for Arc<C> {
         wanted: TargetGradient,
     ) -> Result<(Vec<f32>, Tensor)> {
         (**self).trigger_gradient(pool, recipe, target_class, wanted)
+    }
+    fn classes(&self, pool: &ImagePool, recipe: &Recipe) -> Result<Vec<u32>> {
+        (**self).classes(pool, recipe)
     }
 }

@@ -140,7 +140,7 @@ pub enum Error {
     },
     /// A text that is no normalization.
     #[error(
-        "`{text}` is no normalization: expected cifar10, cifar100, none or three means and three \
+        "`{text}` is no normalization: expected cifar10, cifar100, imagenet, none or three means and three \
          positive standard deviations, M,M,M/S,S,S"
     )]
     NormalizationText {
@@ -162,6 +162,18 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A NaN or an infinity, which makes a file that nothing reads.
+    #[error(
+        "{} was not written: tensor {name} holds a value that is not finite, so what made it has diverged; try \
+         a lower learning rate",
+        path.display()
+    )]
+    NotWritten {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
     },
     /// A file of a kind that holds no tensors, whatever its name says.
     #[error("{} is {found}", path.display())]

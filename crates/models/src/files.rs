@@ -10,6 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
 use crate::no_tensors::no_tensors;
+use crate::pytorch::running_code;
 use crate::state_dict::{RawTensor, contiguous};
 use crate::{Error, NamedTensors, Result};
 
@@ -19,7 +20,8 @@ use crate::{Error, NamedTensors, Result};
 ///
 /// # Errors
 ///
-/// [`Error::Write`] names the file that could not be written.
+/// [`Error::Write`] names the file that could not be written; [`Error::NotWritten`] the tensor of a training
+/// that has diverged, which [`load_tensors`] would refuse.
 ///
 /// # Examples
 ///
@@ -49,7 +51,10 @@ pub fn save_tensors(
     let mut data = Vec::new();
     for (name, tensor) in tensors {
         let start = data.len();
-        let dtype = append(&mut data, tensor)?;
+        let dtype = append(&mut data, tensor)?.ok_or_else(|| Error::NotWritten {
+            path: path.to_owned(),
+            name: name.clone(),
+        })?;
         let entry = json!({
             "dtype": dtype, "shape": tensor.dims(), "data_offsets": [start, data.len()],
         });
@@ -98,7 +103,8 @@ pub(crate) fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
     })
 }
 
-fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<&'static str> {
+/// Appends a tensor's numbers, if all are finite, and returns the name of their type.
+fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<Option<&'static str>> {
     let tensor = tensor.flatten_all()?;
     if tensor.dtype() == DType::U32 {
         data.extend(
@@ -107,15 +113,12 @@ fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<&'static str> {
                 .into_iter()
                 .flat_map(u32::to_le_bytes),
         );
-        return Ok("U32");
+        return Ok(Some("U32"));
     }
-    data.extend(
-        tensor
-            .to_vec1::<f32>()?
-            .into_iter()
-            .flat_map(f32::to_le_bytes),
-    );
-    Ok("F32")
+    let values = tensor.to_vec1::<f32>()?;
+    let are_finite = values.iter().all(|value| value.is_finite());
+    data.extend(values.into_iter().flat_map(f32::to_le_bytes));
+    Ok(are_finite.then_some("F32"))
 }
 
 /// Reads a safetensors file: tensors on the host, and its description.
@@ -213,7 +216,7 @@ pub(crate) fn raw_tensors<'a>(
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
     let read = || {
         // Reading a pipe that nobody writes to would wait forever.
-        let kind = fs_err::metadata(path)?.file_type();
+        let kind = std::fs::metadata(path)?.file_type();
         if !kind.is_file() && !kind.is_dir() {
             return Err(std::io::Error::other(
                 "it is a pipe or a device, not a file",
@@ -225,6 +228,12 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
         path: path.to_owned(),
         source,
     })?;
+    if let Some(source) = running_code(&bytes) {
+        return Err(Error::Pytorch {
+            path: path.to_owned(),
+            source,
+        });
+    }
     match no_tensors(&bytes) {
         Some(found) => Err(Error::NoTensors {
             path: path.to_owned(),
@@ -295,9 +304,20 @@ mod tests {
     }
 
     #[test]
-    fn names_the_weight_that_is_not_a_number() {
+    fn what_is_not_a_number_is_neither_written_nor_read() {
         let folder = tempfile::tempdir().unwrap();
-        let path = saved(folder.path(), &[1.0, f32::NAN]);
+        let path = saved(folder.path(), &[1.0, 2.0]);
+        let mut bytes = fs_err::read(&path).unwrap();
+        for value in [f32::NAN, f32::INFINITY] {
+            let tensor = Tensor::new(&[1.0, value], &Device::Cpu).unwrap();
+            let tensors = BTreeMap::from([("weight".to_owned(), tensor)]);
+            let refused = save_tensors(&path, &tensors, &BTreeMap::new());
+            assert!(matches!(refused, Err(Error::NotWritten { name, .. }) if name == "weight"));
+        }
+        assert_eq!(fs_err::read(&path).unwrap(), bytes, "the old file stays");
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+        fs_err::write(&path, bytes).unwrap();
         let error = load_tensors(&path).unwrap_err();
         assert!(matches!(error, Error::NotFinite { name, .. } if name == "weight"));
     }

@@ -81,6 +81,25 @@ pub enum PytorchError {
     /// Records share bytes or a name.
     #[error("records of its zip archive overlap or share a name")]
     Overlap,
+    /// A zip archive of something else.
+    #[error(
+        "it is a zip archive without the record `data.pkl` that torch.save writes; it holds [{holds}]: if a checkpoint \
+         is among them, unpack it first"
+    )]
+    OtherArchive {
+        /// The first of its entries.
+        holds: String,
+    },
+    /// A max-pooling layer, which no network here has.
+    #[error(
+        "its module has a max-pooling layer, `{name}`, and networks that are read have none: taken for one by its \
+         layers' names it would compute something else; if its class never uses that layer, save the state dict \
+         alone: torch.save(model.state_dict(), FILE)"
+    )]
+    Pooling {
+        /// The layer.
+        name: String,
+    },
     /// A record is missing.
     #[error("it holds no record `{name}`")]
     MissingRecord {
@@ -127,8 +146,10 @@ pub enum PytorchError {
     },
     /// Nothing in it is a state dict.
     #[error(
-        "it holds no state dict: expected a module, or tensors by name, or either under `net`, `netC`, \
-         `state_dict`, `model` or `model_state_dict`; found the keys [{keys}]"
+        "it holds no state dict that is told from the others: expected a module, or tensors by name, or either under \
+         `net`, `netC`, `state_dict`, `model` or `model_state_dict`, or under a key that no other has tensors \
+         beside; found the keys [{keys}]; save the one that is meant alone: \
+         torch.save(torch.load(FILE, weights_only=True)[KEY], OTHER)"
     )]
     NoStateDict {
         /// The keys it has.
@@ -198,7 +219,7 @@ pub enum LayoutError {
     /// Names that none of the networks known has, or does without.
     #[error(
         "its names are not those of a ResNet for 32x32 images (read are ResNets and PreActResNets of 18, 34, \
-         50, 101 and 152 layers, ResNets of 20, 32, 44, 56 and 110, and WideResNets); of the nearest, \
+         50, 101 and 152 layers, ResNets of 20, 32, 44, 56 and 110 with projections or padded shortcuts, and WideResNets); of the nearest, \
          {nearest}, missing: {missing}; unexpected: {unexpected}"
     )]
     Names {
@@ -208,16 +229,6 @@ pub enum LayoutError {
         missing: String,
         /// Names that nothing asks for.
         unexpected: String,
-    },
-    /// Blocks that pad with zeros what passes them by where it has another shape.
-    #[error(
-        "it has the names of a {nearest} without projections: its shortcuts pad with zeros (option A of He \
-         et al. 2016), which is not read; of {nearest}s those with projections are (option B: \
-         `shortcut.0`, `shortcut.1` or `downsample.0`, `downsample.1`)"
-    )]
-    Padded {
-        /// What it would be with projections.
-        nearest: Architecture,
     },
     /// A first convolution as networks for photographs have it.
     #[error(

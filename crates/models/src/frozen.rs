@@ -104,7 +104,13 @@ impl FrozenClassifier {
         for (index, unit) in graph.units.iter().enumerate() {
             let (input, output) = (&layouts[unit.input], &layouts[index + 1]);
             let conv = Conv::new(unit.shape, input, output)?;
-            let input_gradient = ConvInputGradient::new(unit.shape, output, input)?;
+            let input_gradient = if unit.input == 0 {
+                // Never run: a patch's gradient reads the weights, as a plain sum's lie.
+                let image = Layout::features(COLORS, input.height, input.width, 0);
+                ConvInputGradient::direct(unit.shape, output, &image)?
+            } else {
+                ConvInputGradient::new(unit.shape, output, input)?
+            };
             let packed = &layers[index].weights;
             let mut room = Buffer::default();
             transposed.push(Buffer::from_slice(
@@ -204,8 +210,8 @@ impl FrozenClassifier {
             .collect())
     }
 
-    /// The probability of `target_class` for every image and, where it is less than `below`, its
-    /// gradient with respect to the pixels of a patch; zeros elsewhere.
+    /// The probability of `target_class` for every image, and the gradient of what is `wanted` with
+    /// respect to the pixels of a patch; zeros where none is.
     ///
     /// # Shapes
     ///
@@ -218,55 +224,12 @@ impl FrozenClassifier {
     ///
     /// [`Error::Batch`] for images of another shape, a class that does not exist, or a patch that
     /// leaves its image.
-    pub fn target_probability_gradient(
+    pub fn target_gradient(
         &self,
         images: &Tensor,
         target_class: u32,
         places: &[(usize, usize)],
         patch: (usize, usize),
-        below: f32,
-    ) -> Result<(Vec<f32>, Tensor)> {
-        self.gradient(
-            images,
-            places,
-            patch,
-            target_class,
-            TargetGradient::Probability(below),
-        )
-    }
-
-    /// The probability of `target_class` for every image, and the gradient of its logarithm with
-    /// respect to the pixels of a patch: of the negative cross-entropy to that class.
-    ///
-    /// # Shapes
-    ///
-    /// As [`FrozenClassifier::target_probability_gradient`].
-    ///
-    /// # Errors
-    ///
-    /// As [`FrozenClassifier::target_probability_gradient`].
-    pub fn target_log_probability_gradient(
-        &self,
-        images: &Tensor,
-        target_class: u32,
-        places: &[(usize, usize)],
-        patch: (usize, usize),
-    ) -> Result<(Vec<f32>, Tensor)> {
-        self.gradient(
-            images,
-            places,
-            patch,
-            target_class,
-            TargetGradient::LogProbability,
-        )
-    }
-
-    fn gradient(
-        &self,
-        images: &Tensor,
-        places: &[(usize, usize)],
-        patch: (usize, usize),
-        target_class: u32,
         wanted: TargetGradient,
     ) -> Result<(Vec<f32>, Tensor)> {
         self.check_class(target_class)?;
@@ -369,7 +332,13 @@ mod tests {
             on_threads(threads, || {
                 let logits: Vec<Vec<f32>> = classifier.logits(&images).unwrap().to_vec2().unwrap();
                 let (_, gradients) = classifier
-                    .target_probability_gradient(&images, 1, &places, (3, 3), 0.5)
+                    .target_gradient(
+                        &images,
+                        1,
+                        &places,
+                        (3, 3),
+                        TargetGradient::Probability(0.5),
+                    )
                     .unwrap();
                 let gradients: Vec<f32> = gradients.flatten_all().unwrap().to_vec1().unwrap();
                 (logits, gradients)
@@ -392,7 +361,13 @@ mod tests {
     fn refuses_a_patch_that_leaves_its_image() {
         let (classifier, _) = classifier_and_images(1);
         let images = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
-        let refused = classifier.target_probability_gradient(&images, 0, &[(30, 0)], (3, 3), 1.0);
+        let refused = classifier.target_gradient(
+            &images,
+            0,
+            &[(30, 0)],
+            (3, 3),
+            TargetGradient::Probability(1.0),
+        );
         assert!(matches!(
             refused,
             Err(Error::Batch {

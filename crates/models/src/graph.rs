@@ -28,7 +28,32 @@ pub(crate) struct UnitSpec {
     /// The unit from whose sum this one's starts, before batch norm. No two start from the same.
     pub(crate) skip: Option<usize>,
     pub(crate) shape: ConvShape,
+    /// Whether the convolution's weights are learned. Else they are a padded shortcut's, of kernel side 1
+    /// ([`UnitSpec::selection`]).
+    pub(crate) learned: bool,
     pub(crate) relu: bool,
+}
+
+impl UnitSpec {
+    /// The convolution's weights by their name in a checkpoint.
+    pub(crate) fn filter_name(&self) -> String {
+        format!("{}.weight", self.conv)
+    }
+
+    /// The weights of a unit that learns none: input channels as they are, with as many channels of zeros
+    /// before them as behind (option A of He et al. 2016, as PyTorch networks for CIFAR have it).
+    pub(crate) fn selection(&self) -> Option<Vec<f32>> {
+        let ConvShape {
+            in_channels,
+            out_channels,
+            ..
+        } = self.shape;
+        let before = out_channels.saturating_sub(in_channels) / 2;
+        let taken = move |index: usize| index / in_channels == before + index % in_channels;
+        let weights =
+            (0..out_channels * in_channels).map(|index| f32::from(u8::from(taken(index))));
+        (!self.learned).then(|| weights.collect())
+    }
 }
 
 /// Units in an order in which each comes after what it reads, then average pooling and a linear layer.
@@ -68,10 +93,11 @@ impl Graph {
         layouts
     }
 
-    /// Where a unit's learned tensors are in a list of all: the convolution's and, where there is batch
-    /// norm, its scale and shift. The linear layer's two come last.
+    /// Where a unit's learned tensors are in a list of all: the convolution's, if it learns any, and, where
+    /// there is batch norm, its scale and shift. The linear layer's two come last.
     pub(crate) fn parameters(&self, unit: usize) -> Range<usize> {
-        let count = |unit: &UnitSpec| if unit.norm.is_some() { 3 } else { 1 };
+        let of_norm = |unit: &UnitSpec| if unit.norm.is_some() { 2 } else { 0 };
+        let count = |unit: &UnitSpec| usize::from(unit.learned) + of_norm(unit);
         let first = self.units[..unit].iter().map(count).sum();
         first..first + count(&self.units[unit])
     }
@@ -122,6 +148,7 @@ impl Graph {
             .units
             .iter()
             .zip(&layouts[1..])
+            .filter(|(unit, _)| unit.learned)
             .map(|(unit, output)| {
                 let shape = &unit.shape;
                 shape.in_channels * shape.out_channels * shape.taps() * output.pixel_count()

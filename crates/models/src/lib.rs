@@ -46,7 +46,7 @@ pub use adam::{Adam, AdamConfig};
 pub use architecture::{Architecture, Family};
 pub use checkpoint::{
     CheckpointInfo, LoadedNetwork, Metadata, NormalizationSource, load_network, load_network_with,
-    save_network,
+    save_network, save_network_as,
 };
 pub use classifier::Classifier;
 pub use epoch_order::EpochOrder;
@@ -69,6 +69,7 @@ pub use recipe::{ImagePool, Recipe, Recipes, Triggers};
 pub use resnet::ResNetConfig;
 pub use seeds::{Position, Seeds, fnv1a};
 pub use state::NamedTensors;
+pub use state_dict::LayerNames;
 pub use statistics_network::{PairScores, StatisticsNetwork};
 pub use status::Status;
 pub use trainer::{BatchSource, BoxError, EpochStats, Trainer};

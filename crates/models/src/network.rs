@@ -63,6 +63,9 @@ pub struct Network {
     graph: Graph,
     /// In the order of [`Graph::parameters`].
     parameters: Vec<Parameter>,
+    /// The weights of each unit that learns none ([`UnitSpec::selection`]), with room for a gradient that
+    /// nobody reads.
+    selections: Vec<Option<Parameter>>,
     /// Of each unit that has batch norm.
     running: Vec<Option<Running>>,
     path: Path,
@@ -84,17 +87,19 @@ impl Network {
         config.validate()?;
         let graph = config.graph();
         let mut parameters = Vec::new();
+        let mut selections = Vec::new();
         let mut running = Vec::new();
         for unit in &graph.units {
-            let shape = unit.shape;
-            let (count, fan_in) = (shape.out_channels, shape.in_channels * shape.taps());
-            let weights = init::uniform(count * fan_in, fan_in, rng);
-            let conv = Buffer::from_slice(&shape.pack(&weights)?);
-            parameters.push(Parameter::new(
-                format!("{}.weight", unit.conv),
-                ParameterShape::Conv(shape),
-                conv,
-            ));
+            let (count, fan_in) = (
+                unit.shape.out_channels,
+                unit.shape.in_channels * unit.shape.taps(),
+            );
+            let filter = |weights: &[f32]| Parameter::filter(unit, weights);
+            let selection = unit.selection();
+            if selection.is_none() {
+                parameters.push(filter(&init::uniform(count * fan_in, fan_in, rng))?);
+            }
+            selections.push(selection.map(|weights| filter(&weights)).transpose()?);
             let Some(norm) = &unit.norm else {
                 running.push(None);
                 continue;
@@ -125,6 +130,7 @@ impl Network {
             normalization,
             graph,
             parameters,
+            selections,
             running,
             path,
             engine,
@@ -206,7 +212,8 @@ impl Network {
     pub fn freeze(&self) -> Result<FrozenClassifier> {
         let head = head(&self.parameters, self.engine.last_layout());
         let layers = (0..self.graph.units.len()).map(|index| {
-            let weights = unit_weights(&self.parameters[self.graph.parameters(index)]);
+            let learned = &self.parameters[self.graph.parameters(index)];
+            let weights = unit_weights(self.selections[index].as_ref(), learned);
             let shape = &self.graph.units[index].shape;
             match &self.running[index] {
                 Some(Running { mean, variance }) if self.graph.keeps_sum(index) => {

@@ -35,6 +35,14 @@ impl Normalization {
         }
     }
 
+    /// The statistics of `ImageNet`, which many networks for other images are trained with, too.
+    pub fn imagenet() -> Self {
+        Self {
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+        }
+    }
+
     /// Whether pixels can be normalized so: finite means, finite deviations above zero.
     pub(crate) fn is_usable(&self) -> bool {
         let of_deviations = |std: &f32| std.is_finite() && *std > 0.0;
@@ -50,7 +58,7 @@ impl Normalization {
     }
 }
 
-/// `cifar10`, `cifar100`, `none`, or means and standard deviations, `M,M,M/S,S,S`.
+/// `cifar10`, `cifar100`, `imagenet`, `none`, or means and standard deviations, `M,M,M/S,S,S`.
 ///
 /// # Examples
 ///
@@ -81,6 +89,7 @@ impl FromStr for Normalization {
         match text {
             "cifar10" => Ok(Self::cifar10()),
             "cifar100" => Ok(Self::cifar100()),
+            "imagenet" => Ok(Self::imagenet()),
             "none" => Ok(Self::identity()),
             _ => numbers().ok_or_else(|| Error::NormalizationText {
                 text: text.to_owned(),
@@ -105,6 +114,7 @@ mod tests {
         for normalization in [
             Normalization::cifar10(),
             Normalization::cifar100(),
+            Normalization::imagenet(),
             Normalization::identity(),
         ] {
             let text = normalization.to_string();

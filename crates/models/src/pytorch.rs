@@ -14,8 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use mesa_pickle::{Id, Pickle, Value, shown};
 use safetensors::Dtype;
 
-use self::allowed::{REBUILD_PARAMETER, REBUILD_TENSOR, REBUILD_TENSOR_OF_TYPE, read_tensors};
-use self::archive::{Archive, ZIP};
+use self::allowed::{
+    REBUILD_PARAMETER, REBUILD_TENSOR, REBUILD_TENSOR_AT_FIRST, REBUILD_TENSOR_OF_TYPE,
+    read_tensors,
+};
+use self::archive::{Archive, PICKLE, ZIP};
 use self::storage::{StorageId, Storages};
 pub(crate) use self::write::to_bytes;
 use crate::PytorchError;
@@ -40,6 +43,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) info: Option<String>,
     /// Whether the tensors are those of a whole module.
     pub(crate) is_module: bool,
+    /// The key that they lie under, if it is an unusual one.
+    pub(crate) key: Option<String>,
     /// Classes and functions of other programs.
     pub(crate) classes: BTreeSet<String>,
     /// Keys of other tensors by name, which may be of another network.
@@ -68,6 +73,16 @@ fn is_tar(bytes: &[u8]) -> bool {
     sum.and_then(|digits| u32::from_str_radix(digits, 8).ok()) == Some(counted)
 }
 
+/// What runs code where a file is a bare pickle, or begins with one, in neither format of `torch.save`:
+/// `torch.load` gets that far with it.
+pub(crate) fn running_code(bytes: &[u8]) -> Option<PytorchError> {
+    if bytes.starts_with(ZIP) || legacy::is_legacy(bytes) {
+        return None;
+    }
+    let refused = read_tensors(bytes).err();
+    refused.filter(|error| matches!(error, PytorchError::RunsCode { .. }))
+}
+
 /// Reads a file's state dict; the tensors' numbers stay where they are.
 pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
     let (pickle, mut storages, info): (_, Box<dyn Storages<'_>>, _) = if bytes.starts_with(ZIP) {
@@ -82,7 +97,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         let info = archive.find(INFO_RECORD)?;
         let info = info.and_then(|text| std::str::from_utf8(text).ok());
         (
-            read_tensors(archive.record("data.pkl")?)?,
+            read_tensors(archive.record(PICKLE)?)?,
             Box::new(archive),
             info.map(str::to_owned),
         )
@@ -100,6 +115,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents<'_>, PytorchError> {
         tensors: tensors(&pickle, found.entries, &mut *storages)?,
         info,
         is_module: found.is_module,
+        key: found.key,
         classes: module::foreign_classes(&pickle),
         beside: found.beside,
     })
@@ -129,6 +145,8 @@ fn tensors<'a>(
 struct StateDict {
     entries: Vec<(String, Id)>,
     is_module: bool,
+    /// The key that it lies under, if that is none of [`KEYS`].
+    key: Option<String>,
     beside: Vec<String>,
 }
 
@@ -138,8 +156,8 @@ const LOOKED_AT: usize = 1 << 10;
 /// Modules beside a network that are gone through for tensors: a file may have many of one that takes long.
 const WALKS: usize = 8;
 
-/// The state dict: what lies under the one of [`KEYS`] that has tensors, else what is saved; a whole module
-/// stands for its own.
+/// The state dict: what lies under the one of [`KEYS`] that has tensors, else what is saved, else what lies
+/// under the only other key with tensors; a whole module stands for its own.
 fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
     let outer = entries(pickle, pickle.root())?;
     // Before the tensors that may stand beside it: grids, accuracies.
@@ -169,6 +187,18 @@ fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
         found.beside = others.map(|(key, _)| shown(key)).collect();
         return Ok(found);
     }
+    // Under another key, if there is one alone.
+    let mut walks = 0;
+    let mut others = outer
+        .iter()
+        .take(LOOKED_AT)
+        .filter(|(_, value)| has_tensors(pickle, *value, &mut walks));
+    if let (Some((key, value)), None) = (others.next(), others.next())
+        && let Some(mut found) = state_dict_of(pickle, pickle.get(*value))?
+    {
+        found.key = Some(shown(key));
+        return Ok(found);
+    }
     let keys: Vec<String> = outer.iter().take(20).map(|(key, _)| shown(key)).collect();
     Err(match pickle.root() {
         Value::Object(..) => PytorchError::Module {
@@ -196,6 +226,7 @@ fn state_dict_of(
     Ok(has_tensors.then_some(StateDict {
         entries,
         is_module,
+        key: None,
         beside: Vec::new(),
     }))
 }
@@ -258,7 +289,7 @@ fn is_tensor(pickle: &Pickle<'_>, id: Id) -> bool {
     matches!(
         pickle.get(id),
         Value::Called(
-            REBUILD_TENSOR | REBUILD_TENSOR_OF_TYPE | REBUILD_PARAMETER,
+            REBUILD_TENSOR | REBUILD_TENSOR_AT_FIRST | REBUILD_TENSOR_OF_TYPE | REBUILD_PARAMETER,
             _
         )
     )
@@ -284,9 +315,12 @@ impl<'p, 'a> Described<'p, 'a> {
                 Value::Called(REBUILD_PARAMETER, _) => Err(self.wrong()),
                 _ => self.tensor(data),
             },
-            // (storage, offset, shape, strides, requires_grad, hooks); what may come after them changes the
-            // numbers.
-            (REBUILD_TENSOR, &[storage, offset, shape, strides, ..]) if parts.len() <= 6 => {
+            // (storage, offset, shape, strides), then (requires_grad, hooks); what may come after them changes
+            // the numbers.
+            (
+                REBUILD_TENSOR | REBUILD_TENSOR_AT_FIRST,
+                &[storage, offset, shape, strides, ref more @ ..],
+            ) if more.len() <= if function == REBUILD_TENSOR { 2 } else { 0 } => {
                 let (dtype, storage) = self.storage(storage)?;
                 Ok(Some(RawTensor {
                     dtype: dtype.ok_or_else(|| self.wrong())?,
@@ -306,7 +340,7 @@ impl<'p, 'a> Described<'p, 'a> {
                     _ => self.wrong(),
                 })
             }
-            (REBUILD_PARAMETER | REBUILD_TENSOR | REBUILD_TENSOR_OF_TYPE, _) => Err(self.wrong()),
+            _ if is_tensor(self.pickle, id) => Err(self.wrong()),
             _ => Ok(None),
         }
     }

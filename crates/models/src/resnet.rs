@@ -1,6 +1,6 @@
 //! Residual networks for 32×32 images: a 3×3 stem, no max-pool, stages of blocks, 1×1 projection
 //! shortcuts with batch norm, global average pooling, linear (He et al. 2016; the layer names are
-//! those of the common CIFAR variant in PyTorch). With pre-activation (He et al. 2016b) batch norm
+//! those of the common CIFAR variant in PyTorch). Padded ones have nothing to learn in their shortcuts. With pre-activation (He et al. 2016b) batch norm
 //! and ReLU come before the convolutions of a block, and the shortcuts have neither. Wide ones
 //! (Zagoruyko and Komodakis 2016) are of the latter kind, under names of their own.
 
@@ -81,19 +81,14 @@ impl ResNetConfig {
             (bias, vec![self.num_classes]),
         ]);
         for unit in graph.units {
-            let shape = unit.shape;
-            let weights = [
-                shape.out_channels,
-                shape.in_channels,
-                shape.kernel,
-                shape.kernel,
-            ];
-            layout.insert(format!("{}.weight", unit.conv), weights.to_vec());
+            if unit.learned {
+                layout.insert(unit.filter_name(), unit.shape.dims());
+            }
             let Some(norm) = unit.norm else {
                 continue;
             };
             for name in ["weight", "bias", "running_mean", "running_var"] {
-                layout.insert(format!("{norm}.{name}"), vec![shape.out_channels]);
+                layout.insert(format!("{norm}.{name}"), vec![unit.shape.out_channels]);
             }
         }
         layout
@@ -113,10 +108,11 @@ impl ResNetConfig {
         let mut units = Vec::new();
         let stem = if is_wide { WIDE_STEM } else { self.width };
         let stem = push_sum(&mut units, "conv1", (0, 3, stem, 1));
-        if family == Family::ResNet {
+        if matches!(family, Family::ResNet | Family::PaddedResNet) {
             normalize(&mut units, stem, "bn1");
         }
         let block = match (family, kind.has_bottlenecks()) {
+            (Family::PaddedResNet, _) => padded_block,
             (Family::ResNet, false) => basic_block,
             (Family::ResNet, true) => bottleneck,
             (Family::PreActResNet, true) => preactivated_bottleneck,
@@ -152,6 +148,18 @@ fn basic_block(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: us
     let shortcut = shortcut(units, prefix, (input, width, stride));
     let last = push(units, prefix, ["conv2", "bn2"], (first, 3, width, 1));
     units[last - 1].residual = Some(shortcut);
+}
+
+/// [`basic_block`] whose shortcut, where its input has another shape, is every second pixel of that between
+/// channels of zeros.
+fn padded_block(units: &mut Vec<UnitSpec>, prefix: &str, width: usize, stride: usize) {
+    let before = units.len();
+    basic_block(units, prefix, width, stride);
+    let is_projection = |unit: &&mut UnitSpec| unit.conv.ends_with(".shortcut.0");
+    if let Some(projection) = units[before..].iter_mut().find(is_projection) {
+        projection.learned = false;
+        projection.norm = None;
+    }
 }
 
 /// `relu(bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x)))))))) + shortcut(x))`: 1×1, 3×3 with the
@@ -253,6 +261,7 @@ fn push_sum(
             kernel,
             stride,
         },
+        learned: true,
         relu: false,
     });
     units.len()
@@ -288,7 +297,8 @@ mod tests {
 
     #[test]
     fn the_layout_is_that_of_a_networks_state() {
-        let kinds = Architecture::all().filter(|kind| matches!(kind.layers(), 10 | 16 | 18 | 50));
+        let kinds =
+            Architecture::all().filter(|kind| matches!(kind.layers(), 10 | 16 | 18 | 20 | 50));
         for kind in kinds {
             let config = ResNetConfig::new(kind, 3, 4);
             let mut rng = crate::Seeds::new(0, "weights").start();
@@ -342,6 +352,31 @@ mod tests {
         assert_eq!(of("layer2.0.conv1"), [256, 128, 1, 1]);
         assert_eq!(of("layer2.0.conv2"), [128, 128, 3, 2]);
         assert_eq!(of("layer2.0.conv3"), [128, 512, 1, 1]);
+    }
+
+    /// What `x[:, :, ::2, ::2]` between `planes // 4` channels of zeros is as a convolution.
+    #[test]
+    fn padded_shortcuts_select_the_input_between_zeros() {
+        let graph = ResNetConfig::new("paddedresnet20".parse().unwrap(), 2, 10).graph();
+        let fixed: Vec<&UnitSpec> = graph.units.iter().filter(|unit| !unit.learned).collect();
+        assert_eq!(fixed.len(), 2);
+        let shape = fixed[0].shape;
+        assert_eq!(
+            (
+                shape.kernel,
+                shape.stride,
+                fixed[0].norm.is_none(),
+                fixed[0].relu
+            ),
+            (1, 2, true, false)
+        );
+        #[rustfmt::skip]
+        let expected = [0., 0.,
+                        1., 0.,
+                        0., 1.,
+                        0., 0.];
+        assert_eq!(fixed[0].selection().unwrap(), expected);
+        assert!(graph.units[0].selection().is_none());
     }
 
     /// The names and the order of pre-activation's layers, as its authors' followers have them.
@@ -414,7 +449,8 @@ mod tests {
             skips.sort_unstable();
             skips.dedup();
             assert_eq!(skips.len(), count);
-            assert_eq!(count > 0, kind.family() != Family::ResNet);
+            let hands_on = matches!(kind.family(), Family::PreActResNet | Family::WideResNet);
+            assert_eq!(count > 0, hands_on);
         }
     }
 

@@ -5,8 +5,8 @@ use rand::Rng;
 
 use crate::{FrozenClassifier, Network, Normalization, ResNetConfig, Seeds};
 
-/// Batch norm behind the convolutions, and before.
-pub(crate) const KINDS: [&str; 2] = ["resnet18", "preactresnet18"];
+/// Batch norm behind the convolutions, and before; shortcuts that learn nothing.
+pub(crate) const KINDS: [&str; 3] = ["resnet18", "preactresnet18", "paddedresnet20"];
 
 /// A network of four classes.
 pub(crate) fn network_of(kind: &str, width: usize) -> Network {

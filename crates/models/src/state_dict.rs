@@ -42,6 +42,12 @@ const COUNTER: &str = ".num_batches_tracked";
 /// Counts the networks of which one in a file is the average.
 const AVERAGED: &str = "n_averaged";
 
+/// Counts operations and parameters, of every layer.
+const COUNTED: [&str; 2] = ["total_ops", "total_params"];
+
+/// How the names of layers begin that are not the linear one, in every network that is read.
+const BODY: [&str; 4] = ["conv1.", "bn1.", "layer", "block"];
+
 /// Ends the names of batch norm's variances, of which square roots are taken.
 const VARIANCE: &str = ".running_var";
 
@@ -84,12 +90,6 @@ pub(crate) fn network_state(
         .keys()
         .filter(|name| !known.contains_key(*name))
         .collect();
-    let is_projection = |name: &String| name.contains(".shortcut.");
-    let has_projections = tensors.keys().any(is_projection);
-    let misses_them = missing.iter().all(|name| is_projection(name)) && !has_projections;
-    if !missing.is_empty() && misses_them && unexpected.is_empty() {
-        return Err(LayoutError::Padded { nearest });
-    }
     if !missing.is_empty() || !unexpected.is_empty() {
         return Err(LayoutError::Names {
             nearest,
@@ -147,7 +147,10 @@ pub(crate) fn network_state(
 fn renamed(
     mut tensors: BTreeMap<String, RawTensor<'_>>,
 ) -> (BTreeMap<String, RawTensor<'_>>, String) {
-    tensors.retain(|name, _| !name.ends_with(COUNTER) && name != AVERAGED);
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    tensors.retain(|name, _| {
+        !name.ends_with(COUNTER) && name != AVERAGED && !COUNTED.contains(&last(name).as_str())
+    });
     let mut len = 0;
     while let Some(wrapper) = WRAPPERS.into_iter().find(|wrapper| {
         let mut names = tensors.keys();
@@ -158,7 +161,7 @@ fn renamed(
     let first = tensors.keys().next();
     let wrapper = first.map_or_else(String::new, |name| name[..len].to_owned());
     let bare = |(name, tensor): (String, _)| (name[len..].to_owned(), tensor);
-    tensors = tensors.into_iter().map(bare).collect();
+    tensors = with_usual_head(tensors.into_iter().map(bare).collect());
     let taken: BTreeSet<String> = tensors.keys().cloned().collect();
     if Family::of_names(&taken.iter().map(String::as_str)) == Family::WideResNet {
         // It has no other names.
@@ -171,6 +174,71 @@ fn renamed(
     };
     let renamed = |(name, tensor)| (ours(name), tensor);
     (tensors.into_iter().map(renamed).collect(), wrapper)
+}
+
+/// The same where the two tensors of the linear layer have a name of their own (`classifier.fc`, `head`), and all
+/// others one prefix (`features.`): they are then a network's all the same.
+fn with_usual_head(tensors: BTreeMap<String, RawTensor<'_>>) -> BTreeMap<String, RawTensor<'_>> {
+    let stems = tensors.keys().filter_map(|name| name.strip_suffix(STEM));
+    let prefix = stems.min_by_key(|prefix| prefix.len());
+    let Some(prefix) = prefix.filter(|prefix| prefix.is_empty() || prefix.ends_with('.')) else {
+        return tensors;
+    };
+    let in_body = |name: &str| {
+        let name = name.strip_prefix(prefix)?;
+        BODY.iter()
+            .any(|layer| name.starts_with(layer))
+            .then(|| name.to_owned())
+    };
+    let mut others = tensors.keys().filter(|name| in_body(name).is_none());
+    let pair = [others.next(), others.next(), others.next()];
+    let [Some(bias), Some(weight), None] = pair.map(|name| name.map(String::as_str)) else {
+        return tensors;
+    };
+    let layer = weight.strip_suffix(".weight");
+    if layer.is_none() || layer != bias.strip_suffix(".bias") {
+        return tensors;
+    }
+    let is_wide = tensors.keys().any(|name| name.contains("block1.layer."));
+    let head = if is_wide { "fc" } else { "linear" };
+    let renamed = |name: &str| {
+        let part = if name == weight { "weight" } else { "bias" };
+        in_body(name).unwrap_or_else(|| format!("{head}.{part}"))
+    };
+    let names: Vec<String> = tensors.keys().map(|name| renamed(name)).collect();
+    names.into_iter().zip(tensors.into_values()).collect()
+}
+
+/// How the layers of a ResNet are named in a file. `WideResNets` have names of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayerNames {
+    /// `shortcut.0`, `linear`: those of the common PyTorch networks for CIFAR, and of this project.
+    #[default]
+    Common,
+    /// `downsample.0`, `fc`.
+    Torchvision,
+}
+
+impl LayerNames {
+    /// The tensors of a [`crate::Network::state`] by these names.
+    pub(crate) fn of(self, state: NamedTensors) -> NamedTensors {
+        let torchvisions = |name: &str| {
+            let name = name.replace(".shortcut.", ".downsample.");
+            match name.strip_prefix("linear.") {
+                Some(rest) => format!("fc.{rest}"),
+                None => name,
+            }
+        };
+        match self {
+            Self::Common => state,
+            Self::Torchvision => {
+                let named = state.into_iter();
+                named
+                    .map(|(name, tensor)| (torchvisions(&name), tensor))
+                    .collect()
+            }
+        }
+    }
 }
 
 /// torchvision's names of layers as this project's.
@@ -358,6 +426,68 @@ pub(crate) mod tests {
         assert!(matches!(too_large, Err(LayoutError::NotFinite { .. })));
     }
 
+    /// As `TrojanZoo` names them, or a head of dropout and a layer, a part of a larger program, a profiler's counts.
+    #[test]
+    fn one_prefix_of_all_layers_and_another_name_of_the_last_are_known() {
+        let storage = vec![0; ENOUGH];
+        let named = |body: &str, head: &str| -> BTreeMap<String, RawTensor<'_>> {
+            let renamed = |(name, tensor): (String, _)| {
+                let name = match name.strip_prefix("linear") {
+                    Some(rest) => format!("{head}{rest}"),
+                    None => format!("{body}{name}"),
+                };
+                (name, tensor)
+            };
+            zeros(&storage).into_iter().map(renamed).collect()
+        };
+        for (body, head) in [
+            ("features.", "classifier.fc"),
+            ("", "linear.1"),
+            ("", "head"),
+            ("encoder.", "encoder.classifier"),
+            ("student.", "student.linear"),
+        ] {
+            let mut tensors = named(body, head);
+            let counted = format!("{body}layer1.0.conv1.total_ops");
+            tensors.insert(counted, raw(&storage, &[], &[]));
+            let found = network_state(tensors, 1 << 20);
+            let (config, state, _) =
+                found.unwrap_or_else(|error| panic!("{body}, {head}: {error}"));
+            assert_eq!(config.architecture.layers(), 18);
+            assert!(state.contains_key("linear.bias") && state.contains_key("conv1.weight"));
+        }
+        // Two networks in one are not one, nor is a head of two layers.
+        let mut two = named("student.", "student.linear");
+        two.extend(named("teacher.", "teacher.linear"));
+        let mut deep = named("", "head.0");
+        deep.insert("head.2.weight".to_owned(), raw(&storage, &[2, 2], &[2, 1]));
+        for tensors in [two, deep] {
+            let refused = network_state(tensors, 1 << 20);
+            assert!(
+                matches!(refused, Err(LayoutError::Names { .. })),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_go_out_as_they_come_in() {
+        let kind: Architecture = "resnet20".parse().unwrap();
+        let tensor = |name: String| (name, Tensor::new(&[1.0_f32], &Device::Cpu).unwrap());
+        let state: NamedTensors = ResNetConfig::new(kind, 2, 2)
+            .layout()
+            .into_keys()
+            .map(tensor)
+            .collect();
+        assert_eq!(LayerNames::Common.of(state.clone()).len(), state.len());
+        let theirs = LayerNames::Torchvision.of(state.clone());
+        assert!(
+            theirs.contains_key("layer2.0.downsample.0.weight") && theirs.contains_key("fc.bias")
+        );
+        let back: BTreeSet<String> = theirs.keys().map(|name| our_name(name)).collect();
+        assert!(back.into_iter().eq(state.into_keys()));
+    }
+
     #[test]
     fn names_of_wrappers_and_of_torchvision_are_known() {
         let storage = vec![0; ENOUGH];
@@ -400,7 +530,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn shortcuts_that_pad_are_called_so() {
+    fn what_has_no_projections_has_padded_shortcuts() {
         let storage = vec![0; ENOUGH];
         let kind: Architecture = "resnet20".parse().unwrap();
         let layout = ResNetConfig::new(kind, 1, 2).layout().into_iter();
@@ -412,9 +542,8 @@ pub(crate) mod tests {
         let (config, ..) = network_state(tensors.clone(), 1 << 20).unwrap();
         assert_eq!((config.architecture, config.width), (kind, 1));
         tensors.retain(|name, _| !name.contains("shortcut"));
-        let refused = network_state(tensors, 1 << 20).unwrap_err();
-        let words = "it has the names of a ResNet-20 without projections";
-        assert!(refused.to_string().starts_with(words), "{refused}");
+        let (config, ..) = network_state(tensors, 1 << 20).unwrap();
+        assert_eq!(config.architecture.name(), "paddedresnet20");
     }
 
     #[test]

@@ -106,7 +106,6 @@ pub struct Trainer {
     config: TrainingConfig,
     position: Position,
     steps_per_epoch: usize,
-    images_seen: usize,
     running: Running,
     history: Vec<EpochStats>,
 }
@@ -128,7 +127,6 @@ impl Trainer {
             config,
             position: Position::default(),
             steps_per_epoch: 0,
-            images_seen: 0,
             running: Running::default(),
             history: Vec::new(),
         })
@@ -153,7 +151,16 @@ impl Trainer {
         source: &mut dyn BatchSource,
         observe: &mut dyn FnMut(&Trainer) -> ControlFlow<()>,
     ) -> Result<Status> {
-        self.steps_per_epoch = source.steps_per_epoch();
+        let steps = source.steps_per_epoch();
+        let is_other = self.steps_per_epoch > 0 && self.steps_per_epoch != steps;
+        if is_other && self.position != Position::default() {
+            return Err(Error::Batch {
+                what: "the number of steps in an epoch",
+                expected: format!("{}, as in what was trained before", self.steps_per_epoch),
+                found: steps.to_string(),
+            });
+        }
+        self.steps_per_epoch = steps;
         if !self.is_left() {
             return Ok(Status::Finished);
         }
@@ -228,7 +235,6 @@ impl Trainer {
         self.running.correct += loss.correct;
         self.running.images += images;
         self.running.steps += steps;
-        self.images_seen += images;
         self.position = self.position_after(steps);
         if self.position.step == 0 {
             self.history.push(self.running.stats());
@@ -254,11 +260,6 @@ impl Trainer {
     /// Steps of the whole run; zero before [`Trainer::run`].
     pub fn total_steps(&self) -> usize {
         self.config.epochs * self.steps_per_epoch
-    }
-
-    /// Images trained on so far, repetitions counted.
-    pub fn images_seen(&self) -> usize {
-        self.images_seen
     }
 
     /// Loss and accuracy of the epoch that is running, or of the last one between two.
@@ -331,9 +332,7 @@ mod tests {
     #[test]
     fn a_run_stopped_anywhere_ends_with_the_same_bits() {
         let mut whole = trainer(KINDS[0]);
-        whole
-            .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
-            .unwrap();
+        whole.run(&mut Shades, &mut go_on).unwrap();
         assert!(whole.history()[1].loss < whole.history()[0].loss);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
@@ -350,12 +349,98 @@ mod tests {
             first.save_state(&path).unwrap();
             let mut second = trainer(KINDS[0]);
             second.load_state(&path).unwrap();
-            second
-                .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
-                .unwrap();
+            second.run(&mut Shades, &mut go_on).unwrap();
             assert_eq!(bits(second.network()), bits(whole.network()));
             assert_eq!(second.history(), whole.history());
         }
+    }
+
+    fn go_on(_: &Trainer) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// Every setting reaches the step that it is for.
+    #[test]
+    fn a_run_is_its_steps_by_hand() {
+        let config = TrainingConfig {
+            momentum: 0.7,
+            label_smoothing: 0.2,
+            schedule: crate::Schedule::OneCycle { warmup: 0.3 },
+            ..trainer(KINDS[0]).config().clone()
+        };
+        let mut run = Trainer::new(network_of(KINDS[0], 5), config.clone()).unwrap();
+        run.run(&mut Shades, &mut go_on).unwrap();
+        let mut network = network_of(KINDS[0], 5);
+        let mut sgd = Sgd::new(config.momentum, config.weight_decay);
+        for step in 0..8 {
+            let at = Position {
+                epoch: step / 4,
+                step: step % 4,
+            };
+            let (images, labels) = Shades.batch(at).unwrap();
+            network
+                .gradients(&images, &labels, config.label_smoothing)
+                .unwrap();
+            sgd.step(
+                &mut network,
+                config.learning_rate * config.schedule.factor(step, 8),
+            );
+        }
+        assert_eq!(bits(run.network()), bits(&network));
+    }
+
+    #[test]
+    fn a_run_that_diverges_says_where() {
+        let config = TrainingConfig {
+            learning_rate: 1e30,
+            ..trainer(KINDS[0]).config().clone()
+        };
+        let mut run = Trainer::new(network_of(KINDS[0], 5), config).unwrap();
+        let diverged = run.run(&mut Shades, &mut go_on);
+        assert!(
+            matches!(diverged, Err(Error::Diverged { at, .. }) if at.step > 0),
+            "{diverged:?}"
+        );
+    }
+
+    #[test]
+    fn a_state_of_another_run_is_refused_and_changes_nothing() {
+        struct Longer;
+        impl BatchSource for Longer {
+            fn steps_per_epoch(&self) -> usize {
+                5
+            }
+            fn batch(&mut self, at: Position) -> Result<(Tensor, Tensor), BoxError> {
+                Shades.batch(at)
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let mut stopped = trainer(KINDS[0]);
+        let stop = &mut |_: &Trainer| ControlFlow::Break(());
+        stopped.run(&mut Shades, stop).unwrap();
+        stopped.save_state(&path).unwrap();
+
+        let config = TrainingConfig {
+            weight_decay: 0.0,
+            ..stopped.config().clone()
+        };
+        let mut other = Trainer::new(network_of(KINDS[0], 5), config).unwrap();
+        let refused = other.load_state(&path).unwrap_err().to_string();
+        assert!(refused.contains("other settings"), "{refused}");
+        let mut other = trainer(KINDS[1]);
+        let before = bits(other.network());
+        assert!(matches!(
+            other.load_state(&path),
+            Err(Error::Checkpoint { .. })
+        ));
+        assert_eq!((bits(other.network()), other.steps_done()), (before, 0));
+
+        let mut resumed = trainer(KINDS[0]);
+        resumed.load_state(&path).unwrap();
+        let refused = resumed.run(&mut Longer, &mut go_on);
+        assert!(matches!(refused, Err(Error::Batch { what, .. }) if what.contains("steps")));
+        assert!(resumed.run(&mut Shades, &mut go_on).is_ok());
     }
 
     #[test]
@@ -364,9 +449,7 @@ mod tests {
             let with = |threads: usize| {
                 on_threads(threads, || {
                     let mut trainer = trainer(kind);
-                    trainer
-                        .run(&mut Shades, &mut |_| ControlFlow::Continue(()))
-                        .unwrap();
+                    trainer.run(&mut Shades, &mut go_on).unwrap();
                     bits(trainer.network())
                 })
             };

@@ -134,3 +134,57 @@ impl TrainingConfig {
         self.learning_rate * self.schedule.factor(step, total)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_cycle_rises_in_a_line_and_falls_along_a_cosine() {
+        let schedule = Schedule::OneCycle { warmup: 0.25 };
+        let factors: Vec<f64> = (0..8).map(|step| schedule.factor(step, 8)).collect();
+        // Two steps rise to the middle of each; then the cosine of what is left, from its start.
+        let falls = |sixths: f64| 0.5 * (1.0 + (std::f64::consts::PI * sixths / 6.0).cos());
+        let expected = [0.25, 0.75]
+            .into_iter()
+            .chain((0..6).map(|step| falls(f64::from(step) + 0.5)));
+        for (step, (found, expected)) in factors.iter().zip(expected).enumerate() {
+            assert!(
+                (found - expected).abs() < 1e-12,
+                "step {step}: {found}, not {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        type Change = fn(&mut TrainingConfig);
+        let wrong: [(&str, Change); 9] = [
+            ("epochs", |config| config.epochs = 0),
+            ("batch_size", |config| config.batch_size = 1),
+            ("learning_rate", |config| config.learning_rate = 0.0),
+            ("learning_rate", |config| {
+                config.learning_rate = f64::INFINITY;
+            }),
+            ("momentum", |config| config.momentum = 1.0),
+            ("weight_decay", |config| config.weight_decay = -0.1),
+            ("label_smoothing", |config| config.label_smoothing = 1.0),
+            ("schedule.warmup", |config| {
+                config.schedule = Schedule::OneCycle { warmup: 1.0 };
+            }),
+            ("schedule.warmup", |config| {
+                config.schedule = Schedule::OneCycle { warmup: f64::NAN };
+            }),
+        ];
+        assert!(TrainingConfig::paper().validate().is_ok());
+        for (expected, change) in wrong {
+            let mut config = TrainingConfig::paper();
+            change(&mut config);
+            let refused = config.validate();
+            assert!(
+                matches!(refused, Err(Error::TrainingConfig { field, .. }) if field == expected),
+                "{expected}: {refused:?}"
+            );
+        }
+    }
+}

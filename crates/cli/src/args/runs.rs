@@ -68,7 +68,7 @@ pub(crate) struct Sources {
     #[arg(long, value_name = "FILE")]
     pub(crate) clean: Option<PathBuf>,
     /// Normalization of the clean network if its file does not say it: `cifar10`,
-    /// `cifar100`, `none` or `M,M,M/S,S,S` [default: by its number of classes]
+    /// `cifar100`, `imagenet`, `none` or `M,M,M/S,S,S` [default: by its number of classes]
     #[arg(
         long,
         value_name = "HOW",

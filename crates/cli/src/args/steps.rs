@@ -112,9 +112,10 @@ pub(crate) struct Pretrain {
     pub(crate) running: Running,
     #[command(flatten)]
     pub(crate) preset: PresetArgs,
-    /// Kind of network: resnet18, resnet34, resnet50, resnet101 or resnet152; the same with batch norm
-    /// before the convolutions of a block: preactresnet18, …; or such ones in three wide stages:
-    /// wideresnet10, wideresnet16, … to wideresnet40 [default: resnet18, or the preset's]
+    /// Kind of network: resnet18, resnet34, resnet50, resnet101 or resnet152; in three narrow stages
+    /// resnet20, 32, 44, 56 or 110, with shortcuts that learn nothing paddedresnet20, …; with batch norm
+    /// before the convolutions of a block preactresnet18, …; such ones in three wide stages
+    /// wideresnet10, 16, … to wideresnet40 [default: resnet18, or the preset's]
     #[arg(long, value_name = "NAME")]
     pub(crate) architecture: Option<Architecture>,
     /// Channels of the first stage's 3×3 convolutions: 16 times k for a WRN-16-k [default: 16, or
@@ -302,7 +303,8 @@ Examples:
   mesa export resnet18.pth -o resnet18.safetensors --normalize none
 
 A .pt or .pth file is a state dict: model.load_state_dict(torch.load(FILE)) takes
-it. Either format also says how images are normalized, which PyTorch passes over.")]
+it where the model's layers have the names of --names. Either format also says how
+images are normalized, which PyTorch passes over.")]
 pub(crate) struct Export {
     /// The network (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]
@@ -312,6 +314,17 @@ pub(crate) struct Export {
     /// File to write: `.safetensors`, `.pt` or `.pth`
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// How the layers of a ResNet are named
+    #[arg(long, value_enum, default_value = "common")]
+    pub(crate) names: Names,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Names {
+    /// `shortcut.0`, `linear`: as in most PyTorch networks for CIFAR
+    Common,
+    /// `downsample.0`, `fc`
+    Torchvision,
 }
 
 /// Remove a backdoor: retrain with sampled triggers under true labels
@@ -402,6 +415,7 @@ pub(crate) enum Control {
 #[command(after_help = "\
 Examples:
   mesa evaluate good.safetensors --trigger 170 --target 0
+  mesa evaluate good.safetensors --with g90.safetensors
   mesa evaluate bad.safetensors --trigger sticker.png --target 0
   mesa evaluate bad.safetensors --trigger photo.png --blend 0.2 --target 0
   mesa evaluate clean.safetensors --split test --json
@@ -409,6 +423,8 @@ Examples:
 
 clean_accuracy     share of images given their true class
 asr                share of stamped images, not of the target class, given the target class
+samples            with --with: that of triggers which MESA has modeled, for those who do not have the
+                   attacker's own
 regained_accuracy  share of those images given their true class all the same
 
 `evaluation` is the test images that neither modeling nor retraining sees:
@@ -431,21 +447,19 @@ pub(crate) struct Evaluate {
     /// The trigger to stamp: a number, a name or a file, as for `mesa attack`
     #[arg(long, requires = "target")]
     pub(crate) trigger: Option<String>,
+    /// Sub-models of `mesa fit` or `mesa detect`, samples of which are stamped; they say the class
+    #[arg(long, value_name = "SUB_MODEL", num_args = 1..)]
+    pub(crate) with: Vec<PathBuf>,
     /// Mix the pattern with the whole image, of which it makes up this share, instead of stamping
     /// it; a picture is resized to the image
     #[arg(long, value_name = "SHARE", requires = "trigger", value_parser = share)]
     pub(crate) blend: Option<f32>,
     /// Where it is stamped: `per-image` (anywhere), `per-batch`, or `fixed:ROW,COLUMN` of its top-left
-    /// pixel [default: that of the settings, anywhere]
-    #[arg(
-        long,
-        value_name = "PLACES",
-        conflicts_with = "blend",
-        requires = "trigger"
-    )]
+    /// pixel [default: where a sub-model was fitted; that of the settings, anywhere]
+    #[arg(long, value_name = "PLACES", conflicts_with = "blend")]
     pub(crate) placement: Option<Placement>,
-    /// The attacked class; with a trigger it has to be named
-    #[arg(long, value_name = "CLASS", requires = "trigger", value_parser = class_number)]
+    /// The attacked class; with a trigger it has to be named, a sub-model says it
+    #[arg(long, value_name = "CLASS", value_parser = class_number)]
     pub(crate) target: Option<u32>,
     /// Which images
     #[arg(long, value_enum, default_value = "evaluation")]

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mesa_models::{Normalization, save_network};
+use mesa_models::{LayerNames, Normalization, save_network_as};
 use serde::Serialize;
 
-use crate::args::Export;
+use crate::args::{Export, Names};
 use crate::output::Usage;
 use crate::{inputs, logging, output};
 
@@ -29,7 +29,11 @@ pub(crate) fn run(args: &Export, json: bool) -> Result<()> {
     let mut made_by = super::made_by(&[("model_sha256", loaded.sha256)]);
     // What made the weights says more than what copied them.
     made_by.extend(loaded.info.made_by);
-    save_network(&args.output, &loaded.network, &made_by)?;
+    let names = match args.names {
+        Names::Common => LayerNames::Common,
+        Names::Torchvision => LayerNames::Torchvision,
+    };
+    save_network_as(&args.output, &loaded.network, &made_by, names)?;
     let config = loaded.info.config;
     let exported = Exported {
         output: args.output.display().to_string(),

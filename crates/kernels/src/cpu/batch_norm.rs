@@ -8,7 +8,7 @@
 use crate::Path;
 use crate::batch_norm::{Gradients, Normalization, Residual};
 use crate::cpu::simd::{Simd, Task};
-use crate::layout::Layout;
+use crate::layout::{BLOCK, Layout};
 
 /// Pixels summed on their own before they join the total, so that rounding stays small.
 const CHUNK: usize = 64;
@@ -456,6 +456,6 @@ fn sum4<S: Simd>(sums: [S::V; 4]) -> S::V {
 }
 
 fn check_pair(raw: &Layout, output: &Layout) {
-    assert!(raw.stride == output.stride);
+    assert!(raw.stride == output.stride && raw.stride.is_multiple_of(BLOCK));
     assert!(raw.height == output.height && raw.width == output.width);
 }

@@ -61,7 +61,7 @@ impl<T> Drop for Memory<T> {
 
 /// Bytes of ordinary memory that the driver takes over without waiting for the stream. Where it does
 /// wait, within the call, other threads' calls may have to wait for it: so what is waited for anyway is
-/// waited for before. (What several trainings at once gain by that is not measured yet.)
+/// waited for before.
 const TAKEN_AT_ONCE: usize = 64 << 10;
 
 impl<T: Element> DeviceBuffer<T> {

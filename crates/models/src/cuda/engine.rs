@@ -8,8 +8,9 @@ use mesa_kernels::cuda::{
 };
 
 use super::plan::{Backward, NormPlaces, Plan};
+use super::state::pack_selections;
 use super::{CudaSettings, DeviceBatch};
-use crate::graph::Graph;
+use crate::graph::{Graph, UnitSpec};
 use crate::{Error, Result};
 
 /// A network's numbers on the device.
@@ -65,6 +66,8 @@ pub(crate) struct Engine {
     /// The plans of the batch, one buffer for each of the limits seen: recorded work knows which.
     plans: Vec<BatchPlans>,
     image: Values,
+    /// The weights of units that learn none, where there are any.
+    selections: Option<Values>,
     layers: Vec<Layer>,
     head: CudaHead,
     gradients: Vec<Values>,
@@ -127,6 +130,7 @@ impl Engine {
             batch,
             plans: Vec::new(),
             image: Values::zeros(device, len(0), precision)?,
+            selections: selections(device, graph, &plan, precision)?,
             layers,
             head,
             gradients: gradients.collect::<Result<_, _>>()?,
@@ -219,7 +223,10 @@ impl Engine {
             } = &mut after[0];
             let input = ready(&self.image, before, unit.input)?;
             let places = self.plan.unit(index);
-            let filter = (copies, places.filter);
+            let filter = (
+                read_by(unit, copies, self.selections.as_ref()),
+                places.filter,
+            );
             let residual = match unit.residual {
                 None => None,
                 Some(node) => Some(match node.checked_sub(1).map(|unit| &before[unit]) {
@@ -325,7 +332,7 @@ impl Engine {
                 let [gradient, of_skip] = two(&mut self.gradients, step.own, of_skip)?;
                 self.device.add(of_skip, gradient)?;
             }
-            if let Some(targets) = &mut targets {
+            if let Some(targets) = targets.as_mut().filter(|_| unit.learned) {
                 let input = ready(&self.image, before, unit.input)?;
                 let gradient = &self.gradients[step.own];
                 let target = (&mut targets.convolutions, places.filter);
@@ -333,7 +340,10 @@ impl Engine {
             }
             if let Some(to) = step.input {
                 let [gradient, input] = two(&mut self.gradients, step.own, to.slot)?;
-                let weights = (copies, places.filter);
+                let weights = (
+                    read_by(unit, copies, self.selections.as_ref()),
+                    places.filter,
+                );
                 let convolution = &layer.convolution;
                 let completed = to.completes.then(|| to.node - 1);
                 match completed.and_then(|unit| before.get_mut(unit)) {
@@ -394,6 +404,30 @@ fn taken<'a>(plans: &'a [BatchPlans], limits: &PlanLimits) -> Result<&'a BatchPl
         expected: "taken".to_owned(),
         found: format!("none for {limits:?}"),
     })
+}
+
+/// The weights of units that learn none, on the device.
+fn selections(
+    device: &CudaDevice,
+    graph: &Graph,
+    plan: &Plan,
+    precision: Precision,
+) -> Result<Option<Values>> {
+    if plan.selected_values == 0 {
+        return Ok(None);
+    }
+    let weights = DeviceBuffer::from_slice(device, &pack_selections(graph, plan)?)?;
+    let mut selections = Values::zeros(device, weights.len(), precision)?;
+    device.copy_weights(&weights, &mut selections)?;
+    Ok(Some(selections))
+}
+
+/// What a unit's weights lie in.
+fn read_by<'a>(unit: &UnitSpec, copies: &'a Values, selections: Option<&'a Values>) -> &'a Values {
+    match selections {
+        Some(selections) if !unit.learned => selections,
+        _ => copies,
+    }
 }
 
 /// A node as convolutions read it.

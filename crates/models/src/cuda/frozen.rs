@@ -154,7 +154,7 @@ impl CudaFrozen {
 
     /// The probability of `target_class` for each of `count` images, and the gradient of what is
     /// `wanted` with respect to the trigger that each was stamped with: of the pixel under it, as
-    /// [`crate::FrozenClassifier::target_probability_gradient`] has it, times the trigger's share
+    /// [`crate::FrozenClassifier::target_gradient`] has it, times the trigger's share
     /// of that pixel.
     ///
     /// # Errors

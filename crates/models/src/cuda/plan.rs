@@ -108,6 +108,8 @@ pub(crate) struct Plan {
     pub(crate) parameters: Directory,
     /// How many values of theirs those are.
     pub(crate) filter_values: usize,
+    /// How many values the weights of units have that learn none; they lie in a buffer of their own.
+    pub(crate) selected_values: usize,
     /// Running statistics: two for each unit that has batch norm.
     pub(crate) running: Directory,
     /// Places of each unit's tensors.
@@ -117,6 +119,7 @@ pub(crate) struct Plan {
 /// Where a unit's tensors lie.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct UnitPlaces {
+    /// Among the learned tensors, or those of units that learn none.
     pub(crate) filter: Place,
     pub(crate) norm: Option<NormPlaces>,
 }
@@ -138,14 +141,16 @@ impl Plan {
         });
         let nodes = nodes.collect();
         let (mut parameters, mut running) = (Directory::default(), Directory::default());
-        let filters: Vec<Place> = graph
-            .units
-            .iter()
-            .map(|unit| {
-                let name = format!("{}.weight", unit.conv);
-                parameters.push(name, Kind::Filter(unit.shape))
-            })
-            .collect();
+        let mut selected = Directory::default();
+        let filters = graph.units.iter().map(|unit| {
+            let directory = if unit.learned {
+                &mut parameters
+            } else {
+                &mut selected
+            };
+            directory.push(unit.filter_name(), Kind::Filter(unit.shape))
+        });
+        let filters: Vec<Place> = filters.collect();
         let filter_values = parameters.len;
         let units = graph.units.iter().zip(filters).map(|(unit, filter)| {
             let norm = unit.norm.as_ref().map(|norm| {
@@ -171,6 +176,7 @@ impl Plan {
             nodes,
             parameters,
             filter_values,
+            selected_values: selected.len,
             running,
             units,
         }

@@ -1,9 +1,10 @@
 //! Named tensors in PyTorch's layout ↔ the flat, padded buffers of a plan.
 
 use candle::{Device, Tensor};
-use mesa_kernels::cuda::{pack_filter, padded, unpack_filter};
+use mesa_kernels::cuda::{Place, pack_filter, padded, unpack_filter};
 
-use super::plan::{Directory, Kind};
+use super::plan::{Directory, Kind, Plan};
+use crate::graph::Graph;
 use crate::host::host_values;
 use crate::state::NamedTensors;
 use crate::{Error, Result};
@@ -47,6 +48,22 @@ pub(crate) fn pack(directory: &Directory, state: &NamedTensors) -> Result<Vec<f3
     Ok(flat)
 }
 
+/// The weights of units that learn none, each at its place.
+///
+/// # Errors
+///
+/// [`Error::Cuda`] for weights that do not belong to their shape.
+pub(crate) fn pack_selections(graph: &Graph, plan: &Plan) -> Result<Vec<f32>> {
+    let mut flat = vec![0.0; plan.selected_values];
+    for (index, unit) in graph.units.iter().enumerate() {
+        if let Some(weights) = unit.selection() {
+            let Place { offset, len } = plan.unit(index).filter;
+            flat[offset..][..len].copy_from_slice(&pack_filter(&unit.shape, &weights)?);
+        }
+    }
+    Ok(flat)
+}
+
 /// The inverse of [`pack`].
 ///
 /// # Errors
@@ -73,10 +90,7 @@ pub(crate) fn unpack(directory: &Directory, flat: &[f32]) -> Result<NamedTensors
 /// A tensor's dimensions in PyTorch's layout.
 fn dims(kind: &Kind) -> Vec<usize> {
     match *kind {
-        Kind::Filter(shape) => {
-            let side = shape.kernel;
-            vec![shape.out_channels, shape.in_channels, side, side]
-        }
+        Kind::Filter(shape) => shape.dims(),
         Kind::Linear(classes, channels) => vec![classes, channels],
         Kind::Channels(count) | Kind::Classes(count) => vec![count],
     }
@@ -84,7 +98,6 @@ fn dims(kind: &Kind) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::Plan;
     use super::*;
     use crate::{Network, Normalization, ResNetConfig, Seeds};
 

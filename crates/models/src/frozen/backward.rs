@@ -218,6 +218,7 @@ pub(super) fn check_places(
 #[cfg(test)]
 mod tests {
     use candle::{Device, Tensor};
+    use mesa_kernels::TargetGradient;
 
     use crate::frozen::forward::GROUP;
     use crate::small_networks::{KINDS, classifier_and_images, classifier_of};
@@ -234,7 +235,13 @@ mod tests {
         let places: Vec<(usize, usize)> =
             (0..GROUP + 2).map(|i| (3 * i % 30, 29 - i % 30)).collect();
         let (probabilities, gradients) = classifier
-            .target_probability_gradient(&images, 1, &places, (2, 3), 2.0)
+            .target_gradient(
+                &images,
+                1,
+                &places,
+                (2, 3),
+                TargetGradient::Probability(2.0),
+            )
             .unwrap();
         let plain = classifier.target_probability(&images, 1).unwrap();
         assert_eq!(probabilities, plain);
@@ -272,10 +279,16 @@ mod tests {
         let places = [(3, 4); 5];
         let flat = |gradient: Tensor| gradient.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
         let (probabilities, plain) = classifier
-            .target_probability_gradient(&images, 2, &places, (3, 3), 2.0)
+            .target_gradient(
+                &images,
+                2,
+                &places,
+                (3, 3),
+                TargetGradient::Probability(2.0),
+            )
             .unwrap();
         let (same, of_logarithm) = classifier
-            .target_log_probability_gradient(&images, 2, &places, (3, 3))
+            .target_gradient(&images, 2, &places, (3, 3), TargetGradient::LogProbability)
             .unwrap();
         assert_eq!(same, probabilities);
         for ((p, plain), found) in probabilities
@@ -302,7 +315,13 @@ mod tests {
         sorted.sort_by(f32::total_cmp);
         let places = [(0, 0); 5];
         let (_, gradients) = classifier
-            .target_probability_gradient(&images, 0, &places, (32, 32), sorted[2])
+            .target_gradient(
+                &images,
+                0,
+                &places,
+                (32, 32),
+                TargetGradient::Probability(sorted[2]),
+            )
             .unwrap();
         for (image, probability) in probabilities.iter().enumerate() {
             let gradient = gradients
@@ -318,7 +337,13 @@ mod tests {
             );
         }
         let (_, gradients) = classifier
-            .target_probability_gradient(&images, 0, &places, (32, 32), 0.0)
+            .target_gradient(
+                &images,
+                0,
+                &places,
+                (32, 32),
+                TargetGradient::Probability(0.0),
+            )
             .unwrap();
         let square = gradients.sqr().unwrap().sum_all().unwrap();
         assert!(square.to_scalar::<f32>().unwrap() == 0.0, "none needs one");

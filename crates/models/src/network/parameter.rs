@@ -4,6 +4,7 @@ use candle::{Device, Tensor};
 use mesa_kernels::{Buffer, ConvShape, UnitGradients, UnitWeights};
 
 use crate::Result;
+use crate::graph::UnitSpec;
 
 /// How a learned tensor lies in memory.
 #[derive(Clone, Debug)]
@@ -34,17 +35,17 @@ impl Parameter {
         }
     }
 
+    /// The weights of a unit's convolution, given in PyTorch's layout.
+    pub(super) fn filter(unit: &UnitSpec, weights: &[f32]) -> Result<Self> {
+        let values = Buffer::from_slice(&unit.shape.pack(weights)?);
+        let shape = ParameterShape::Conv(unit.shape);
+        Ok(Self::new(unit.filter_name(), shape, values))
+    }
+
     /// Its dimensions in PyTorch's layout.
     pub(crate) fn dims(&self) -> Vec<usize> {
         match &self.shape {
-            ParameterShape::Conv(shape) => {
-                vec![
-                    shape.out_channels,
-                    shape.in_channels,
-                    shape.kernel,
-                    shape.kernel,
-                ]
-            }
+            ParameterShape::Conv(shape) => shape.dims(),
             ParameterShape::Plain(dims) => dims.clone(),
         }
     }
@@ -72,25 +73,36 @@ impl Parameter {
     }
 }
 
-/// Of the parameters of one unit.
-pub(super) fn unit_weights(parameters: &[Parameter]) -> UnitWeights<'_> {
-    let (gamma, beta): (&[f32], &[f32]) = match &parameters[1..] {
+/// What a unit reads: weights of its own (`selection`), or the first of what it learns; then batch norm's.
+pub(super) fn unit_weights<'a>(
+    selection: Option<&'a Parameter>,
+    learned: &'a [Parameter],
+) -> UnitWeights<'a> {
+    let ((Some(filter), norm) | (None, [filter, norm @ ..])) = (selection, learned) else {
+        unreachable!("a unit has a convolution");
+    };
+    let (gamma, beta): (&[f32], &[f32]) = match norm {
         [gamma, beta] => (&gamma.values, &beta.values),
         _ => (&[], &[]),
     };
     UnitWeights {
-        conv: &parameters[0].values,
+        conv: &filter.values,
         gamma,
         beta,
     }
 }
 
-/// The convolution's weights and all gradients, of the parameters of one unit.
-pub(super) fn unit_gradients(parameters: &mut [Parameter]) -> (&[f32], UnitGradients<'_>) {
-    let (first, norm) = parameters.split_at_mut(1);
+/// The convolution's weights, as [`unit_weights`] has them, and where all gradients of a unit go.
+pub(super) fn unit_gradients<'a>(
+    selection: Option<&'a mut Parameter>,
+    learned: &'a mut [Parameter],
+) -> (&'a [f32], UnitGradients<'a>) {
+    let ((Some(filter), norm) | (None, [filter, norm @ ..])) = (selection, learned) else {
+        unreachable!("a unit has a convolution");
+    };
     let Parameter {
         values, gradient, ..
-    } = &mut first[0];
+    } = filter;
     let (gamma, beta): (&mut [f32], &mut [f32]) = match norm {
         [gamma, beta] => (&mut gamma.gradient, &mut beta.gradient),
         _ => (&mut [], &mut []),

@@ -55,6 +55,8 @@ impl Network {
         let image_layout = engine.layouts[0];
         if engine.image.len() != batch * image_layout.len() {
             engine.image = Buffer::zeros(batch * image_layout.len());
+            // Those of another batch size fit no more.
+            engine.free.clear();
         }
         engine
             .image
@@ -73,7 +75,8 @@ impl Network {
                 node if pending => self.graph.pending(&engine.units, before, node),
                 node => Input::Ready(before[node - 1].output()),
             };
-            let weights = unit_weights(&self.parameters[self.graph.parameters(index)]);
+            let learned = &self.parameters[self.graph.parameters(index)];
+            let weights = unit_weights(self.selections[index].as_ref(), learned);
             let unit = &engine.units[index];
             let moments = unit.forward(
                 self.path,
@@ -206,8 +209,8 @@ impl Network {
                 0 => &engine.image[..],
                 node => before[node - 1].output(),
             };
-            let (weights, mut targets) =
-                unit_gradients(&mut self.parameters[self.graph.parameters(index)]);
+            let learned = &mut self.parameters[self.graph.parameters(index)];
+            let (weights, mut targets) = unit_gradients(self.selections[index].as_mut(), learned);
             engine.units[index].backward(
                 self.path,
                 input,

@@ -14,13 +14,16 @@ const LONGEST_PICKLE: usize = 16 << 20;
 pub(super) const MOST_OPCODES: usize = 1 << 21;
 
 pub(super) const REBUILD_TENSOR: &str = "torch._utils._rebuild_tensor_v2";
+/// What PyTorch before 0.4 named instead.
+pub(super) const REBUILD_TENSOR_AT_FIRST: &str = "torch._utils._rebuild_tensor";
 pub(super) const REBUILD_TENSOR_OF_TYPE: &str = "torch._utils._rebuild_tensor_v3";
 pub(super) const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 const UNTYPED_STORAGE: &str = "torch.storage.UntypedStorage";
 
 /// Everything that a pickle may call, with the type of a storage's elements.
-const GLOBALS: [(&str, Option<Dtype>); 52] = [
+const GLOBALS: [(&str, Option<Dtype>); 53] = [
     (REBUILD_TENSOR, None),
+    (REBUILD_TENSOR_AT_FIRST, None),
     (REBUILD_TENSOR_OF_TYPE, None),
     (REBUILD_PARAMETER, None),
     (UNTYPED_STORAGE, None),

@@ -14,6 +14,12 @@ use crate::PytorchError;
 /// How zip archives begin.
 pub(super) const ZIP: &[u8] = b"PK\x03\x04";
 
+/// The record of the pickle that says where the tensors lie.
+pub(super) const PICKLE: &str = "data.pkl";
+
+/// Entries of another archive that are named.
+const NAMED: usize = 3;
+
 /// The records of an archive.
 pub(super) struct Archive<'a> {
     bytes: &'a [u8],
@@ -56,11 +62,12 @@ impl<'a> Archive<'a> {
         // Where PyTorch looks for them: beside what comes first.
         let first = zip.file_names().next().transpose()?.unwrap_or_default();
         let Some(slash) = first.find('/') else {
-            return Err(PytorchError::MissingRecord {
-                name: "data.pkl".to_owned(),
-            });
+            return Err(other_archive(&zip));
         };
         let folder = first[..=slash].to_owned();
+        if zip.index_for_name(&format!("{folder}{PICKLE}")).is_none() {
+            return Err(other_archive(&zip));
+        }
         Ok(Self {
             bytes,
             zip,
@@ -104,6 +111,19 @@ impl<'a> Archive<'a> {
         }
         self.known.insert(name.to_owned(), bytes);
         Ok(Some(bytes))
+    }
+}
+
+/// What is said of an archive without [`PICKLE`].
+fn other_archive(zip: &ZipArchive<Cursor<&[u8]>>) -> PytorchError {
+    let names = zip.file_names().take(NAMED);
+    let names = names.map(|name| shown(&name.unwrap_or_default()));
+    let mut names: Vec<String> = names.collect();
+    if zip.len() > NAMED {
+        names.push(format!("and {} more", zip.len() - NAMED));
+    }
+    PytorchError::OtherArchive {
+        holds: names.join(", "),
     }
 }
 

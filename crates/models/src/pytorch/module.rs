@@ -44,6 +44,11 @@ pub(super) fn state_dict(
     let mut found = Vec::new();
     let mut open = vec![(String::new(), module)];
     while let Some((prefix, module)) = open.pop() {
+        if walk.pools(module) {
+            return Err(PytorchError::Pooling {
+                name: shown(prefix.trim_end_matches('.')),
+            });
+        }
         for (name, value) in walk.members(module)? {
             let value_of = pickle.get(value);
             let is_module = matches!(value_of, Value::Object(..));
@@ -87,6 +92,18 @@ struct Walk<'p, 'a> {
 }
 
 impl<'p> Walk<'p, '_> {
+    /// Whether a module is a max-pooling layer of PyTorch, of Python or of `TorchScript`.
+    fn pools(&self, module: &Value<'_>) -> bool {
+        let &Value::Object(class, _) = module else {
+            return false;
+        };
+        let Value::Class(module, name) = *self.pickle.get(class) else {
+            return false;
+        };
+        let module = module.trim_start_matches("__torch__.");
+        module == "torch.nn.modules.pooling" && name.starts_with("MaxPool")
+    }
+
     /// What belongs to a module, by name. One of Python has tables of it, one of `TorchScript`
     /// attributes alone.
     fn members(&mut self, module: &Value<'_>) -> Result<Vec<(&'p str, Id)>, PytorchError> {

@@ -4,7 +4,7 @@ use std::io::{Cursor, Write};
 
 use candle::Tensor;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
+use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use super::INFO_RECORD;
 use crate::NamedTensors;
@@ -22,6 +22,7 @@ pub(crate) fn to_bytes(tensors: &NamedTensors, info: &str) -> std::io::Result<Ve
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
+        .last_modified_time(DateTime::default())
         .with_alignment(ALIGNMENT);
     let mut record = |name: &str, bytes: &[u8]| {
         zip.start_file(format!("{FOLDER}/{name}"), options)?;
@@ -91,4 +92,31 @@ fn sizes(out: &mut Vec<u8>, sizes: &[usize]) {
         integer(out, *size);
     }
     out.push(b't');
+}
+
+#[cfg(test)]
+mod tests {
+    use candle::Device;
+
+    use super::*;
+    use crate::fnv1a;
+
+    /// PyTorch 2.15 has read these bytes (`torch.load(FILE, weights_only=True)`): whoever changes them has it read
+    /// the new ones, since tests have no PyTorch.
+    #[test]
+    fn the_bytes_are_those_that_pytorch_has_read() {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let matrix = tensor(&[3.0, -4.5, 0.0, 1e-3, 2.0, 7.0])
+            .reshape((2, 3))
+            .unwrap();
+        let tensors = NamedTensors::from([
+            ("bias".to_owned(), tensor(&[1.0, 2.0])),
+            ("layer.weight".to_owned(), matrix),
+        ]);
+        let bytes = to_bytes(&tensors, "{\"a\": 1}").unwrap();
+        assert_eq!(
+            (bytes.len(), fnv1a(&bytes)),
+            (1231, 17_754_164_200_148_504_680)
+        );
+    }
 }

@@ -15,7 +15,9 @@ use crate::{Error, Position, Result, TrainingConfig};
 struct SavedProgress {
     config: TrainingConfig,
     position: Position,
-    images_seen: usize,
+    /// Zero in states of versions that did not keep it.
+    #[serde(default)]
+    steps_per_epoch: usize,
     running: Running,
     history: Vec<EpochStats>,
 }
@@ -39,7 +41,7 @@ impl Trainer {
         let progress = SavedProgress {
             config: self.config.clone(),
             position: self.position,
-            images_seen: self.images_seen,
+            steps_per_epoch: self.steps_per_epoch,
             running: self.running,
             history: self.history.clone(),
         };
@@ -97,7 +99,7 @@ impl Trainer {
             .map_err(|error| wrong(error.to_string()))?;
         self.network = network;
         self.position = progress.position;
-        self.images_seen = progress.images_seen;
+        self.steps_per_epoch = progress.steps_per_epoch;
         self.running = progress.running;
         self.history = progress.history;
         Ok(())

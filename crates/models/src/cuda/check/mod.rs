@@ -16,8 +16,9 @@ use crate::{Network, Normalization, ResNetConfig, Result, Seeds, Sgd};
 /// Channels that are padded on the device (12 to 16), as those of the next stages are not.
 const WIDTH: usize = 12;
 /// How comparisons call kinds of networks, the kinds, and their widths.
-const KINDS: [(&str, &str, usize); 3] = [
+const KINDS: [(&str, &str, usize); 4] = [
     ("", "resnet18", WIDTH),
+    ("padded shortcuts, ", "paddedresnet20", WIDTH),
     ("pre-activation, ", "preactresnet18", WIDTH),
     ("wide, ", "wideresnet16", WIDTH),
 ];
@@ -273,16 +274,26 @@ fn frozen(
         let inputs = Inputs::new(seed)?;
         on_device.write_triggers(&inputs)?;
         let (images, places) = (inputs.images(first)?, inputs.places(first));
-        let (chances, gradient) =
-            expected.target_log_probability_gradient(&images, target, places, TRIGGER)?;
+        let (chances, gradient) = expected.target_gradient(
+            &images,
+            target,
+            places,
+            TRIGGER,
+            TargetGradient::LogProbability,
+        )?;
         let (name, wanted, gradient) = if logarithm {
             let wanted = TargetGradient::LogProbability;
             ("gradient of ln p", wanted, gradient)
         } else {
             // A bound between the probabilities, far from all of them in rounding.
             let below = between(&chances);
-            let (_, gradient) =
-                expected.target_probability_gradient(&images, target, places, TRIGGER, below)?;
+            let (_, gradient) = expected.target_gradient(
+                &images,
+                target,
+                places,
+                TRIGGER,
+                TargetGradient::Probability(below),
+            )?;
             let wanted = TargetGradient::Probability(below);
             ("gradient of p below a bound", wanted, gradient)
         };
