@@ -202,7 +202,7 @@ impl Layout {
                     .iter()
                     .all(|file| file.len != self.official_len(file.official)) =>
             {
-                tracing::warn!(name = %self.name, "these are not the official files: other sizes");
+                tracing::warn!("these are not {}'s official files: other sizes", self.name);
                 Ok(())
             }
             Some(file) => Err(Error::WrongRecordCount {

@@ -154,7 +154,7 @@ pub enum Error {
     },
     /// A folder that was named holds no data set.
     #[error(
-        "{} ({origin}) holds no {wanted}: expected {files} in it or in a folder directly below",
+        "{} ({origin}) holds no {wanted}: expected {files}",
         path.display()
     )]
     NoData {
@@ -164,7 +164,7 @@ pub enum Error {
         origin: String,
         /// The data set that was looked for.
         wanted: String,
-        /// The files that would have been taken.
+        /// What would have been taken and where, and what nearly was.
         files: String,
     },
     /// The built-in classes were asked for where another data set is needed.
@@ -212,7 +212,7 @@ pub enum Error {
     /// A trigger's name cannot be read.
     #[error(
         "cannot read trigger {text:?}, expected a pattern number (0 to 511), color:0 to color:9, \
-         random:SEED or random:SEED:HEIGHTxWIDTH"
+         random:SEED or random:SEED:HEIGHTxWIDTH (sides of 1 to 4096)"
     )]
     BadTriggerId {
         /// The text.

@@ -1,7 +1,7 @@
 //! Images of one's own: a folder with one folder of PNG and JPEG files for each class.
 //!
 //! Folders sorted by name are the classes 0, 1, …. Where the folder holds `train` and `test` (or
-//! `val`), each with the folders of the classes, that is the split, and where it holds `test` alone
+//! `val`, `valid`, `validation`), each with the folders of the classes, that is the split, and where it holds `test` alone
 //! there is nothing to train with; else a sixth of each class, CIFAR's share, is drawn for testing.
 //! In any case the images are in random order, for "the first so many" has to be some of every class.
 
@@ -36,7 +36,7 @@ pub(crate) const SEED: u64 = 0;
 ///
 /// [`crate::Error::Folder`] if there are fewer than two classes or more than 256, if a class cannot be
 /// divided, or if an image is damaged or has a side of more than
-/// 4,096 pixels; [`crate::Error::Read`] if a folder or a file cannot be read.
+/// 12,288 pixels; [`crate::Error::Read`] if a folder or a file cannot be read.
 pub fn load_folder(folder: &Path) -> Result<Dataset> {
     let (listing, parts, division) = match given_split(folder)? {
         Some((Some(train), test)) => {
@@ -110,6 +110,38 @@ fn tell(folder: &Path, listing: &Listing, test: &Images, resized: &Resized) {
     if listing.skipped > 0 {
         let skipped = listing.skipped;
         tracing::info!("{folder}: {skipped} files that are no images, or hidden, were passed over");
+    }
+    let numbers: Option<Vec<u64>> = listing
+        .classes
+        .iter()
+        .map(|class| class.name.parse().ok())
+        .collect();
+    if numbers.is_some_and(|numbers| !numbers.is_sorted()) {
+        let names: Vec<&str> = listing
+            .classes
+            .iter()
+            .map(|class| class.name.as_str())
+            .collect();
+        tracing::warn!(
+            "{folder}: its folders are named by numbers and taken in the order of their names, as PyTorch takes them: the \
+             classes 0, 1, 2, … are {}, …; where a network counts otherwise, name them 00, 01, …",
+            names[..names.len().min(3)].join(", ").escape_debug()
+        );
+    }
+    if listing.unread > 0 {
+        let unread = listing.unread;
+        tracing::warn!(
+            "{folder}: {unread} pictures that are neither PNG nor JPEG were passed over; convert them to have them \
+             counted"
+        );
+    }
+    if let Some(nested) = listing.nested.first() {
+        let (count, nested) = (listing.nested.len(), nested.to_string_lossy());
+        tracing::warn!(
+            "{folder}: {count} folders within classes were passed over with whatever is in them, such as {}; move \
+             their images up to have them counted",
+            nested.escape_debug()
+        );
     }
     if !listing.without.is_empty() {
         let names = listing.without.join(", ");
@@ -191,8 +223,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_passed_over_is_told_apart() {
+        let root = TempDir::new().unwrap();
+        class(root.path(), "ant", 2);
+        class(&root.path().join("ant"), "more", 3);
+        class(root.path(), "bee", 2);
+        for name in [
+            "bee/a.webp",
+            "bee/b.TIFF",
+            "bee/notes.txt",
+            "bee/.hidden.png",
+        ] {
+            fs_err::write(root.path().join(name), "").unwrap();
+        }
+        let listing = Listing::of(root.path()).unwrap();
+        assert_eq!((listing.unread, listing.skipped), (2, 2));
+        assert_eq!(listing.nested, [root.path().join("ant/more")]);
+        let files: Vec<usize> = listing
+            .classes
+            .iter()
+            .map(|class| class.files.len())
+            .collect();
+        assert_eq!(files, [2, 2]);
+    }
+
+    #[test]
     fn train_and_test_folders_are_the_split() {
-        for test in ["test", "val"] {
+        for test in ["test", "val", "valid", "validation"] {
             let root = TempDir::new().unwrap();
             class(&root.path().join("train"), "ant", 3);
             class(&root.path().join("train"), "bee", 4);
@@ -326,15 +383,15 @@ mod tests {
         class(root.path(), "a", 2);
         class(root.path(), "b", 2);
         let path = root.path().join("b/wide.png");
-        RgbImage::new(4097, 2).save(&path).unwrap();
+        RgbImage::new(12_289, 2).save(&path).unwrap();
         let message = refused(root.path()).to_string();
         assert!(
             message.ends_with(
-                "wide.png has 4097 × 2 pixels, at most 4096 × 4096 are read; make it smaller"
+                "wide.png has 12289 × 2 pixels, at most 12288 × 12288 are read; make it smaller"
             ),
             "{message}"
         );
-        RgbImage::new(4096, 2).save(&path).unwrap();
+        RgbImage::new(12_288, 2).save(&path).unwrap();
         assert!(load_folder(root.path()).is_ok());
     }
 

@@ -304,8 +304,34 @@ fn no_data(origin: Origin, path: &Path, names: &[DatasetName]) -> Error {
         path: path.to_owned(),
         origin: origin.to_string(),
         wanted: wanted.join(" or "),
-        files: files.collect::<Vec<_>>().join(" or "),
+        files: format!(
+            "{} in it or in a folder directly below{}",
+            files.collect::<Vec<_>>().join(" or "),
+            classes_words(path)
+        ),
     }
+}
+
+/// What is said of folders of classes where none was found.
+#[cfg(feature = "images")]
+fn classes_words(path: &Path) -> String {
+    let nested = candidates(path)
+        .unwrap_or_default()
+        .into_iter()
+        .find(|below| {
+            crate::folder::is_folder_of_classes(below).is_ok_and(|holds_some| holds_some)
+        });
+    match nested {
+        Some(nested) => format!("; {} holds folders of classes: name that one", nested.display()),
+        None => ", or a folder of .png or .jpg files for each class, all of them in `train` and in `test` where \
+                 the split is given"
+            .to_owned(),
+    }
+}
+
+#[cfg(not(feature = "images"))]
+fn classes_words(_: &Path) -> String {
+    String::new()
 }
 
 #[cfg(test)]
@@ -392,6 +418,29 @@ mod tests {
         assert_eq!(folder_of(&named(root.path()), None), broken);
         touch(&whole, DatasetName::Cifar10);
         assert_eq!(folder_of(&named(root.path()), None), whole);
+    }
+
+    /// People name the folder above, or have a training part alone.
+    #[cfg(feature = "images")]
+    #[test]
+    fn folders_of_classes_that_are_one_further_down_are_named() {
+        let root = TempDir::new().unwrap();
+        let message = || named(root.path()).find(None).unwrap_err().to_string();
+        assert!(
+            message().contains("or a folder of .png or .jpg files for each class"),
+            "{}",
+            message()
+        );
+        for class in ["ant", "bee"] {
+            let folder = root.path().join("train").join(class);
+            fs_err::create_dir_all(&folder).unwrap();
+            fs_err::write(folder.join("a.png"), "").unwrap();
+        }
+        assert!(
+            message().ends_with("train holds folders of classes: name that one"),
+            "{}",
+            message()
+        );
     }
 
     #[test]

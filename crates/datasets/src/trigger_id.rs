@@ -15,6 +15,9 @@ use crate::{COLOR_TARGETS_CIFAR100, Error, Result, Trigger};
 /// Rows and columns of a random trigger whose name does not say.
 const SIDE: usize = 3;
 
+/// The most of either that a random trigger's name may ask for: as many as a picture's.
+const LONGEST_SIDE: usize = 4096;
+
 /// The name of a trigger: on the command line, in records and in configurations.
 ///
 /// Written as a number for patterns, as `color:3`, `random:7` or `random:7:5x4` (seed, then
@@ -114,7 +117,9 @@ impl TriggerId {
         match self {
             Self::Pattern(pattern) => pattern < NUM_PATTERNS,
             Self::Color(index) => usize::from(index) < COLOR_TRIGGERS.len(),
-            Self::Random { height, width, .. } => height > 0 && width > 0,
+            Self::Random { height, width, .. } => {
+                (1..=LONGEST_SIDE).contains(&height) && (1..=LONGEST_SIDE).contains(&width)
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 pub(super) fn given_split(folder: &Path) -> Result<Option<(Option<PathBuf>, PathBuf)>> {
     let train = folder.join("train");
     let train = holds_classes(&train)?.then_some(train);
-    for name in ["test", "val"] {
+    for name in ["test", "val", "valid", "validation"] {
         let test = folder.join(name);
         if holds_classes(&test)? && (train.is_some() || !holds_classes(folder)?) {
             return Ok(Some((train, test)));
@@ -39,22 +39,23 @@ pub(super) struct Class {
 }
 
 /// What a folder of classes holds.
+#[derive(Default)]
 pub(super) struct Listing {
     /// By name; each has an image.
     pub(super) classes: Vec<Class>,
-    /// Files and folders that are no images.
+    /// Files that are no images, or hidden.
     pub(super) skipped: usize,
+    /// Folders within classes, whose images are not taken.
+    pub(super) nested: Vec<PathBuf>,
+    /// Pictures of kinds that are not read.
+    pub(super) unread: usize,
     /// Names of folders without images.
     pub(super) without: Vec<String>,
 }
 
 impl Listing {
     pub(super) fn of(folder: &Path) -> Result<Self> {
-        let mut listing = Self {
-            classes: Vec::new(),
-            skipped: 0,
-            without: Vec::new(),
-        };
+        let mut listing = Self::default();
         for path in entries(folder)? {
             if is_hidden(&path) || !path.is_dir() {
                 listing.skipped += 1;
@@ -62,14 +63,22 @@ impl Listing {
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let name = name.into_owned();
-            let inside = entries(&path)?;
-            let count = inside.len();
-            let files: Vec<PathBuf> = inside.into_iter().filter(|file| is_image(file)).collect();
+            let mut files = Vec::new();
+            for inside in entries(&path)? {
+                if is_image(&inside) {
+                    files.push(inside);
+                } else if inside.is_dir() && !is_hidden(&inside) {
+                    listing.nested.push(inside);
+                } else if has_ending(&inside, &UNREAD) {
+                    listing.unread += 1;
+                } else {
+                    listing.skipped += 1;
+                }
+            }
             if files.is_empty() {
                 listing.without.push(name);
                 continue;
             }
-            listing.skipped += count - files.len();
             listing.classes.push(Class {
                 name,
                 folder: path,
@@ -99,11 +108,21 @@ fn is_hidden(path: &Path) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
+/// Endings of the pictures that are read.
+const READ: [&str; 3] = ["png", "jpg", "jpeg"];
+
+/// Endings of pictures that people keep in such folders as well.
+const UNREAD: [&str; 8] = ["webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif"];
+
 fn is_image(path: &Path) -> bool {
+    !is_hidden(path) && has_ending(path, &READ) && path.is_file()
+}
+
+fn has_ending(path: &Path, endings: &[&str]) -> bool {
     let known = |extension: &OsStr| {
-        ["png", "jpg", "jpeg"]
+        endings
             .iter()
             .any(|known| extension.eq_ignore_ascii_case(known))
     };
-    !is_hidden(path) && path.extension().is_some_and(known) && path.is_file()
+    path.extension().is_some_and(known)
 }

@@ -41,6 +41,8 @@ pub(super) fn together(
     let trained = labeled(&train).collect();
     let listing = Listing {
         skipped: train.skipped + test.skipped,
+        nested: [train.nested, test.nested].concat(),
+        unread: train.unread + test.unread,
         without: [train.without, test.without].concat(),
         classes: train.classes,
     };
@@ -112,7 +114,7 @@ mod tests {
                 files: (0..*size).map(|file| PathBuf::from(format!("{number}/{file}"))).collect(),
             };
             let classes = sizes.iter().enumerate().map(class).collect();
-            let listing = Listing { classes, skipped: 0, without: Vec::new() };
+            let listing = Listing { classes, ..Listing::default() };
             let [train, test] = divided(&listing).unwrap();
             for (label, size) in sizes.iter().enumerate() {
                 let of = |part: &Part| part.iter().filter(|(_, l)| usize::from(*l) == label).count();

@@ -181,7 +181,10 @@ pub enum HubError {
         column: &'static str,
     },
     /// A row's image is no PNG, or is damaged.
-    #[error("{}: cannot decode the image of row {row}", path.display())]
+    #[error(
+        "{}: cannot decode the image of row {row}; remove the file, and it is fetched again",
+        path.display()
+    )]
     Image {
         /// The file.
         path: PathBuf,
