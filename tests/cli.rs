@@ -1,6 +1,6 @@
 //! The command line: help, exit codes, error texts, and the steps by hand.
 
-use crate::program::{Said, in_temporary, json, say, tiny};
+use crate::program::{Said, in_temporary, json, mesa, say, tiny};
 
 #[test]
 fn help_says_what_each_command_is_for() {
@@ -431,6 +431,23 @@ fn are_told_apart(bad: &str, g9: &str, folder: &tempfile::TempDir) {
     );
 }
 
+/// Whether what a repair says of samples before and after is what `mesa evaluate` measures.
+fn is_what_anyone_measures(
+    step: &dyn Fn(&[&str]) -> serde_json::Value,
+    said: &serde_json::Value,
+    [bad, good, sub_model]: [&str; 3],
+) {
+    for (network, asr) in [(bad, "asr_before"), (good, "asr")] {
+        let measured = step(&["evaluate", network, "--with", sub_model]);
+        let found = &measured["samples"][0];
+        assert_eq!(found["asr"], said[asr], "{measured}");
+        assert_eq!(
+            (&found["sub_model"], &found["target"]),
+            (&sub_model.into(), &0.into())
+        );
+    }
+}
+
 #[test]
 fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     let folder = tempfile::tempdir().unwrap();
@@ -456,16 +473,8 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         (&trained["data"], &trained["width"]),
         (&"synthetic".into(), &4.into())
     );
-    let attacked = step(&[
-        "attack",
-        &clean,
-        "--trigger",
-        "170",
-        "--target",
-        "0",
-        "-o",
-        &bad,
-    ]);
+    let target = ["--target", "0", "-o", &bad];
+    let attacked = step(&[&["attack", &clean, "--trigger", "170"], &target[..]].concat());
     assert!(attacked["asr"].is_number());
     let fitted = step(&["fit", &bad, "--target", "0", "--beta", "0.9", "-o", &g9]);
     assert_eq!(fitted["beta"], 0.9);
@@ -480,8 +489,18 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         ("point", vec!["--control", "point", "--target", "0"]),
     ];
     for (method, how) in ways {
+        let models = how
+            .iter()
+            .filter(|word| word.ends_with(".safetensors"))
+            .count();
         let arguments = [vec!["defend", &bad, "-o", &good], how].concat();
-        assert_eq!(step(&arguments)["method"], method);
+        let repaired = step(&arguments);
+        assert_eq!(repaired["method"], method);
+        let samples = repaired["samples"].as_array();
+        assert_eq!(samples.map_or(0, Vec::len), models, "{method}: {repaired}");
+        if method == "mesa:0.9" {
+            is_what_anyone_measures(&step, &repaired["samples"][0], [&bad, &good, &g9]);
+        }
     }
     assert!(!folder.path().join("good.safetensors.state").exists());
 
@@ -533,4 +552,40 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     // The attacked network saw no test image.
     let measured: serde_json::Value = serde_json::from_str(&on_all(&bad).stdout).unwrap();
     assert!(measured["clean_accuracy"].is_number() && measured["asr"].is_null());
+}
+
+/// What figures depend on can be said, and what nobody has is refused by name.
+#[test]
+fn the_instructions_can_be_named() {
+    let model = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/golden/checkpoints/net.pth"
+    );
+    let evaluate = [
+        "evaluate",
+        model,
+        "--normalize",
+        "cifar10",
+        "--data",
+        "synthetic",
+        "--json",
+    ];
+    let with = |path: &str| -> Said {
+        mesa(&evaluate)
+            .env("MESA_CPU", path)
+            .output()
+            .unwrap()
+            .into()
+    };
+    let accuracy = |said: &Said| {
+        let found: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        found["clean_accuracy"].as_f64().unwrap()
+    };
+    let (usual, portable) = (say(&evaluate), with("portable"));
+    assert_eq!(portable.code, Some(0), "{}", portable.stderr);
+    assert!((accuracy(&usual) - accuracy(&portable)).abs() < 0.005);
+    let refused = with("fast");
+    assert_eq!(refused.code, Some(1));
+    let words = "MESA_CPU is `fast`, which is none of portable, avx2, avx512";
+    assert!(refused.stderr.contains(words), "{}", refused.stderr);
 }

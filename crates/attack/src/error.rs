@@ -9,7 +9,9 @@ pub enum Error {
     #[error("poison rate {0} is not between 0 and 1")]
     PoisonRate(f64),
     /// The attacked class does not exist.
-    #[error("target class {target_class} does not exist among {num_classes} classes")]
+    #[error(
+        "target class {target_class} does not exist among {num_classes} classes, which are counted from 0"
+    )]
     TargetClass {
         /// The class asked for.
         target_class: u32,

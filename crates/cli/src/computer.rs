@@ -115,6 +115,16 @@ impl Computer {
         !matches!(self.processor, Processor::Cpu)
     }
 
+    /// Whether it still computes: what goes wrong on a GPU may leave it unusable for the process.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps))]
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.processor {
+            #[cfg(feature = "cuda")]
+            Processor::Cuda(gpu) => Ok(gpu.device.synchronize()?),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses to go on by chance with what another kind of device has computed: none of it would
     /// count here.
     pub(crate) fn check_folder(&self, run: &RunDir) -> Result<()> {

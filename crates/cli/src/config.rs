@@ -206,10 +206,13 @@ impl ExperimentConfig {
         let batches = (there / search.batch_size).clamp(1, search.batches_per_pass);
         search.passes = (search.passes * search.batches_per_pass).div_ceil(batches);
         search.batches_per_pass = batches;
-        // Each sample is shown on so many images of other classes.
-        let shown = &mut self.samples.images_per_sample;
-        if there < 2 * *shown {
-            *shown = (there / 4).max(1);
+        // Each sample is shown on so many images of other classes; where those are fewer there are more samples,
+        // or too few images would be stamped to tell places apart.
+        let samples = &mut self.samples;
+        if there < 2 * samples.images_per_sample {
+            let stamped = samples.count * samples.images_per_sample;
+            samples.images_per_sample = (there / 4).max(1);
+            samples.count = stamped.div_ceil(samples.images_per_sample);
         }
     }
 
@@ -393,7 +396,10 @@ mod tests {
             (search.batch_size, search.batches_per_pass, steps),
             (80, 1, 55)
         );
-        assert_eq!(found.samples.images_per_sample, 20);
+        let samples = &found.samples;
+        let stamped = samples.count * samples.images_per_sample;
+        assert_eq!(samples.images_per_sample, 20);
+        assert!(stamped >= config.samples.count * config.samples.images_per_sample);
         data.name = DatasetName::Cifar10;
         assert_eq!(config.clone().for_data(&data), config);
     }

@@ -13,6 +13,7 @@ mod ledger;
 mod live;
 mod logging;
 mod method;
+mod modeled_triggers;
 mod modeling;
 mod output;
 mod pipeline;

@@ -174,12 +174,13 @@ impl Modeling<'_> {
 }
 
 impl ExperimentConfig {
-    /// How samples against a class are tested.
-    pub(crate) fn sample_test(&self, target_class: u32) -> SampleTest {
+    /// How samples against a class are tested: none on an image twice, however few are of other classes.
+    pub(crate) fn sample_test(&self, target_class: u32, images: &DefenseImages) -> SampleTest {
+        let others = images.images().not_of_class(target_class).len();
         SampleTest {
             target_class,
             samples: self.samples.count,
-            images_per_sample: self.samples.images_per_sample,
+            images_per_sample: self.samples.images_per_sample.min(others.max(1)),
             placement: self.retrain.placement,
             by_place: false,
         }

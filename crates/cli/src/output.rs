@@ -34,7 +34,7 @@ pub(crate) fn result<T: Serialize>(json: bool, value: &T, plain: &str) -> Result
     if json {
         text(&serde_json::to_string_pretty(value)?)
     } else {
-        text(plain)
+        text(&harmless(plain))
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn complain(message: &str) {
 fn harmless(message: &str) -> String {
     let mut shown = String::with_capacity(message.len());
     for letter in message.chars() {
-        if letter.is_control() && letter != '\n' {
+        if letter.is_control() && !matches!(letter, '\n' | '\t') {
             shown.extend(letter.escape_default());
         } else {
             shown.push(letter);

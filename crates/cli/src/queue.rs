@@ -17,8 +17,6 @@ pub(crate) struct Queue<'a> {
     next: AtomicUsize,
     /// When to be done.
     deadline: Option<Instant>,
-    /// What the slowest network took so far, as many others beside it as beside the next one.
-    longest: Mutex<Duration>,
     out_of_time: AtomicBool,
 }
 
@@ -29,15 +27,14 @@ impl<'a> Queue<'a> {
             left,
             next: AtomicUsize::new(0),
             deadline,
-            longest: Mutex::default(),
             out_of_time: AtomicBool::new(false),
         }
     }
 
-    /// The next network, its number first; none if there is none or no time for one.
-    pub(crate) fn next(&self) -> Option<(usize, &'a Open)> {
-        let longest = *locked(&self.longest);
-        let late = |deadline| Instant::now() + longest > deadline;
+    /// The next network, its number first; none if there is none, or no time for one that takes as long as
+    /// `expected`.
+    pub(crate) fn next(&self, expected: Duration) -> Option<(usize, &'a Open)> {
+        let late = |deadline| Instant::now() + expected > deadline;
         self.left.get(self.next.load(Ordering::Relaxed))?;
         if self.deadline.is_some_and(late) {
             self.out_of_time.store(true, Ordering::Relaxed);
@@ -49,12 +46,6 @@ impl<'a> Queue<'a> {
     fn take(&self) -> Option<(usize, &'a Open)> {
         let at = self.next.fetch_add(1, Ordering::Relaxed);
         self.left.get(at).copied()
-    }
-
-    /// Notes what a network took that is done.
-    pub(crate) fn done_after(&self, time: Duration) {
-        let mut longest = locked(&self.longest);
-        *longest = time.max(*longest);
     }
 
     /// Gives nothing out any more.
@@ -89,14 +80,14 @@ mod tests {
         let chains = chains(3);
         let left: Vec<(usize, &Open)> = (1..).zip(&chains).collect();
         let queue = Queue::new(&left, None);
-        let numbers: Vec<usize> = std::iter::from_fn(|| queue.next())
+        let numbers: Vec<usize> = std::iter::from_fn(|| queue.next(Duration::ZERO))
             .map(|(n, _)| n)
             .collect();
         assert_eq!(numbers, [1, 2, 3]);
         let queue = Queue::new(&left, None);
-        assert!(queue.next().is_some());
+        assert!(queue.next(Duration::ZERO).is_some());
         queue.close();
-        assert!(queue.next().is_none() && !queue.has_run_out_of_time());
+        assert!(queue.next(Duration::ZERO).is_none() && !queue.has_run_out_of_time());
     }
 
     #[test]
@@ -106,17 +97,13 @@ mod tests {
         let deadline = Instant::now() + Duration::from_mins(10);
         let queue = Queue::new(&left, Some(deadline));
         // How long one takes is not known yet.
-        assert!(queue.next().is_some());
-        queue.done_after(Duration::from_mins(8));
-        queue.done_after(Duration::from_mins(5));
-        assert!(queue.next().is_some());
-        queue.done_after(Duration::from_mins(12));
-        // The longest so far counts, not the last.
-        queue.done_after(Duration::from_mins(1));
-        assert!(queue.next().is_none() && queue.has_run_out_of_time());
+        assert!(queue.next(Duration::ZERO).is_some());
+        assert!(queue.next(Duration::from_mins(8)).is_some());
+        assert!(queue.next(Duration::from_mins(12)).is_none() && queue.has_run_out_of_time());
+        // A faster worker still takes one.
+        assert!(queue.next(Duration::from_mins(5)).is_some());
         // Where nothing is left, time is not what is short.
         let queue = Queue::new(&left[..0], Some(deadline));
-        queue.done_after(Duration::from_mins(12));
-        assert!(queue.next().is_none() && !queue.has_run_out_of_time());
+        assert!(queue.next(Duration::from_mins(12)).is_none() && !queue.has_run_out_of_time());
     }
 }

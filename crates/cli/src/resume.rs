@@ -96,28 +96,45 @@ impl StateFile {
         let _ = fs_err::remove_file(&self.path);
     }
 
-    /// Sets a state of other settings aside, and returns the note of one that fits.
+    /// Sets a state of other settings aside, takes one of these up again that was, and returns its note.
     fn claim(&self) -> Result<Option<Note>> {
+        let note = read_json::<Note>(&self.note()).ok();
+        if self.path.exists() && note.as_ref().is_none_or(|note| note.key != self.key) {
+            let aside = self.aside(note.as_ref().map(|note| &note.key));
+            self.move_to(&aside)?;
+            tracing::warn!(
+                "{} is of other settings or input files; moved to {}, where the command that it is of finds it",
+                self.path.display(),
+                aside.path.display()
+            );
+        }
+        let own = self.aside(Some(&self.key));
+        if !self.path.exists() && own.path.exists() {
+            own.move_to(self)?;
+        }
         if !self.path.exists() {
             return Ok(None);
         }
-        if let Ok(note) = read_json::<Note>(&self.note())
-            && note.key == self.key
-        {
-            return Ok(Some(note));
-        }
-        let aside = with_ending(&self.path, ".old");
-        fs_err::rename(&self.path, &aside)?;
-        // Renamed back, both are taken up by the command that they are of.
+        let note = read_json::<Note>(&self.note()).ok();
+        Ok(note.filter(|note| note.key == self.key))
+    }
+
+    /// Where this state is kept while another command's is in its place.
+    fn aside(&self, key: Option<&Key>) -> Self {
+        let key = key.map_or("old", Key::short);
+        Self::new(
+            with_ending(&self.path, &format!(".{key}")),
+            self.key.clone(),
+        )
+    }
+
+    fn move_to(&self, other: &Self) -> Result<()> {
+        // A state without a note counts for nothing, so the note goes last.
+        fs_err::rename(&self.path, &other.path)?;
         if self.note().exists() {
-            fs_err::rename(self.note(), with_ending(&aside, ".json"))?;
+            fs_err::rename(self.note(), other.note())?;
         }
-        tracing::warn!(
-            "{} is of other settings or input files; moved to {}",
-            self.path.display(),
-            aside.display()
-        );
-        Ok(None)
+        Ok(())
     }
 }
 
@@ -433,18 +450,24 @@ mod tests {
         assert_eq!(found, [(1, 5.0), (2, 10.0)]);
     }
 
+    /// Nor loses it: the command that it is of finds it, whatever came between.
     #[test]
     fn never_goes_on_with_the_state_of_other_settings() {
         let folder = tempfile::tempdir().unwrap();
-        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
-        watch.take_up(&mut Counter(0), EXTENT).unwrap();
-        assert!(watch.observe(&Counter(5)).is_continue());
-
-        let mut counter = Counter(0);
-        let mut watch = Watch::new("x", Some(state(folder.path(), "b")), SaveEvery::Epoch);
-        watch.take_up(&mut counter, EXTENT).unwrap();
-        assert_eq!(counter.0, 0);
-        assert!(folder.path().join("state.old").exists());
+        let start = |kind: &str, stop: usize| {
+            let mut counter = Counter(0);
+            let mut watch = Watch::new("x", Some(state(folder.path(), kind)), SaveEvery::Epoch);
+            watch.take_up(&mut counter, EXTENT).unwrap();
+            assert!(watch.observe(&Counter(stop)).is_continue());
+            counter.0
+        };
+        assert_eq!(start("a", 5), 0);
+        assert_eq!(start("b", 6), 0);
+        assert_eq!(start("c", 7), 0);
+        assert_eq!(start("a", 10), 5);
+        assert_eq!(start("c", 10), 7);
+        assert_eq!(start("b", 10), 6);
+        assert_eq!(start("a", 10), 10);
     }
 
     #[test]

@@ -16,9 +16,9 @@ pub(crate) const SPLIT: &str = "split";
 pub(crate) fn split_words(data: &Dataset, config: &DataConfig) -> String {
     let drawn = match data.name {
         DatasetName::Synthetic => format!(" (seed {})", config.synthetic_seed),
-        DatasetName::Cifar10 | DatasetName::Cifar100 => String::new(),
-        // One folder is not another.
-        DatasetName::Folder => format!(" (SHA-256 {})", data.digest),
+        DatasetName::Cifar10 | DatasetName::Cifar100 if data.is_official => String::new(),
+        // One folder is not another, nor are files of CIFAR's form.
+        _ => format!(" (SHA-256 {})", data.digest),
     };
     format!(
         "the first {} of {} test images of {}{drawn}, shuffled by seed {}",
@@ -105,5 +105,21 @@ mod tests {
         config.split_seed = 0;
         let shorter = split_words(&synthetic(0, 1, 40), &config);
         assert!(check(path, &made_by, &shorter).is_err());
+    }
+
+    /// As many images in another order are another split.
+    #[test]
+    fn files_of_cifars_form_are_told_apart_unless_they_are_the_official_ones() {
+        let config = ExperimentConfig::paper().data;
+        let mut data = synthetic(0, 1, 50);
+        data.name = DatasetName::Cifar10;
+        let words = |digest: &str, is_official| {
+            let mut data = data.clone();
+            (data.digest, data.is_official) = (digest.to_owned(), is_official);
+            split_words(&data, &config)
+        };
+        assert_eq!(words("a", true), words("b", true));
+        assert_ne!(words("a", false), words("b", false));
+        assert_ne!(words("a", false), words("a", true));
     }
 }

@@ -66,7 +66,8 @@ impl SuccessByPlace {
     }
 
     /// The place in which patches work best, and what share of images they turn there, estimated: a
-    /// place that few images have seen counts as an ordinary one, so that chance does not win. `None`
+    /// place that few images have seen counts as an ordinary one, so that one lucky image does not win. It is
+    /// the highest of many estimates all the same, and above the mean where all places are alike. `None`
     /// where nothing worked.
     pub fn best(&self) -> Option<(Place, f64)> {
         let sum = |counts: &[u32]| counts.iter().map(|count| f64::from(*count)).sum::<f64>();
@@ -84,6 +85,15 @@ impl SuccessByPlace {
             column: best % self.columns,
         };
         Some((place, share(best)))
+    }
+
+    /// The share of [`SuccessByPlace::best`], at least what half an image of a place would make: what nobody
+    /// saw work is not told from what hardly ever does.
+    pub fn best_share(&self) -> f64 {
+        let stamped: f64 = self.stamped.iter().map(|count| f64::from(*count)).sum();
+        let of_a_place = stamped / self.stamped.len().max(1) as f64;
+        let least = 0.5 / (of_a_place + PRIOR);
+        self.best().map_or(least, |(_, share)| share.max(least))
     }
 }
 
@@ -114,6 +124,10 @@ mod tests {
         let mut found = SuccessByPlace::new((8, 8), (3, 3));
         found.count(Place { row: 1, column: 1 }, false);
         assert_eq!(found.best(), None, "nothing worked");
+        let nothing = found.best_share();
+        assert!((nothing - 0.5 / (1.0 / 36.0 + PRIOR)).abs() < 1e-12);
+        found.count(Place { row: 1, column: 1 }, true);
+        assert!(found.best_share() > nothing);
         assert_eq!(SuccessByPlace::new((2, 9), (3, 3)).stamped.len(), 0);
     }
 

@@ -11,6 +11,9 @@ pub struct Detection {
     pub model_sha256: String,
     /// The data set.
     pub data: String,
+    /// Its digest; `None` in records that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_sha256: Option<String>,
     /// The preset or file of settings.
     pub preset: String,
     /// The threshold that was modeled.

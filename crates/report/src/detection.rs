@@ -35,10 +35,52 @@ pub fn detection_text(detection: &Detection) -> String {
     if let Some(places) = places_words(detection) {
         let _ = writeln!(words, "{places}");
     }
-    if detection.verdict == Verdict::NothingFound {
-        let _ = writeln!(words, "{NO_PROOF}");
+    for words_of in caveats(detection) {
+        let _ = writeln!(words, "{words_of}");
     }
     words
+}
+
+/// What a verdict does not mean.
+pub(crate) fn caveats(detection: &Detection) -> Vec<String> {
+    let reached = reached_by_many(detection);
+    let too_few = detection.classes.len() < FEWEST_TO_COMPARE;
+    match detection.verdict {
+        Verdict::NothingFound => reached.into_iter().chain([NO_PROOF.to_owned()]).collect(),
+        Verdict::Backdoor if too_few => vec![format!("{NO_CERTAINTY} {NOTHING_TO_COMPARE}")],
+        Verdict::Backdoor => vec![NO_CERTAINTY.to_owned()],
+    }
+}
+
+/// Fewest classes that are compared with each other, as the rule says.
+const FEWEST_TO_COMPARE: usize = 5;
+
+/// What finding something does not mean.
+const NO_CERTAINTY: &str = "A finding is no certainty: networks without a backdoor, too, have classes that some \
+    patches reach. Look at the samples, and whether the repair costs accuracy; against a backdoor it hardly does.";
+
+/// What is missing where classes are few.
+const NOTHING_TO_COMPARE: &str = "With fewer than five classes none stands out from the others: the share of images \
+    alone has decided.";
+
+/// Classes that samples turn images into as the rule asks, and which do not stand out because so many do.
+fn reached_by_many(detection: &Detection) -> Option<String> {
+    let is_reached = |class: &&ClassDetection| {
+        class.sample_asr >= detection.rule_sample_asr && class.in_level_set >= 0.5
+    };
+    let reached: Vec<String> = detection
+        .classes
+        .iter()
+        .filter(is_reached)
+        .map(named)
+        .collect();
+    (reached.len() > 1).then(|| {
+        format!(
+            "Classes {} are each reached as an attacked one would be, and none stands out only because so many are: \
+             a network with backdoors in as many classes looks like this, and so does one that any patch confuses.",
+            reached.join(", ")
+        )
+    })
 }
 
 /// What finding nothing does not mean.
@@ -48,7 +90,7 @@ pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of an
 
 /// What the columns of best places say.
 const BEST_PLACES: &str = "best at: the place (row, column) in which patches modeled anywhere work best, and \
-    the share of images that they turn there; a class that stands out there is modeled again in that place \
+    the share of images that they turn there, the highest of many estimates, chance included; a class that stands out there is modeled again in that place \
     alone, compared with what the other classes' patches do in theirs, and attacked if at least half of its \
     samples reach β as well";
 

@@ -198,6 +198,7 @@ pub(crate) fn detection(attacked: bool) -> Detection {
     Detection {
         model: "made-up.safetensors".into(),
         model_sha256: "0".repeat(64),
+        data_sha256: None,
         data: "synthetic".into(),
         preset: "quick".into(),
         beta: 0.9,

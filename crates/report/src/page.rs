@@ -360,6 +360,7 @@ fn detection_body(contents: &Contents) -> Markup {
             // The chart of the only network stands at the top of a page that is all about it.
             @if !is_main { (figure_markup(&chart(&found.record))) }
             (table_markup(&detection::table(&found.record), &[]))
+            @for words in detection::caveats(&found.record) { p { (words) } }
             p.quiet { "Record: " (links_markup(std::slice::from_ref(&found.link))) }
         } @else {
             @if let Some(figure) = detection_dots(&detected) { (figure_markup(&figure)) }
@@ -368,6 +369,7 @@ fn detection_body(contents: &Contents) -> Markup {
                 (figure_markup(&roc.figure()))
                 (table_markup(&roc.table(), &[]))
             }
+            @if nothing_found { p { (detection::NO_PROOF) } }
             details {
                 summary { "Every class of every network" }
                 @for found in &contents.detections {
@@ -377,7 +379,6 @@ fn detection_body(contents: &Contents) -> Markup {
                 }
             }
         }
-        @if nothing_found { p { (detection::NO_PROOF) } }
         (notes_markup(&detection_networks::notes(&detected)))
     }
 }

@@ -1,5 +1,6 @@
 //! `mesa defend`: remove a backdoor.
 
+use std::fmt::Write as _;
 use std::iter;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,8 @@ use crate::args::{Control, Defend, SaveEvery};
 use crate::chosen_trigger::ChosenTrigger;
 use crate::computer::Computer;
 use crate::config::{ExperimentConfig, check_placement};
+use crate::inputs::Loaded;
+use crate::modeled_triggers::{ModeledTriggers, SampledAsr, TARGET_CLASS};
 use crate::output::Usage;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
@@ -27,7 +30,18 @@ struct Repaired {
     data: String,
     method: String,
     clean_accuracy: f64,
+    /// What samples of each sub-model did before and do now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    samples: Vec<Removed>,
     wall_s: f64,
+}
+
+/// What samples of a sub-model do, on evaluation images.
+#[derive(Serialize)]
+struct Removed {
+    #[serde(flatten)]
+    now: SampledAsr,
+    asr_before: f64,
 }
 
 pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
@@ -38,18 +52,17 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     let fitted = args.with.iter().map(|path| inputs::sub_model_made_by(path));
     let fitted: Vec<_> = fitted.collect::<Result<_>>()?;
     let own = place(args, &fitted, &mut settings)?;
-    let chosen = args.trigger.as_deref().map(ChosenTrigger::read);
-    let chosen = chosen.transpose()?;
+    let chosen = args
+        .trigger
+        .as_deref()
+        .map(ChosenTrigger::read)
+        .transpose()?;
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
     let data = backdoored.clean_data(&args.data, &settings.data)?;
     backdoored.check_normalization(&data)?;
     let settings = settings.for_data(&data);
     let split = seen::split_words(&data, &settings.data);
-    seen::check(&args.model, &backdoored.info.made_by, &split)?;
-    for (path, made_by) in args.with.iter().zip(&fitted) {
-        seen::check(path, made_by, &split)?;
-        warn_of_another_network(path, made_by, (&args.model, &backdoored.sha256));
-    }
+    check_seen(args, &backdoored, &fitted, &split)?;
     let trigger = chosen
         .as_ref()
         .map(|chosen| chosen.for_images(data.test.size(), args.blend))
@@ -70,10 +83,8 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         None => (json!(config.training), None),
     };
     let own: Vec<Placement> = own.into_iter().flatten().collect();
-    let mut places = own.iter().copied().chain([config.placement]);
-    places.try_for_each(|place| patch.map_or(Ok(()), |patch| check_placement(place, patch)))?;
-    let with = args.with.iter().map(|path| file_digest(path));
-    let with: Vec<String> = with.collect::<Result<_, _>>()?;
+    check_places(own.iter().copied().chain([config.placement]), patch)?;
+    let with = digests(&args.with)?;
     // A file is known by its contents; keys of the others stay.
     let trigger = chosen.map(|chosen| chosen.name.to_string());
     let mut detail = json!({
@@ -91,10 +102,8 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     if let Some(target) = args.target {
         detail["point"] = json!({"target_class": target, "search": settings.point.search});
     }
-    let state = StateFile::beside(
-        &args.output,
-        super::key("defend", &data.digest, computer.tell(detail)),
-    );
+    let key = super::key("defend", &data.digest, computer.tell(detail));
+    let state = StateFile::beside(&args.output, key);
     let mut watch = Watch::new(&method, Some(state), args.running.save_every);
     tracing::info!(
         "retraining by {method} with {} images of {}, {} epochs",
@@ -102,6 +111,10 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         data.name,
         config.training.epochs
     );
+    let evaluation = inputs::evaluation_images(&data, &settings.data)?;
+    let modeled = modeled(args, &fitted, settings.retrain.placement)?;
+    let suspect = computer.processor.freeze(&backdoored.network)?;
+    let before = ModeledTriggers::asrs(&modeled, &suspect, &evaluation, args.seed)?;
     let network = stages::repair(
         &computer.processor,
         backdoored.network,
@@ -111,7 +124,6 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         args.seed,
         &mut watch,
     )?;
-    let evaluation = inputs::evaluation_images(&data, &settings.data)?;
     let repaired = computer.processor.freeze(&network)?;
     let found = stages::evaluate(&repaired, &evaluation, None, args.seed)?;
     let made_by = super::made_by(&[
@@ -122,16 +134,42 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         ("config", shown.to_string()),
     ]);
     save_network(&args.output, &network, &made_by)?;
+    let now = ModeledTriggers::asrs(&modeled, &repaired, &evaluation, args.seed)?;
     let repaired = Repaired {
         output: args.output.display().to_string(),
         data: data.name.to_string(),
         method,
         clean_accuracy: found.clean_accuracy,
+        samples: removed(now, &before),
         wall_s: watch.effort().wall_s,
     };
     watch.done();
     inputs::warn_of_ruin(found.clean_accuracy, data.num_classes());
     output::result(json, &repaired, &repaired.plain(found.images))
+}
+
+/// Samples of the sub-models, but for those of earlier versions, which do not say their class.
+fn modeled(args: &Defend, fitted: &[Metadata], usual: Placement) -> Result<Vec<ModeledTriggers>> {
+    let known = args.with.iter().zip(fitted);
+    let known = known.filter(|(_, made_by)| made_by.contains_key(TARGET_CLASS));
+    let places = (args.placement, usual);
+    let drawn = known.map(|(file, _)| ModeledTriggers::draw(file, None, places, args.seed));
+    drawn.collect()
+}
+
+fn digests(files: &[PathBuf]) -> Result<Vec<String>> {
+    let digests = files.iter().map(|path| file_digest(path));
+    Ok(digests.collect::<Result<_, _>>()?)
+}
+
+/// What samples do now beside what they did before.
+fn removed(now: Vec<SampledAsr>, before: &[SampledAsr]) -> Vec<Removed> {
+    let pairs = now.into_iter().zip(before);
+    let removed = pairs.map(|(now, before)| Removed {
+        now,
+        asr_before: before.asr,
+    });
+    removed.collect()
 }
 
 /// Refuses what the repair that was asked for would leave out, and an output that cannot be one.
@@ -168,12 +206,24 @@ fn check(args: &Defend) -> Result<()> {
 
 impl Repaired {
     fn plain(&self, images: usize) -> String {
-        format!(
-            "{}: clean accuracy {} on the {images} evaluation images of {}; for the ASR: mesa evaluate",
+        let mut plain = format!(
+            "{}: clean accuracy {} on the {images} evaluation images of {}",
             self.output,
             output::percent(self.clean_accuracy),
             self.data
-        )
+        );
+        for Removed { now, asr_before } in &self.samples {
+            let _ = write!(
+                plain,
+                "\n  samples of {} turn {} of them into class {}, {} before",
+                now.sub_model,
+                output::percent(now.asr),
+                now.target,
+                output::percent(*asr_before)
+            );
+        }
+        plain.push_str("\n  for the ASR of a trigger that is known: mesa evaluate --trigger");
+        plain
     }
 }
 
@@ -222,6 +272,24 @@ fn place(
         settings.retrain.placement = place;
     }
     Ok(vec![None; fitted.len()])
+}
+
+/// Refuses a place in which a patch does not fit.
+fn check_places(
+    mut places: impl Iterator<Item = Placement>,
+    patch: Option<(usize, usize)>,
+) -> Result<()> {
+    places.try_for_each(|place| patch.map_or(Ok(()), |patch| check_placement(place, patch)))
+}
+
+/// Refuses a network and sub-models whose making saw other images.
+fn check_seen(args: &Defend, backdoored: &Loaded, fitted: &[Metadata], split: &str) -> Result<()> {
+    seen::check(&args.model, &backdoored.info.made_by, split)?;
+    for (path, made_by) in args.with.iter().zip(fitted) {
+        seen::check(path, made_by, split)?;
+        warn_of_another_network(path, made_by, (&args.model, &backdoored.sha256));
+    }
+    Ok(())
 }
 
 /// Warns of a sub-model that was fitted to another network.

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use mesa_datasets::{Dataset, Place, Placement};
 use mesa_defense::{DefenseImages, DetectionRule, SampleTest, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
 use mesa_record::{
-    ClassDetection, Detection, Key, Lock, RunDir, Step, Verdict, processor, write_json, write_text,
+    ClassDetection, Detection, Key, RunDir, Step, Verdict, processor, write_json, write_text,
 };
 use mesa_report::{PlacesPicture, SampleGroup, SamplesPicture, detection_chart, detection_text};
 use serde::Serialize;
@@ -26,11 +26,12 @@ use crate::args::Detect;
 use crate::computer::Computer;
 use crate::config::{DataConfig, ExperimentConfig};
 use crate::ledger::Ledger;
+use crate::modeled_triggers::TARGET_CLASS;
 use crate::modeling::{Modeled, Modeling, ModelingSteps};
 use crate::output::Usage;
 use crate::pipeline::fit_config;
 use crate::progress::duration;
-use crate::{inputs, interrupt, logging, output, seen, stages};
+use crate::{inputs, interrupt, output, seen, stages};
 
 /// What the process ends with where a backdoor was found.
 const EXIT_BACKDOOR: u8 = 10;
@@ -78,16 +79,13 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     rule.validate()
         .map_err(|error| Usage(format!("--min-asr and --min-index: {error}")))?;
     // No folder for a file that is not there.
-    fs_err::metadata(&args.model)?;
+    let there = std::fs::metadata(&args.model);
+    there.with_context(|| format!("failed to read {}", args.model.display()))?;
     let run = match &args.out {
         Some(folder) => RunDir::new(folder),
         None => RunDir::new(default_folder(args)?),
     };
-    let lock = Lock::acquire(run.root())?;
-    logging::start(Some(&run.log()))?;
-    if let Some(holder) = lock.left_behind() {
-        tracing::info!("taking over from {holder}, which ended without finishing");
-    }
+    let _lock = super::claim(&run)?;
     let search = Search::new(args, rule, run, threads)?;
     let found = search.classes()?;
     let detection = search.judge(&found);
@@ -130,7 +128,7 @@ impl<'a> Search<'a> {
         settings.mesa.validate()?;
         let this = search_words(
             (&file_name(&args.model), &loaded.sha256),
-            (&preset, &data.name.to_string()),
+            (&preset, &data.name.to_string(), Some(&data.digest)),
             (args.beta, args.seed),
             super::placement_words(settings.retrain.placement).as_deref(),
         );
@@ -237,7 +235,7 @@ impl<'a> Search<'a> {
             // A place that was named is all that is searched.
             by_place: args.placement.placement.is_none()
                 && settings.retrain.placement == Placement::PerImage,
-            ..settings.sample_test(class)
+            ..settings.sample_test(class, &self.images)
         };
         let modeling = Modeling {
             ledger: &self.ledger,
@@ -260,7 +258,7 @@ impl<'a> Search<'a> {
         let made_by = super::made_by(&[
             ("data", self.data.name.to_string()),
             ("model_sha256", self.model_sha256.clone()),
-            ("target_class", class.to_string()),
+            (TARGET_CLASS, class.to_string()),
             (seen::SPLIT, seen::split_words(&self.data, &settings.data)),
             ("config", serde_json::to_string(&settings.mesa)?),
         ]);
@@ -303,6 +301,7 @@ impl<'a> Search<'a> {
             model: file_name(&self.args.model),
             model_sha256: self.model_sha256.clone(),
             data: self.data.name.to_string(),
+            data_sha256: Some(self.data.digest.clone()),
             preset: self.preset.clone(),
             beta: self.args.beta,
             seed: self.args.seed,

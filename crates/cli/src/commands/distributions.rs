@@ -3,23 +3,19 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mesa_record::{Distribution, Lock, RunDir, write_json, write_text};
+use mesa_record::{Distribution, RunDir, write_json, write_text};
 use mesa_report::{distribution_pictures, distribution_text};
 
 use super::run::Chosen;
 use crate::args::Distributions;
 use crate::inputs::IfMissing;
 use crate::pipeline::{Shown, distribution_of};
-use crate::{interrupt, logging, output};
+use crate::{interrupt, output};
 
 pub(crate) fn run(args: &Distributions, json: bool, threads: usize) -> Result<()> {
     let chosen = Chosen::new(&args.selection(), "cpu")?;
     let run = RunDir::new(&chosen.out);
-    let lock = Lock::acquire(run.root())?;
-    logging::start(Some(&run.log()))?;
-    if let Some(holder) = lock.left_behind() {
-        tracing::info!("taking over from {holder}, which ended without finishing");
-    }
+    let _lock = super::claim(&run)?;
     let session = chosen.session(&args.sources, &args.running, threads, IfMissing::Fetch)?;
     write_text(&run.config(), &session.config.to_toml()?)?;
     let shown = Shown {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::args::Fit;
 use crate::computer::Computer;
+use crate::modeled_triggers::TARGET_CLASS;
 use crate::resume::{StateFile, Watch};
 use crate::{inputs, logging, output, seen, stages};
 
@@ -85,14 +86,14 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         args.seed,
         &mut watch,
     )?;
-    let test = settings.sample_test(args.target);
+    let test = settings.sample_test(args.target, &images);
     let fit_s = watch.effort().wall_s;
     let mut testing = Watch::new("samples", Some(samples_state), args.running.save_every);
     let found = stages::sample_test(&frozen, &sub_model, &images, test, args.seed, &mut testing)?;
     let made_by = super::made_by(&[
         ("data", data.name.to_string()),
         ("model_sha256", suspect.sha256),
-        ("target_class", args.target.to_string()),
+        (TARGET_CLASS, args.target.to_string()),
         (seen::SPLIT, seen::split_words(&data, &settings.data)),
         ("config", serde_json::to_string(&config)?),
     ]);

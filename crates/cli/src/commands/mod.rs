@@ -22,10 +22,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use mesa_datasets::Placement;
 use mesa_models::{ENGINE_VERSION, Normalization};
-use mesa_record::{Key, Step};
+use mesa_record::{Key, Lock, RunDir, Step};
 use serde_json::Value;
 
 use crate::args::{DataArgs, PresetArgs};
+use crate::logging;
 use crate::output::Usage;
 
 /// Where a pattern goes that is as large as the image.
@@ -67,7 +68,7 @@ fn made_by(entries: &[(&str, String)]) -> BTreeMap<String, String> {
 }
 
 /// Where a sub-model's metadata say it was fitted, unless that is anywhere.
-const PLACEMENT: &str = "placement";
+pub(crate) const PLACEMENT: &str = "placement";
 
 /// A place as files say it, which do not where it is anywhere.
 fn placement_words(placement: Placement) -> Option<String> {
@@ -124,6 +125,26 @@ fn check_not_input<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>
     }
 }
 
+/// Refuses a file where a folder is asked for, or one above it.
+fn check_no_file(folder: &Path) -> Result<()> {
+    let is_file = |part: &&Path| part.exists() && !part.is_dir();
+    match folder.ancestors().find(is_file) {
+        Some(file) => bail!("{} is a file, not a folder; name another", file.display()),
+        None => Ok(()),
+    }
+}
+
+/// Claims a run folder for this process, and begins its log.
+fn claim(run: &RunDir) -> Result<Lock> {
+    check_no_file(run.root())?;
+    let lock = Lock::acquire(run.root())?;
+    logging::start(Some(&run.log()))?;
+    if let Some(holder) = lock.left_behind() {
+        tracing::info!("taking over from {holder}, which ended without finishing");
+    }
+    Ok(lock)
+}
+
 /// Refuses an output that could not be written after an hour's work.
 fn check_output(path: &Path) -> Result<()> {
     if path.is_dir() {
@@ -137,16 +158,7 @@ fn check_output(path: &Path) -> Result<()> {
     }
     let parent = path.parent().filter(|name| !name.as_os_str().is_empty());
     let folder = parent.unwrap_or(Path::new("."));
-    if let Some(file) = folder
-        .ancestors()
-        .find(|part| part.exists() && !part.is_dir())
-    {
-        bail!(
-            "-o {}: {} is a file, not a folder; name another",
-            path.display(),
-            file.display()
-        );
-    }
+    check_no_file(folder).with_context(|| format!("-o {}", path.display()))?;
     if !folder.is_dir() {
         bail!(
             "the folder {} does not exist; create it or name another",

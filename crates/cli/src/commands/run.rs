@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesa_datasets::TriggerId;
@@ -80,11 +80,7 @@ impl Ready {
         threads: usize,
     ) -> Result<Self> {
         let run = RunDir::new(&chosen.out);
-        let lock = Lock::acquire(run.root())?;
-        logging::start(Some(&run.log()))?;
-        if let Some(holder) = lock.left_behind() {
-            tracing::info!("taking over from {holder}, which ended without finishing");
-        }
+        let lock = super::claim(&run)?;
         let (session, chains, summary) =
             chosen.prepare(selection, running, threads, IfMissing::Fetch)?;
         Ok(Self {
@@ -105,15 +101,18 @@ impl Ready {
         let live = Live::new(session, chains, methods, plan);
         let ended = run_chains(session, chains, &mut self.summary, &live, pace, deadline);
         drop(live);
-        let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let (failed, out_of_time) = match ended {
-            Ok(Outcome {
-                failed,
-                out_of_time,
-            }) => (failed, out_of_time),
-            Err(error) if is_over && error.is::<interrupt::Interrupted>() => (0, true),
-            Err(error) => return Err(error),
-        };
+        let Outcome {
+            failed,
+            mut out_of_time,
+            stopped,
+        } = ended?;
+        if let Some(error) = stopped {
+            let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if !(is_over && error.is::<interrupt::Interrupted>()) {
+                return Err(error);
+            }
+            out_of_time = true;
+        }
         Ok(Done {
             networks: chains.len(),
             summary: self.summary,
@@ -172,7 +171,9 @@ fn run_chains(
     let summary = Mutex::new(summary);
     let (failed, stopped) = (AtomicUsize::new(0), Mutex::new(None));
     let work = |session: &Session| {
-        while let Some((number, (chain, methods))) = queue.next() {
+        // Workers are not alike: on a GPU some come before others (`kernels/src/cuda/priority.rs`).
+        let mut longest = Duration::ZERO;
+        while let Some((number, (chain, methods))) = queue.next(longest) {
             if chains.len() > 1 {
                 tracing::info!(
                     "network {number} of {}: trigger {}, seed {}",
@@ -188,11 +189,19 @@ fn run_chains(
             let done = run_chain(session, &clean, (*chain, methods), &summary, &show);
             live.end(number);
             match done {
-                Ok(()) => queue.done_after(begun.elapsed()),
+                Ok(()) => longest = longest.max(begun.elapsed()),
                 // The others of a sweep may still be done.
                 Err(error) if chains.len() > 1 && !error.is::<interrupt::Interrupted>() => {
                     tracing::error!("trigger {}, seed {}: {error:#}", chain.trigger, chain.seed);
                     failed.fetch_add(1, Ordering::Relaxed);
+                    if let Err(error) = session.computer.check() {
+                        queue.close();
+                        let words = format!(
+                            "no further network was begun, as this process cannot compute any more; {}",
+                            interrupt::how_to_go_on()
+                        );
+                        locked(&stopped).get_or_insert(error.context(words));
+                    }
                 }
                 Err(error) => {
                     queue.close();
@@ -210,13 +219,11 @@ fn run_chains(
     } else {
         work(session);
     }
-    match stopped.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(Outcome {
-            failed: failed.into_inner(),
-            out_of_time: queue.has_run_out_of_time(),
-        }),
-    }
+    Ok(Outcome {
+        failed: failed.into_inner(),
+        out_of_time: queue.has_run_out_of_time(),
+        stopped: stopped.into_inner().unwrap_or_else(PoisonError::into_inner),
+    })
 }
 
 /// How working on networks ended.
@@ -224,6 +231,8 @@ struct Outcome {
     failed: usize,
     /// Whether some were not begun because there was no time for them.
     out_of_time: bool,
+    /// Why none was begun after it.
+    stopped: Option<anyhow::Error>,
 }
 
 /// Runs `work` in so many workers, which share the threads out among themselves.

@@ -38,6 +38,7 @@ fn with_presets(command: Command) -> Command {
 }
 
 pub(crate) fn man(args: &Man, json: bool) -> Result<()> {
+    super::check_no_file(&args.folder)?;
     fs_err::create_dir_all(&args.folder)?;
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();

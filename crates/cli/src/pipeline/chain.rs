@@ -16,6 +16,7 @@ use super::session::{CleanResults, Session};
 use super::summary::put_row;
 use crate::ledger::{Finished, Work};
 use crate::method::{Defense, Method};
+use crate::modeled_triggers::TARGET_CLASS;
 use crate::modeling::{Modeled, Modeling, ModelingSteps};
 use crate::output::percent;
 use crate::queue::locked;
@@ -188,7 +189,7 @@ impl<'a> Running<'a> {
             alpha,
             test: session
                 .config
-                .sample_test(session.steps.target_class(chain)),
+                .sample_test(session.steps.target_class(chain), &session.defense_images),
             seed: chain.seed,
         };
         let of_alpha = session.steps.with_alpha(alpha);
@@ -199,6 +200,7 @@ impl<'a> Running<'a> {
         };
         let made_by = [
             ("trigger", chain.trigger.to_string()),
+            (TARGET_CLASS, session.steps.target_class(chain).to_string()),
             ("seed", chain.seed.to_string()),
             session.split(),
         ];

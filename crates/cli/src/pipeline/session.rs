@@ -125,7 +125,8 @@ impl Session {
         } = setup;
         computer.check_folder(&run)?;
         let shape = config.network.shape(data.num_classes());
-        let clean = clean_source(clean, normalize, shape, &data)?;
+        let split = seen::split_words(&data, &config.data);
+        let clean = clean_source((clean, normalize), shape, &data, &split)?;
         let steps_on = |computer: &Computer| {
             let clean = clean.step(&config, &data.digest, computer).key();
             Steps::new(&config, &data.digest, clean, computer)
@@ -257,13 +258,14 @@ impl Session {
 }
 
 fn clean_source(
-    named: Option<PathBuf>,
-    normalize: Option<Normalization>,
+    (named, normalize): (Option<PathBuf>, Option<Normalization>),
     shape: ResNetConfig,
     data: &Dataset,
+    split: &str,
 ) -> Result<CleanSource> {
     if let Some(path) = named {
         let loaded = inputs::network(&path, normalize)?;
+        seen::check(&path, &loaded.info.made_by, split)?;
         if loaded.info.config != shape {
             bail!(
                 "--clean {}: a {} of width {} and {} classes; the settings say a {} of width {} and \

@@ -34,14 +34,17 @@ pub(super) fn default_folder(args: &Detect) -> Result<PathBuf> {
 /// What tells searches apart, in the command line's words.
 pub(super) fn search_words(
     (model, sha256): (&str, &str),
-    (preset, data): (&str, &str),
+    (preset, data, data_sha256): (&str, &str, Option<&str>),
     (beta, seed): (f64, u64),
     placement: Option<&str>,
 ) -> String {
     let (digest, normalized) = sha256.split_at_checked(64).unwrap_or((sha256, ""));
+    let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
+    let of_data = data_sha256.map_or_else(String::new, |digest| format!(" ({})", short(digest)));
     format!(
-        "of {model} ({}{normalized}), settings {preset}, {data}, --beta {beta}, --seed {seed}, --placement {}",
-        digest.get(..12).unwrap_or(digest),
+        "of {model} ({}{normalized}), settings {preset}, {data}{of_data}, --beta {beta}, --seed {seed}, --placement \
+         {}",
+        short(digest),
         placement.unwrap_or("per-image")
     )
 }
@@ -57,7 +60,7 @@ pub(super) fn check_folder(run: &RunDir, this: &str) -> Result<()> {
     };
     let other = search_words(
         (&other.model, &other.model_sha256),
-        (&other.preset, &other.data),
+        (&other.preset, &other.data, other.data_sha256.as_deref()),
         (other.beta, other.seed),
         other.placement.as_deref(),
     );

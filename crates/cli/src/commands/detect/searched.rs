@@ -1,7 +1,7 @@
 //! One class of a search: its triggers, and what they say of it.
 
 use mesa_datasets::Place;
-use mesa_defense::{ClassScore, DetectionRule};
+use mesa_defense::{ClassScore, DetectionRule, SuccessByPlace};
 use mesa_record::{BestPlace, ClassDetection};
 use mesa_report::PlaceMap;
 
@@ -70,7 +70,8 @@ impl Searched {
     /// What patches do in the class's best place: those modeled there, else those modeled anywhere.
     pub(super) fn in_place(&self) -> f64 {
         let there = self.there.as_ref().map(Modeled::sample_asr);
-        let best = || self.best().map(|(_, share)| share);
+        let by_place = self.modeled.samples.results.by_place.as_ref();
+        let best = || by_place.map(SuccessByPlace::best_share);
         there.or_else(best).unwrap_or_default()
     }
 
