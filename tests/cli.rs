@@ -73,6 +73,14 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         (&["evaluate", "m", "--trigger", "170"], "--target"),
         (&["evaluate", "m", "--target", "1"], "--trigger"),
         (
+            &["evaluate", "m", "--placement", "per-batch"],
+            "--placement: nothing is stamped",
+        ),
+        (
+            &["evaluate", "m", "--with", "g", "--split", "test"],
+            "--split test takes; leave out one",
+        ),
+        (
             &["sample", "g", "-o", "x.png"],
             ".svg (a picture) or .safetensors",
         ),

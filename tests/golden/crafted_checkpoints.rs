@@ -325,20 +325,60 @@ fn a_network_under_an_unusual_key_is_read_if_no_other_is_there() {
     assert_eq!(usual.key, None);
     let bits = |network: &mesa_models::Network| format!("{:?}", network.state().unwrap());
     assert_eq!(bits(&loaded.network), bits(&usual.network));
-    // Two of them are not told apart.
-    let second = rewritten(&renamed, CompressionMethod::Stored, |name, mut content| {
-        if name.ends_with("data.pkl") {
-            assert_eq!(content.pop(), Some(b'.'));
-            text(&mut content, "other");
-            content.extend(b"}");
-            text(&mut content, "conv1.weight");
-            content.extend(b"ctorch._utils\n_rebuild_tensor_v2\n)Rss.");
+    // A bare tensor beside it is no network.
+    let start = b"ctorch._utils\n_rebuild_tensor_v2\n((";
+    let beside = |more: &dyn Fn(&mut Vec<u8>)| {
+        rewritten(&renamed, CompressionMethod::Stored, |name, mut content| {
+            if name.ends_with("data.pkl") {
+                assert_eq!(content.pop(), Some(b'.'));
+                text(&mut content, "other");
+                more(&mut content);
+                content.extend(b"s.");
+            }
+            Some(content)
+        })
+    };
+    let tensor = |out: &mut Vec<u8>| {
+        out.extend(start);
+        text(out, "storage");
+        out.extend(b"ctorch\nFloatStorage\n");
+        text(out, "0");
+        out.extend(b"NK\x01tQK\x00))\x89NtR");
+    };
+    assert_eq!(read(&beside(&tensor)).unwrap().key.as_deref(), Some("abc"));
+    // Any other that has tensors below it may be the one that is meant: by name, deeper down, in a list, behind many.
+    let named = |out: &mut Vec<u8>| {
+        out.push(b'}');
+        text(out, "conv1.weight");
+        tensor(out);
+        out.push(b's');
+    };
+    let deeper = |out: &mut Vec<u8>| {
+        out.push(b'}');
+        text(out, "model");
+        named(out);
+        out.push(b's');
+    };
+    let listed = |out: &mut Vec<u8>| {
+        out.push(b']');
+        named(out);
+        out.push(b'a');
+    };
+    let behind = |out: &mut Vec<u8>| {
+        out.extend(b"}(");
+        for number in 0..2000 {
+            text(out, &number.to_string());
+            out.push(b'N');
         }
-        Some(content)
-    });
-    let refused = refusal(&second).to_string();
-    let words = "the keys [abc, acc, epoch, other]; save the one that is meant alone";
-    assert!(refused.contains(words), "{refused}");
+        text(out, "conv1.weight");
+        tensor(out);
+        out.push(b'u');
+    };
+    for more in [&named as &dyn Fn(&mut Vec<u8>), &deeper, &listed, &behind] {
+        let refused = refusal(&beside(more)).to_string();
+        let words = "the keys [abc, acc, epoch, other]; save the one that is meant alone";
+        assert!(refused.contains(words), "{refused}");
+    }
 }
 
 /// By its layers' names it would pass for a network without them.
@@ -354,6 +394,13 @@ fn a_module_that_pools_is_refused_by_its_layer() {
         panic!("{refused}")
     };
     assert!(name.contains("bn1"), "{name}");
+    // TorchScript numbers what comes more than once.
+    let refused = refusal(&replaced(
+        "traced",
+        b"batchnorm.___torch_mangle_20\nBatchNorm2d\n",
+        b"pooling.___torch_mangle_20\nMaxPool2d\n",
+    ));
+    assert!(matches!(refused, PytorchError::Pooling { .. }), "{refused}");
     let average = replaced(
         "module",
         b"ctorch.nn.modules.batchnorm\nBatchNorm2d\n",
@@ -368,7 +415,8 @@ fn bare_pickles_that_run_code_are_called_so() {
     let later = b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R.";
     let first = b"cposix\nsystem\n(S'true'\ntR.";
     let whole = fs_err::read(file("bare")).unwrap();
-    for bytes in [&later[..], first, &[&later[..], &whole].concat()] {
+    let in_one = b"(X\x04\0\0\0trueiposix\nsystem\n.";
+    for bytes in [&later[..], first, in_one, &[&later[..], &whole].concat()] {
         let refused = refusal(bytes);
         assert!(
             matches!(&refused, PytorchError::RunsCode { name } if name == "posix.system"),

@@ -12,8 +12,8 @@ use mesa_datasets::{
 };
 use mesa_defense::{AttackSuccessConfig, DefenseImages};
 use mesa_models::{
-    CheckpointInfo, LoadedNetwork, Network, Normalization, NormalizationSource, load_network_with,
-    load_tensors,
+    CheckpointInfo, Family, LoadedNetwork, Network, Normalization, NormalizationSource,
+    load_network_with, load_tensors,
 };
 use mesa_record::file_digest;
 
@@ -226,8 +226,13 @@ pub(crate) fn network(path: &Path, normalize: Option<Normalization>) -> Result<L
         );
     }
     if let Some(key) = key {
+        tracing::info!("{file}: what lies under `{key}` is taken for the network");
+    }
+    let is_padded = info.config.architecture.family() == Family::PaddedResNet;
+    if is_padded && normalization_from != NormalizationSource::File {
         tracing::info!(
-            "{file}: the only tensors by name lie under `{key}`, and are taken for the network"
+            "{file} has no weights in its shortcuts: they are taken for every second pixel between channels of zeros, as in \
+             pytorch_resnet_cifar10"
         );
     }
     if !beside.is_empty() {
@@ -340,7 +345,7 @@ impl Loaded {
             | NormalizationSource::Classes => format!(
                 "the usual causes are a wrong normalization ({} was taken, and --normalize says otherwise), classes \
                  in another order than the data's, and a network that computes otherwise than its layers' names say \
-                 (with max-pooling, say, or other strides)",
+                 (with max-pooling, say, other strides or shortcuts)",
                 self.info.normalization
             ),
         };
@@ -471,7 +476,7 @@ impl Loaded {
         } else if above_chance(ours, self.info.config.num_classes) < LOW {
             tracing::warn!(
                 "a clean accuracy of {} is low for a network in use: if more is known of this one, it computes otherwise \
-                 than its layers' names say (with max-pooling, say, or other strides), and what is found here is not \
+                 than its layers' names say (with max-pooling, say, other strides or shortcuts), and what is found here is not \
                  about it",
                 percent(ours)
             );

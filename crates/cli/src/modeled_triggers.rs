@@ -42,8 +42,8 @@ pub(crate) struct SampledAsr {
 }
 
 impl ModeledTriggers {
-    /// Samples of the sub-model in a file, against the class that the user names or it was fitted to. They go
-    /// where the user says (`asked`), else where it was fitted: where the settings say (`usual`) but for what
+    /// Samples of the sub-model in a file, against the class that it was fitted to, or the one that the user names
+    /// where the file is too old to say. They go where the user says (`asked`), else where it was fitted: where the settings say (`usual`) but for what
     /// the file does.
     pub(crate) fn draw(
         file: &Path,
@@ -63,7 +63,7 @@ impl ModeledTriggers {
         let triggers = pixels.map(|pixels| Trigger::new(pixels, (height, width)));
         Ok(Self {
             file: file.to_owned(),
-            target_class: target.or(fitted_to).with_context(|| {
+            target_class: fitted_to.or(target).with_context(|| {
                 format!(
                     "{} does not say which class it was fitted to; name it with --target",
                     file.display()

@@ -174,13 +174,16 @@ impl Modeling<'_> {
 }
 
 impl ExperimentConfig {
-    /// How samples against a class are tested: none on an image twice, however few are of other classes.
+    /// How samples against a class are tested: none on an image twice, however few are of other
+    /// classes, and all on as many images.
     pub(crate) fn sample_test(&self, target_class: u32, images: &DefenseImages) -> SampleTest {
         let others = images.images().not_of_class(target_class).len();
+        let stamped = self.samples.count * self.samples.images_per_sample;
+        let images_per_sample = self.samples.images_per_sample.min(others.max(1));
         SampleTest {
             target_class,
-            samples: self.samples.count,
-            images_per_sample: self.samples.images_per_sample.min(others.max(1)),
+            samples: stamped.div_ceil(images_per_sample),
+            images_per_sample,
             placement: self.retrain.placement,
             by_place: false,
         }

@@ -102,8 +102,12 @@ impl StateFile {
         if self.path.exists() && note.as_ref().is_none_or(|note| note.key != self.key) {
             let aside = self.aside(note.as_ref().map(|note| &note.key));
             self.move_to(&aside)?;
+            let found = match note {
+                Some(_) => ", where the command that it is of finds it",
+                None => "; nothing says whose it is",
+            };
             tracing::warn!(
-                "{} is of other settings or input files; moved to {}, where the command that it is of finds it",
+                "{} is not of these settings and input files; moved to {}{found}",
                 self.path.display(),
                 aside.path.display()
             );

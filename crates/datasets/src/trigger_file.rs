@@ -10,6 +10,10 @@ use sha2::{Digest, Sha256};
 use crate::dataset::hex;
 use crate::{CHANNELS, Error, Result, Trigger, TriggerFileError};
 
+/// The widest and highest picture of a trigger that is read, in pixels.
+#[cfg(feature = "images")]
+const LONGEST_SIDE: u32 = 4096;
+
 /// The name of the tensor that says which pixels belong to the trigger.
 const MASK: &str = "mask";
 
@@ -109,9 +113,9 @@ impl TriggerFile {
 
     #[cfg(feature = "images")]
     fn picture(&self, size: Option<(usize, usize)>) -> Result<Trigger> {
-        use crate::decode::{LONGEST_SIDE, NotDecoded, decode};
+        use crate::decode::{NotDecoded, decode};
 
-        let image = decode(&self.bytes).map_err(|refused| match refused {
+        let image = decode(&self.bytes, LONGEST_SIDE).map_err(|refused| match refused {
             NotDecoded::TooLarge { width, height } => TriggerFileError::TooLarge {
                 path: self.path.clone(),
                 width,

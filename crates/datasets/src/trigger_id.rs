@@ -15,7 +15,7 @@ use crate::{COLOR_TARGETS_CIFAR100, Error, Result, Trigger};
 /// Rows and columns of a random trigger whose name does not say.
 const SIDE: usize = 3;
 
-/// The most of either that a random trigger's name may ask for: as many as a picture's.
+/// The most of either that a random trigger's name may ask for: as many as a trigger's picture may have.
 const LONGEST_SIDE: usize = 4096;
 
 /// The name of a trigger: on the command line, in records and in configurations.

@@ -46,7 +46,6 @@ impl AdamConfig {
 /// w ← w − learning_rate / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 /// ```
 ///
-///
 /// # Examples
 ///
 /// ```

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use mesa_pickle::shown;
 
-use crate::files::{is_safetensors, raw_tensors, read_file, save_tensors, write_file};
+use crate::files::{
+    check_finite, is_safetensors, raw_tensors, read_file, save_tensors, write_file,
+};
 use crate::pytorch::Contents;
 use crate::state_dict::{LayerNames, network_state};
 use crate::{Architecture, Error, Network, Normalization, ResNetConfig, Result, Seeds, pytorch};
@@ -72,7 +74,7 @@ const INFO_KEY: &str = "network";
 ///
 /// # Errors
 ///
-/// [`Error::Write`] if it cannot be written.
+/// [`Error::Write`] if it cannot be written, [`Error::NotWritten`] if a tensor is not finite.
 pub fn save_network(path: &Path, network: &Network, made_by: &Metadata) -> Result<()> {
     save_network_as(path, network, made_by, LayerNames::Common)
 }
@@ -99,6 +101,7 @@ pub fn save_network_as(
     if !named_by_pytorch(path) {
         return save_tensors(path, &state, &Metadata::from([(INFO_KEY.to_owned(), text)]));
     }
+    check_finite(path, &state)?;
     let bytes = pytorch::to_bytes(&state, &text).map_err(|source| Error::Write {
         path: path.to_owned(),
         source,

@@ -46,15 +46,13 @@ pub fn save_tensors(
     tensors: &NamedTensors,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    check_finite(path, tensors)?;
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!(metadata));
     let mut data = Vec::new();
     for (name, tensor) in tensors {
         let start = data.len();
-        let dtype = append(&mut data, tensor)?.ok_or_else(|| Error::NotWritten {
-            path: path.to_owned(),
-            name: name.clone(),
-        })?;
+        let dtype = append(&mut data, tensor)?;
         let entry = json!({
             "dtype": dtype, "shape": tensor.dims(), "data_offsets": [start, data.len()],
         });
@@ -103,8 +101,26 @@ pub(crate) fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
     })
 }
 
-/// Appends a tensor's numbers, if all are finite, and returns the name of their type.
-fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<Option<&'static str>> {
+/// Refuses to write a NaN or an infinity at `path`.
+pub(crate) fn check_finite(path: &Path, tensors: &NamedTensors) -> Result<()> {
+    for (name, tensor) in tensors {
+        let is_finite = tensor.dtype() != DType::F32
+            || tensor
+                .flatten_all()?
+                .to_vec1::<f32>()?
+                .iter()
+                .all(|value| value.is_finite());
+        if !is_finite {
+            return Err(Error::NotWritten {
+                path: path.to_owned(),
+                name: name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<&'static str> {
     let tensor = tensor.flatten_all()?;
     if tensor.dtype() == DType::U32 {
         data.extend(
@@ -113,12 +129,11 @@ fn append(data: &mut Vec<u8>, tensor: &Tensor) -> Result<Option<&'static str>> {
                 .into_iter()
                 .flat_map(u32::to_le_bytes),
         );
-        return Ok(Some("U32"));
+        return Ok("U32");
     }
     let values = tensor.to_vec1::<f32>()?;
-    let are_finite = values.iter().all(|value| value.is_finite());
     data.extend(values.into_iter().flat_map(f32::to_le_bytes));
-    Ok(are_finite.then_some("F32"))
+    Ok("F32")
 }
 
 /// Reads a safetensors file: tensors on the host, and its description.

@@ -92,9 +92,8 @@ pub enum PytorchError {
     },
     /// A max-pooling layer, which no network here has.
     #[error(
-        "its module has a max-pooling layer, `{name}`, and networks that are read have none: taken for one by its \
-         layers' names it would compute something else; if its class never uses that layer, save the state dict \
-         alone: torch.save(model.state_dict(), FILE)"
+        "its module has a max-pooling layer, `{name}`, and networks that are read have none; if its class never uses \
+         that layer, save the state dict alone: torch.save(model.state_dict(), FILE)"
     )]
     Pooling {
         /// The layer.

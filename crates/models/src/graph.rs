@@ -41,7 +41,8 @@ impl UnitSpec {
     }
 
     /// The weights of a unit that learns none: input channels as they are, with as many channels of zeros
-    /// before them as behind (option A of He et al. 2016, as PyTorch networks for CIFAR have it).
+    /// before them as behind (option A of He et al. 2016, as PyTorch networks for CIFAR have it; of an odd
+    /// number, which those cannot have, one more behind).
     pub(crate) fn selection(&self) -> Option<Vec<f32>> {
         let ConvShape {
             in_channels,

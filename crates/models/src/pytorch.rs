@@ -27,6 +27,19 @@ use crate::state_dict::RawTensor;
 /// Keys under which programs keep the state dict beside other things.
 const KEYS: [&str; 5] = ["net", "netC", "state_dict", "model", "model_state_dict"];
 
+/// Keys under which programs keep an optimizer's state, tensors among it.
+const OPTIMIZERS: [&str; 6] = [
+    "lr_scheduler",
+    "optim",
+    "optimizer",
+    "optimizer_state_dict",
+    "scheduler",
+    "scheduler_state_dict",
+];
+
+/// Most values that are looked at for tensors beside a network under an unusual key.
+const MOST_LOOKED_AT: usize = 1 << 20;
+
 /// Record in which this project keeps what else it knows of a network; PyTorch passes over it.
 const INFO_RECORD: &str = "mesa.json";
 
@@ -174,9 +187,14 @@ fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
             keys: keys.join("`, `"),
         });
     }
+    let is_named = |(name, value): &(&str, Id)| name.contains('.') && is_tensor(pickle, *value);
     let found = match under.pop() {
         Some((_, found)) => Some(found),
-        None => state_dict_of(pickle, pickle.root())?,
+        None if outer.iter().any(is_named) => state_dict_of(pickle, pickle.root())?,
+        None => match under_another_key(pickle, &outer)? {
+            Some(found) => return Ok(found),
+            None => state_dict_of(pickle, pickle.root())?,
+        },
     };
     if let Some(mut found) = found {
         let others = outer.iter().filter(|(key, _)| !KEYS.contains(key));
@@ -185,18 +203,6 @@ fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
             .take(LOOKED_AT)
             .filter(|(_, value)| has_tensors(pickle, *value, &mut walks));
         found.beside = others.map(|(key, _)| shown(key)).collect();
-        return Ok(found);
-    }
-    // Under another key, if there is one alone.
-    let mut walks = 0;
-    let mut others = outer
-        .iter()
-        .take(LOOKED_AT)
-        .filter(|(_, value)| has_tensors(pickle, *value, &mut walks));
-    if let (Some((key, value)), None) = (others.next(), others.next())
-        && let Some(mut found) = state_dict_of(pickle, pickle.get(*value))?
-    {
-        found.key = Some(shown(key));
         return Ok(found);
     }
     let keys: Vec<String> = outer.iter().take(20).map(|(key, _)| shown(key)).collect();
@@ -208,6 +214,54 @@ fn state_dict(pickle: &Pickle<'_>) -> Result<StateDict, PytorchError> {
             keys: keys.join(", "),
         },
     })
+}
+
+/// What lies under the only key beside [`KEYS`] that has tensors below it, an optimizer's and bare ones aside: with
+/// any other, which of them a program loads would be for it to say.
+fn under_another_key(
+    pickle: &Pickle<'_>,
+    outer: &[(&str, Id)],
+) -> Result<Option<StateDict>, PytorchError> {
+    let mut left = MOST_LOOKED_AT;
+    let mut holding = outer.iter().filter(|(key, value)| {
+        !OPTIMIZERS.contains(key)
+            && !is_tensor(pickle, *value)
+            && holds_tensors(pickle, *value, &mut left)
+    });
+    let (Some((key, value)), None) = (holding.next(), holding.next()) else {
+        return Ok(None);
+    };
+    let found = state_dict_of(pickle, pickle.get(*value))?;
+    Ok(found.map(|found| StateDict {
+        key: Some(shown(key)),
+        ..found
+    }))
+}
+
+/// Whether there is a tensor, or a storage of one, anywhere below a value; so it is taken to be where more than
+/// is `left` would have to be looked at.
+fn holds_tensors(pickle: &Pickle<'_>, value: Id, left: &mut usize) -> bool {
+    let (mut open, mut seen) = (vec![value], HashSet::new());
+    while let Some(id) = open.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        if *left == 0 {
+            return true;
+        }
+        *left -= 1;
+        match pickle.get(id) {
+            Value::Dict(items) => open.extend(items.iter().flat_map(|(key, value)| [*key, *value])),
+            Value::List(items) | Value::Tuple(items) => open.extend(items),
+            Value::Object(class, state) => open.extend(state.iter().chain([class])),
+            Value::Called(_, arguments) => open.push(*arguments),
+            Value::Built(_, arguments, state) => open.extend([arguments, state]),
+            // What it is filled with is not kept.
+            Value::Persistent(_) | Value::Filled => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// That of a module or of a dictionary, if there are tensors in it.

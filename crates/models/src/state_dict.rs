@@ -147,10 +147,11 @@ pub(crate) fn network_state(
 fn renamed(
     mut tensors: BTreeMap<String, RawTensor<'_>>,
 ) -> (BTreeMap<String, RawTensor<'_>>, String) {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    tensors.retain(|name, _| {
-        !name.ends_with(COUNTER) && name != AVERAGED && !COUNTED.contains(&last(name).as_str())
-    });
+    let is_counted = |name: &str| {
+        let last = name.rsplit('.').next();
+        last.is_some_and(|last| COUNTED.contains(&last))
+    };
+    tensors.retain(|name, _| !name.ends_with(COUNTER) && name != AVERAGED && !is_counted(name));
     let mut len = 0;
     while let Some(wrapper) = WRAPPERS.into_iter().find(|wrapper| {
         let mut names = tensors.keys();

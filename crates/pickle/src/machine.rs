@@ -114,6 +114,10 @@ impl<'a, 'b> Machine<'a, 'b> {
                 let (module, name) = (self.line()?, self.line()?);
                 self.global(module, name)?;
             }
+            op::INST => {
+                let (module, name) = (self.line()?, self.line()?);
+                return Err(self.refused(&format!("{module}.{name}")));
+            }
             op::STACK_GLOBAL => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (&self.values[module.0], &self.values[name.0]) {

@@ -39,13 +39,15 @@ pub(crate) const BINGET: u8 = b'h';
 pub(crate) const LONG_BINGET: u8 = b'j';
 pub(crate) const GLOBAL: u8 = b'c';
 pub(crate) const STACK_GLOBAL: u8 = 0x93;
+/// A global and a call in one, of the first protocol.
+pub(crate) const INST: u8 = b'i';
 pub(crate) const REDUCE: u8 = b'R';
 pub(crate) const NEWOBJ: u8 = 0x81;
 pub(crate) const BUILD: u8 = b'b';
 pub(crate) const BINPERSID: u8 = b'Q';
 
 /// Names of the opcodes that are refused.
-pub(crate) const REFUSED: [(u8, &str); 26] = [
+pub(crate) const REFUSED: [(u8, &str); 25] = [
     (b'0', "POP"),
     (b'1', "POP_MARK"),
     (b'2', "DUP"),
@@ -57,7 +59,6 @@ pub(crate) const REFUSED: [(u8, &str); 26] = [
     (b'V', "UNICODE"),
     (b'd', "DICT"),
     (b'g', "GET"),
-    (b'i', "INST"),
     (b'l', "LIST"),
     (b'o', "OBJ"),
     (b'p', "PUT"),

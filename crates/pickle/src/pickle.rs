@@ -21,7 +21,7 @@ pub struct Allowed<'b> {
 }
 
 /// A value's place in its [`Pickle`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(pub(crate) usize);
 
 /// What a pickle holds.

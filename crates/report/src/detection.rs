@@ -44,16 +44,14 @@ pub fn detection_text(detection: &Detection) -> String {
 /// What a verdict does not mean.
 pub(crate) fn caveats(detection: &Detection) -> Vec<String> {
     let reached = reached_by_many(detection);
-    let too_few = detection.classes.len() < FEWEST_TO_COMPARE;
+    let are_compared = |class: &ClassDetection| class.anomaly_index.is_some();
+    let too_few = !detection.classes.iter().any(are_compared);
     match detection.verdict {
         Verdict::NothingFound => reached.into_iter().chain([NO_PROOF.to_owned()]).collect(),
         Verdict::Backdoor if too_few => vec![format!("{NO_CERTAINTY} {NOTHING_TO_COMPARE}")],
         Verdict::Backdoor => vec![NO_CERTAINTY.to_owned()],
     }
 }
-
-/// Fewest classes that are compared with each other, as the rule says.
-const FEWEST_TO_COMPARE: usize = 5;
 
 /// What finding something does not mean.
 const NO_CERTAINTY: &str = "A finding is no certainty: networks without a backdoor, too, have classes that some \
@@ -63,11 +61,9 @@ const NO_CERTAINTY: &str = "A finding is no certainty: networks without a backdo
 const NOTHING_TO_COMPARE: &str = "With fewer than five classes none stands out from the others: the share of images \
     alone has decided.";
 
-/// Classes that samples turn images into as the rule asks, and which do not stand out because so many do.
+/// Several classes into which samples turn as many images as the rule asks, where none stands out.
 fn reached_by_many(detection: &Detection) -> Option<String> {
-    let is_reached = |class: &&ClassDetection| {
-        class.sample_asr >= detection.rule_sample_asr && class.in_level_set >= 0.5
-    };
+    let is_reached = |class: &&ClassDetection| class.sample_asr >= detection.rule_sample_asr;
     let reached: Vec<String> = detection
         .classes
         .iter()
@@ -76,8 +72,9 @@ fn reached_by_many(detection: &Detection) -> Option<String> {
         .collect();
     (reached.len() > 1).then(|| {
         format!(
-            "Classes {} are each reached as an attacked one would be, and none stands out only because so many are: \
-             a network with backdoors in as many classes looks like this, and so does one that any patch confuses.",
+            "Samples turn as many images into each of the classes {} as the rule asks, and none of them stands out \
+             enough: a network with backdoors in as many classes looks like this, and so does one that any patch \
+             confuses.",
             reached.join(", ")
         )
     })
@@ -361,6 +358,28 @@ mod tests {
         let widths: Vec<usize> = table.map(|line| line.chars().count()).collect();
         assert!(widths.len() > 4, "{words}");
         assert_eq!(widths.iter().max(), Some(&80), "{words}");
+    }
+
+    /// What a verdict does not mean is said with it.
+    #[test]
+    fn every_verdict_says_what_it_does_not_mean() {
+        let mut detection = crate::made_up::detection(false);
+        assert_eq!(caveats(&detection), [NO_PROOF]);
+        for class in &mut detection.classes[..2] {
+            class.sample_asr = 0.9;
+        }
+        let words = caveats(&detection);
+        assert!(
+            words[0].contains("into each of the classes 0 ("),
+            "{words:?}"
+        );
+        assert_eq!(words[1..], [NO_PROOF]);
+        let mut detection = crate::made_up::detection(true);
+        assert_eq!(caveats(&detection), [NO_CERTAINTY]);
+        for class in &mut detection.classes {
+            class.anomaly_index = None;
+        }
+        assert!(caveats(&detection)[0].ends_with(NOTHING_TO_COMPARE));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) fn shrunk(path: &Path) -> Result<Decoded> {
         path: path.to_owned(),
         source,
     })?;
-    let mut image = decode(&bytes)
+    let mut image = decode(&bytes, LONGEST_SIDE)
         .map_err(|refused| match refused {
             NotDecoded::TooLarge { width, height } => FolderError::TooLarge {
                 path: path.to_owned(),

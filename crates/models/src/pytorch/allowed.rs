@@ -139,6 +139,16 @@ const RUNNING: [&str; 31] = [
     "webbrowser",
 ];
 
+/// Of those modules what holds bytes, or takes an element of something.
+const HARMLESS: [&str; 6] = [
+    "_io.BytesIO",
+    "_io.StringIO",
+    "_operator.itemgetter",
+    "io.BytesIO",
+    "io.StringIO",
+    "operator.itemgetter",
+];
+
 /// Such modules whose names programs have for packages of their own, too.
 const RUNNING_ALONE: [&str; 5] = ["code", "commands", "platform", "profile", "signal"];
 
@@ -161,6 +171,9 @@ fn runs_code(name: &str) -> bool {
     let Some((module, function)) = name.rsplit_once('.') else {
         return false;
     };
+    if HARMLESS.contains(&name) {
+        return false;
+    }
     let package = module.split('.').next().unwrap_or_default();
     match module {
         "builtins" | "__builtin__" => RUNNING_BUILTINS.contains(&function),
@@ -223,6 +236,7 @@ mod tests {
             "torch.nn.modules.linear.Linear",
             "code.models.ResNet",
             "ResNet",
+            "_io.BytesIO",
         ] {
             assert!(!runs_code(name), "{name}");
         }

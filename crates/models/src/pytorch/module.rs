@@ -100,8 +100,12 @@ impl<'p> Walk<'p, '_> {
         let Value::Class(module, name) = *self.pickle.get(class) else {
             return false;
         };
-        let module = module.trim_start_matches("__torch__.");
-        module == "torch.nn.modules.pooling" && name.starts_with("MaxPool")
+        // TorchScript puts a number between where a class comes more than once.
+        let path = module.trim_start_matches("__torch__.").split('.');
+        let path: Vec<&str> = path
+            .filter(|part| !part.starts_with("___torch_mangle_"))
+            .collect();
+        path == ["torch", "nn", "modules", "pooling"] && name.contains("MaxPool")
     }
 
     /// What belongs to a module, by name. One of Python has tables of it, one of `TorchScript`
