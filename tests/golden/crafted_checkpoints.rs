@@ -342,7 +342,7 @@ fn a_network_under_an_unusual_key_is_read_if_no_other_is_there() {
         out.extend(start);
         text(out, "storage");
         out.extend(b"ctorch\nFloatStorage\n");
-        text(out, "0");
+        text(out, "unused");
         out.extend(b"NK\x01tQK\x00))\x89NtR");
     };
     assert_eq!(read(&beside(&tensor)).unwrap().key.as_deref(), Some("abc"));
