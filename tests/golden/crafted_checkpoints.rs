@@ -327,17 +327,18 @@ fn a_network_under_an_unusual_key_is_read_if_no_other_is_there() {
     assert_eq!(bits(&loaded.network), bits(&usual.network));
     // A bare tensor beside it is no network.
     let start = b"ctorch._utils\n_rebuild_tensor_v2\n((";
-    let beside = |more: &dyn Fn(&mut Vec<u8>)| {
+    let under = |key: &dyn Fn(&mut Vec<u8>), more: &dyn Fn(&mut Vec<u8>)| {
         rewritten(&renamed, CompressionMethod::Stored, |name, mut content| {
             if name.ends_with("data.pkl") {
                 assert_eq!(content.pop(), Some(b'.'));
-                text(&mut content, "other");
+                key(&mut content);
                 more(&mut content);
                 content.extend(b"s.");
             }
             Some(content)
         })
     };
+    let beside = |more: &dyn Fn(&mut Vec<u8>)| under(&|out| text(out, "other"), more);
     let tensor = |out: &mut Vec<u8>| {
         out.extend(start);
         text(out, "storage");
@@ -379,6 +380,11 @@ fn a_network_under_an_unusual_key_is_read_if_no_other_is_there() {
         let words = "the keys [abc, acc, epoch, other]; save the one that is meant alone";
         assert!(refused.contains(words), "{refused}");
     }
+    let numbered = under(&|out| out.extend(b"K\x05"), &named);
+    assert!(matches!(
+        refusal(&numbered),
+        PytorchError::NoStateDict { .. }
+    ));
 }
 
 /// By its layers' names it would pass for a network without them.

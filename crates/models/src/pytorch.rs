@@ -222,13 +222,20 @@ fn under_another_key(
     pickle: &Pickle<'_>,
     outer: &[(&str, Id)],
 ) -> Result<Option<StateDict>, PytorchError> {
+    let Value::Dict(items) = pickle.root() else {
+        return Ok(None);
+    };
     let mut left = MOST_LOOKED_AT;
-    let mut holding = outer.iter().filter(|(key, value)| {
-        !OPTIMIZERS.contains(key)
-            && !is_tensor(pickle, *value)
-            && holds_tensors(pickle, *value, &mut left)
+    // Of all keys, also those that are no texts.
+    let mut holding = items.iter().filter(|(key, value)| {
+        let is_optimizers =
+            matches!(pickle.get(*key), Value::Text(key) if OPTIMIZERS.contains(key));
+        !is_optimizers && !is_tensor(pickle, *value) && holds_tensors(pickle, *value, &mut left)
     });
-    let (Some((key, value)), None) = (holding.next(), holding.next()) else {
+    let (Some((_, value)), None) = (holding.next(), holding.next()) else {
+        return Ok(None);
+    };
+    let Some((key, _)) = outer.iter().find(|(_, of)| of == value) else {
         return Ok(None);
     };
     let found = state_dict_of(pickle, pickle.get(*value))?;
