@@ -457,12 +457,15 @@ pub(crate) mod tests {
             assert_eq!(config.architecture.layers(), 18);
             assert!(state.contains_key("linear.bias") && state.contains_key("conv1.weight"));
         }
-        // Two networks in one are not one, nor is a head of two layers.
+        // Two networks in one are not one, nor are a head of two layers and halves of two heads.
         let mut two = named("student.", "student.linear");
         two.extend(named("teacher.", "teacher.linear"));
         let mut deep = named("", "head.0");
         deep.insert("head.2.weight".to_owned(), raw(&storage, &[2, 2], &[2, 1]));
-        for tensors in [two, deep] {
+        let mut odd = named("", "head");
+        let bias = odd.remove("head.bias").unwrap();
+        odd.insert("other.bias".to_owned(), bias);
+        for tensors in [two, deep, odd] {
             let refused = network_state(tensors, 1 << 20);
             assert!(
                 matches!(refused, Err(LayoutError::Names { .. })),
