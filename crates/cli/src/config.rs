@@ -139,6 +139,17 @@ pub(crate) struct SamplesConfig {
     pub(crate) images_per_sample: usize,
 }
 
+impl SamplesConfig {
+    /// As many stamped images of fewer for each sample, by more samples.
+    pub(crate) fn on(self, images_per_sample: usize) -> Self {
+        let stamped = self.count * self.images_per_sample;
+        Self {
+            count: stamped.div_ceil(images_per_sample),
+            images_per_sample,
+        }
+    }
+}
+
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -208,11 +219,8 @@ impl ExperimentConfig {
         search.batches_per_pass = batches;
         // Each sample is shown on so many images of other classes; where those are fewer there are more samples,
         // or too few images would be stamped to tell places apart.
-        let samples = &mut self.samples;
-        if there < 2 * samples.images_per_sample {
-            let stamped = samples.count * samples.images_per_sample;
-            samples.images_per_sample = (there / 4).max(1);
-            samples.count = stamped.div_ceil(samples.images_per_sample);
+        if there < 2 * self.samples.images_per_sample {
+            self.samples = self.samples.on((there / 4).max(1));
         }
     }
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use mesa_attack::Attacked;
 use mesa_datasets::{Images, Placement, Trigger};
-use mesa_models::{Classifier, Seeds};
+use mesa_models::{Classifier, Metadata, Seeds};
 use serde::Serialize;
 
+use crate::commands::placement_of;
 use crate::{inputs, stages};
 
 /// The entry of a sub-model's description that names the class it was fitted to.
@@ -42,20 +43,18 @@ pub(crate) struct SampledAsr {
 }
 
 impl ModeledTriggers {
-    /// Samples of the sub-model in a file, against the class that it was fitted to, or the one that the user names
-    /// where the file is too old to say. They go where the user says (`asked`), else where it was fitted: where the settings say (`usual`) but for what
-    /// the file does.
+    /// Samples of the sub-model in a file, by what made it: against the class that it was fitted to, or the one
+    /// that the user names where the file is too old to say. They go where the user says (`asked`), else where
+    /// it was fitted: where the settings say (`usual`) but for what the file does.
     pub(crate) fn draw(
-        file: &Path,
+        (file, made_by): (&Path, &Metadata),
         target: Option<u32>,
         (asked, usual): (Option<Placement>, Placement),
         seed: u64,
     ) -> Result<Self> {
-        let made_by = inputs::sub_model_made_by(file)?;
         let of_class = made_by.get(TARGET_CLASS);
         let fitted_to = of_class.and_then(|class| class.parse().ok());
-        let place = made_by.get(crate::commands::PLACEMENT);
-        let place = place.map(|place| place.parse()).transpose()?;
+        let place = placement_of(made_by)?;
         let drawn =
             inputs::sub_model(file)?.sample(&mut Seeds::new(seed, "samples").start(), SAMPLES)?;
         let (_, _, height, width) = drawn.dims4()?;

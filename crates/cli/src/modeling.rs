@@ -11,7 +11,7 @@ use mesa_models::{Classifier, Processor, Seeds};
 use mesa_record::Step;
 use serde::{Deserialize, Serialize};
 
-use crate::config::ExperimentConfig;
+use crate::config::{ExperimentConfig, SamplesConfig};
 use crate::ledger::{Finished, Ledger, Work};
 use crate::{inputs, interrupt, stages};
 
@@ -178,11 +178,14 @@ impl ExperimentConfig {
     /// classes, and all on as many images.
     pub(crate) fn sample_test(&self, target_class: u32, images: &DefenseImages) -> SampleTest {
         let others = images.images().not_of_class(target_class).len();
-        let stamped = self.samples.count * self.samples.images_per_sample;
-        let images_per_sample = self.samples.images_per_sample.min(others.max(1));
+        let shown = self.samples.images_per_sample.min(others.max(1));
+        let SamplesConfig {
+            count,
+            images_per_sample,
+        } = self.samples.on(shown);
         SampleTest {
             target_class,
-            samples: stamped.div_ceil(images_per_sample),
+            samples: count,
             images_per_sample,
             placement: self.retrain.placement,
             by_place: false,

@@ -10,6 +10,9 @@ use crate::{Error, Patches, Result};
 /// Rows and columns of the numbered patterns and the color triggers.
 const SIDE: usize = 3;
 
+/// The most rows, and columns, of a trigger that is drawn or read from a picture.
+pub(crate) const LONGEST_SIDE: u16 = 4096;
+
 /// CIFAR-100's target class of each color trigger; on CIFAR-10 it is always 0.
 pub const COLOR_TARGETS_CIFAR100: [u32; 10] = [8, 96, 91, 79, 19, 90, 50, 7, 51, 7];
 

@@ -10,10 +10,6 @@ use sha2::{Digest, Sha256};
 use crate::dataset::hex;
 use crate::{CHANNELS, Error, Result, Trigger, TriggerFileError};
 
-/// The widest and highest picture of a trigger that is read, in pixels.
-#[cfg(feature = "images")]
-const LONGEST_SIDE: u32 = 4096;
-
 /// The name of the tensor that says which pixels belong to the trigger.
 const MASK: &str = "mask";
 
@@ -114,13 +110,15 @@ impl TriggerFile {
     #[cfg(feature = "images")]
     fn picture(&self, size: Option<(usize, usize)>) -> Result<Trigger> {
         use crate::decode::{NotDecoded, decode};
+        use crate::trigger::LONGEST_SIDE;
 
-        let image = decode(&self.bytes, LONGEST_SIDE).map_err(|refused| match refused {
+        let longest = LONGEST_SIDE.into();
+        let image = decode(&self.bytes, longest).map_err(|refused| match refused {
             NotDecoded::TooLarge { width, height } => TriggerFileError::TooLarge {
                 path: self.path.clone(),
                 width,
                 height,
-                most: LONGEST_SIDE,
+                most: longest,
             },
             NotDecoded::Broken(source) => TriggerFileError::Image {
                 path: self.path.clone(),

@@ -9,14 +9,11 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::patterns::NUM_PATTERNS;
-use crate::trigger::COLOR_TRIGGERS;
+use crate::trigger::{COLOR_TRIGGERS, LONGEST_SIDE};
 use crate::{COLOR_TARGETS_CIFAR100, Error, Result, Trigger};
 
 /// Rows and columns of a random trigger whose name does not say.
 const SIDE: usize = 3;
-
-/// The most of either that a random trigger's name may ask for: as many as a trigger's picture may have.
-const LONGEST_SIDE: usize = 4096;
 
 /// The name of a trigger: on the command line, in records and in configurations.
 ///
@@ -118,7 +115,8 @@ impl TriggerId {
             Self::Pattern(pattern) => pattern < NUM_PATTERNS,
             Self::Color(index) => usize::from(index) < COLOR_TRIGGERS.len(),
             Self::Random { height, width, .. } => {
-                (1..=LONGEST_SIDE).contains(&height) && (1..=LONGEST_SIDE).contains(&width)
+                let sides = 1..=LONGEST_SIDE.into();
+                sides.contains(&height) && sides.contains(&width)
             }
         }
     }

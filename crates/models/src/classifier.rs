@@ -105,6 +105,7 @@ impl<C: Classifier + ?Sized> Classifier for Arc<C> {
     ) -> Result<(Vec<f32>, Tensor)> {
         (**self).trigger_gradient(pool, recipe, target_class, wanted)
     }
+
     fn classes(&self, pool: &ImagePool, recipe: &Recipe) -> Result<Vec<u32>> {
         (**self).classes(pool, recipe)
     }

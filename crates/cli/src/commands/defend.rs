@@ -150,10 +150,10 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
 
 /// Samples of the sub-models, but for those of earlier versions, which do not say their class.
 fn modeled(args: &Defend, fitted: &[Metadata], usual: Placement) -> Result<Vec<ModeledTriggers>> {
-    let known = args.with.iter().zip(fitted);
+    let known = args.with.iter().map(PathBuf::as_path).zip(fitted);
     let known = known.filter(|(_, made_by)| made_by.contains_key(TARGET_CLASS));
     let places = (args.placement, usual);
-    let drawn = known.map(|(file, _)| ModeledTriggers::draw(file, None, places, args.seed));
+    let drawn = known.map(|known| ModeledTriggers::draw(known, None, places, args.seed));
     drawn.collect()
 }
 
@@ -247,9 +247,8 @@ fn place(
         settings.point.search.placement = placement;
         return Ok(vec![None; fitted.len()]);
     }
-    let place = |made_by: &Metadata| made_by.get(super::PLACEMENT).map(|place| place.parse());
-    let places = fitted.iter().map(|made_by| place(made_by).transpose());
-    let places: Vec<Option<Placement>> = places.collect::<Result<_, _>>()?;
+    let places = fitted.iter().map(super::placement_of);
+    let places: Vec<Option<Placement>> = places.collect::<Result<_>>()?;
     if places.iter().any(|place| *place != places[0]) {
         if args.weighted {
             let reason = "--weighted: the triggers were modeled in several places; --placement says \

@@ -71,8 +71,9 @@ pub(crate) fn run(args: &Evaluate, json: bool) -> Result<()> {
     let attacked = attacked.transpose()?;
     let places = (args.placement, settings.retrain.placement);
     let modeled = args.with.iter().map(|file| {
-        seen::check(file, &inputs::sub_model_made_by(file)?, &here)?;
-        ModeledTriggers::draw(file, args.target, places, args.seed)
+        let made_by = inputs::sub_model_made_by(file)?;
+        seen::check(file, &made_by, &here)?;
+        ModeledTriggers::draw((file, &made_by), args.target, places, args.seed)
     });
     let modeled = modeled.collect::<Result<Vec<_>>>()?;
     let frozen = computer.processor.freeze(&loaded.network)?;

@@ -68,7 +68,7 @@ fn made_by(entries: &[(&str, String)]) -> BTreeMap<String, String> {
 }
 
 /// Where a sub-model's metadata say it was fitted, unless that is anywhere.
-pub(crate) const PLACEMENT: &str = "placement";
+const PLACEMENT: &str = "placement";
 
 /// A place as files say it, which do not where it is anywhere.
 fn placement_words(placement: Placement) -> Option<String> {
@@ -79,6 +79,12 @@ fn placement_words(placement: Placement) -> Option<String> {
 fn placed(mut made_by: BTreeMap<String, String>, placement: Placement) -> BTreeMap<String, String> {
     made_by.extend(placement_words(placement).map(|words| (PLACEMENT.to_owned(), words)));
     made_by
+}
+
+/// Where a sub-model's triggers were stamped, by what made it, unless that is anywhere.
+pub(crate) fn placement_of(made_by: &BTreeMap<String, String>) -> Result<Option<Placement>> {
+    let place = made_by.get(PLACEMENT).map(|place| place.parse());
+    Ok(place.transpose()?)
 }
 
 /// A word of the command line, its path cut down to the last part: files are handed on, and whose
