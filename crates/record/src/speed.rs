@@ -69,6 +69,9 @@ pub struct SpeedRow {
     /// Which of the peer's variants ran, and what became of the others.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub peer_variant: String,
+    /// Of `trigger`: how many methods' repairs it counts; the networks evaluated are two more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repairs: Option<usize>,
     /// Of `trigger`: seconds of each stage, ours and the peer's, medians.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stages_s: BTreeMap<String, [f64; 2]>,
@@ -85,6 +88,9 @@ pub struct FullTrigger {
     pub peer_s: f64,
     /// The peer's through ours.
     pub ratio: f64,
+    /// How many methods' repairs were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repairs: Option<usize>,
     /// Seconds of each stage, ours and the peer's.
     pub stages_s: BTreeMap<String, [f64; 2]>,
 }

@@ -42,6 +42,14 @@ pub(crate) const PAPER: [&str; 10] = [
     "ideal",
 ];
 
+/// The methods of a built-in preset, in the paper's order.
+pub(crate) fn preset_methods(preset: &str) -> Option<Vec<&'static str>> {
+    let (_, left_out) = PRESETS.iter().find(|(name, _)| *name == preset)?;
+    let mut methods = PAPER.to_vec();
+    methods.retain(|method| !left_out.contains(method));
+    Some(methods)
+}
+
 /// How a command starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
@@ -55,13 +63,7 @@ pub(crate) enum Program {
 /// The commands that make a run: for each set of methods, and within it for each set of triggers with the
 /// same seeds. The methods of the preset need no word, those beyond them have commands of their own.
 pub(crate) fn commands(run: &Summary, program: Program) -> Vec<String> {
-    let preset = PRESETS.iter().find(|(name, _)| *name == run.preset);
-    let usual: Option<Vec<&str>> = preset.map(|(_, left_out)| {
-        let usual = PAPER
-            .into_iter()
-            .filter(|method| !left_out.contains(method));
-        usual.collect()
-    });
+    let usual = preset_methods(&run.preset);
     let mut networks_of: BTreeMap<Vec<&str>, Vec<Network<'_>>> = BTreeMap::new();
     for network in networks(run) {
         let has = |method: &&str| Repeats::of(run, network, method).is_some();

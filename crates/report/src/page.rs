@@ -399,7 +399,7 @@ fn speed_body(contents: &Contents) -> Markup {
                 }
                 (table_markup(&speed::comparison(record, true), &[]))
                 p.quiet { (speed::machine_words(&record.machine)) }
-                @if let Some(words) = speed::full_words(record) { p { (words) } }
+                @for words in speed::trigger_words(record) { p { (words) } }
                 @if let Some(table) = speed::stages_table(record) {
                     h3 { "One trigger of preset cpu, stage by stage" }
                     (table_markup(&table, &[]))

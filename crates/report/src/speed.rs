@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Result, Table,
+    commands::preset_methods,
     files::{below, way},
     format::seconds,
     gpu::{self, gpu_block},
@@ -72,7 +73,7 @@ pub(crate) fn readme_block(records: &Records) -> String {
     };
     let table = comparison(record, false).to_markdown();
     let mut text = format!("{table}\n{}\n", machine_words(&record.machine));
-    if let Some(words) = full_words(record) {
+    for words in trigger_words(record) {
         let _ = writeln!(text, "\n{words}");
     }
     if let Some(block) = gpu::readme_block(&records.gpu) {
@@ -81,16 +82,39 @@ pub(crate) fn readme_block(records: &Records) -> String {
     text
 }
 
-/// The whole trigger that both ran once, if they did.
-pub(crate) fn full_words(record: &SpeedRecord) -> Option<String> {
-    let full = record.full.as_ref()?;
-    Some(format!(
-        "One whole trigger, width {}: {} (PyTorch {}), ratio {:.2}.",
-        full.width,
-        seconds(full.ours_s),
-        seconds(full.peer_s),
-        full.ratio,
-    ))
+/// What the row of a trigger counts, and the whole trigger that both ran once, as far as there are any.
+pub(crate) fn trigger_words(record: &SpeedRecord) -> Vec<String> {
+    let row = record.rows.iter().find(|row| row.work == "trigger");
+    let counts = row.and_then(|row| row.repairs);
+    let mut words: Vec<String> = counts.map(counted_words).into_iter().collect();
+    words.extend(record.full.as_ref().map(|full| {
+        let mut text = format!(
+            "One whole trigger, width {}: {} (PyTorch {}), ratio {:.2}.",
+            full.width,
+            seconds(full.ours_s),
+            seconds(full.peer_s),
+            full.ratio,
+        );
+        if let Some(repairs) = full.repairs.filter(|repairs| Some(*repairs) != counts) {
+            let _ = write!(text, " {}", counted_words(repairs));
+        }
+        text
+    }));
+    words
+}
+
+/// How many methods a trigger's time is of, and how many the preset has, where those are others.
+fn counted_words(repairs: usize) -> String {
+    let now = preset_methods("cpu").map_or(0, |methods| methods.len());
+    let since = if repairs == now {
+        String::new()
+    } else {
+        format!(" The preset has {now} methods now.")
+    };
+    format!(
+        "A trigger is counted with the repairs of {repairs} methods and the evaluation of {} networks.{since}",
+        repairs + 2
+    )
 }
 
 /// The blocks of `docs/performance.md`, by name; `runs` are the committed ones.
@@ -98,7 +122,11 @@ pub(crate) fn page_blocks(records: &Records, runs: &[&Summary]) -> Vec<(&'static
     let nothing = || NOTHING.to_owned();
     let compared = |record: &SpeedRecord| {
         let table = comparison(record, true).to_markdown();
-        format!("{table}\n{}\n", machine_words(&record.machine))
+        let mut text = format!("{table}\n{}\n", machine_words(&record.machine));
+        for words in trigger_words(record) {
+            let _ = writeln!(text, "\n{words}");
+        }
+        text
     };
     let roofline = |record: &RooflineRecord| {
         format!(
@@ -245,7 +273,7 @@ mod tests {
                 {"work": "train", "width": 64, "ours_per_s": 100.4, "peer_per_s": 50.2,
                     "ratio": 2.0, "pairs": [1.9, 2.0, 2.1], "peer_variant": "eager"},
                 {"work": "trigger", "width": 16, "ours_per_s": 0.01, "peer_per_s": 0.005,
-                    "ratio": 2.0, "pairs": [2.0], "stages_s": {"attack": [60, 120]}},
+                    "ratio": 2.0, "pairs": [2.0], "repairs": 8, "stages_s": {"attack": [60, 120]}},
                 {"work": "memory", "width": 64, "ours_mb": 300, "peer_mb": 900,
                     "ours_start_mb": 7, "peer_start_mb": 500, "ratio": 3.0, "pairs": [3.0]}
             ],
@@ -301,6 +329,26 @@ mod tests {
             let _ = write!(text, "\n== {name}\n{block}");
         }
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn what_a_trigger_counts_is_said_and_what_the_preset_has_now() {
+        let mut record = records().speed.unwrap();
+        let counted =
+            "A trigger is counted with the repairs of 8 methods and the evaluation of 10 networks.";
+        let now = " The preset has 9 methods now.";
+        let words = trigger_words(&record);
+        assert_eq!(words[0], format!("{counted}{now}"));
+        record.full.as_mut().unwrap().repairs = Some(8);
+        let whole = &trigger_words(&record)[1];
+        assert!(whole.ends_with("ratio 2.10."), "once is enough: {whole}");
+        record.rows[1].repairs = Some(9);
+        let words = trigger_words(&record);
+        assert!(words[0].ends_with("9 methods and the evaluation of 11 networks."));
+        assert!(words[1].ends_with(now), "{words:?}");
+        record.rows[1].repairs = None;
+        record.full = None;
+        assert_eq!(trigger_words(&record), [""; 0]);
     }
 
     #[test]

@@ -164,6 +164,7 @@ impl Comparison<'_> {
                 .map(|[ours, peer]| peer.seconds / ours.seconds)
                 .collect(),
             peer_variant,
+            repairs: (work == "trigger").then_some(trigger::REPAIRS),
             stages_s: stages(&taken),
             ..SpeedRow::default()
         })
@@ -223,6 +224,7 @@ impl Comparison<'_> {
             ours_s,
             peer_s,
             ratio: peer_s / ours_s,
+            repairs: Some(trigger::REPAIRS),
             stages_s: stages(&taken),
         });
         self.save()
