@@ -114,7 +114,7 @@ fn machines(contents: &Contents) -> Table {
     for run in &contents.runs {
         let found = &run.summary;
         let what = format!("run, preset {}", found.preset);
-        let time = time_words(found);
+        let time = time_words(found, run.sessions());
         add(
             what,
             hardware(found),

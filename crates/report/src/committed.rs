@@ -50,10 +50,10 @@ pub fn committed_files(root: &Path, patch_of: PatchOf) -> Result<Vec<GeneratedFi
         .and_then(|summary| defense_figure(summary, patch_of));
     let caption = figure.as_ref().map(|figure| figure.caption.as_str());
     let readme = [
-        ("results", readme_block(&runs, caption)),
+        ("results", readme_block(&contents.runs, caption)),
         ("speed", speed::readme_block(&contents.speed)),
     ];
-    let performance = speed::page_blocks(&contents.speed, &runs);
+    let performance = speed::page_blocks(&contents.speed, &contents.runs);
     let file = |name: &str, text: String| GeneratedFile {
         path: root.join(name),
         text,

@@ -12,6 +12,7 @@ use crate::page::{Contents, MOST_NETWORKS};
 use crate::paper::paper_figure;
 use crate::report::{Report, attack_note, network_table};
 use crate::rows::{networks, repeats_note, seeds_note};
+use crate::runs::Run;
 use crate::{detection_networks, distribution, plan, variations};
 
 /// Where README's figure lies.
@@ -19,13 +20,16 @@ pub(crate) const FIGURE: &str = "assets/figures/defense.svg";
 
 /// README's table: the paper and ours; what made it, in which time, on what; the main figure below
 /// the first, with its caption.
-pub(crate) fn readme_block(runs: &[&Summary], caption: Option<&str>) -> String {
+pub(crate) fn readme_block(runs: &[Run], caption: Option<&str>) -> String {
     if runs.is_empty() {
         return "No run is committed yet.\n".to_owned();
     }
     // Variations of a preset are for the report.
-    let main = runs.iter().filter(|run| !variations::is_one(run, runs));
-    let mut blocks: Vec<String> = main.map(|run| readme_run(run)).collect();
+    let all: Vec<&Summary> = runs.iter().map(|run| &run.summary).collect();
+    let main = runs
+        .iter()
+        .filter(|run| !variations::is_one(&run.summary, &all));
+    let mut blocks: Vec<String> = main.map(readme_run).collect();
     if let Some(caption) = caption {
         let _ = write!(
             blocks[0],
@@ -35,7 +39,8 @@ pub(crate) fn readme_block(runs: &[&Summary], caption: Option<&str>) -> String {
     blocks.join("\n")
 }
 
-fn readme_run(run: &Summary) -> String {
+fn readme_run(of: &Run) -> String {
+    let run = &of.summary;
     let mut text = String::new();
     for kind in kinds(run) {
         let _ = write!(
@@ -74,7 +79,7 @@ fn readme_run(run: &Summary) -> String {
         text,
         "`{}` · {} · peak memory {} · {}",
         commands(run, Program::Reproduce).join("` and `"),
-        time_words(run),
+        time_words(run, of.sessions()),
         memory(run.peak_rss_mb),
         hardware(run),
     );
@@ -103,8 +108,8 @@ pub(crate) fn results_page(contents: &Contents) -> String {
     if contents.runs.is_empty() {
         text.push_str("\nNo run is committed yet.\n");
     }
-    for run in &contents.runs {
-        let run = &run.summary;
+    for of in &contents.runs {
+        let run = &of.summary;
         let _ = write!(
             text,
             "\n## {} on {}, {}\n\n```text\n{}\n```\n\n",
@@ -113,7 +118,7 @@ pub(crate) fn results_page(contents: &Contents) -> String {
             run.device,
             commands(run, Program::Reproduce).join("\n")
         );
-        text.push_str(&Report::of(run).to_markdown());
+        text.push_str(&Report::of_sessions(run, of.sessions()).to_markdown());
         text.push_str(&each_network(run));
     }
     let summaries: Vec<&Summary> = contents.runs.iter().map(|run| &run.summary).collect();
@@ -160,7 +165,7 @@ mod tests {
     use super::*;
     use crate::made_up;
     use crate::page::Recorded;
-    use crate::runs::{Run, merged};
+    use crate::runs::merged;
 
     #[test]
     fn pages_look_as_they_did() {
@@ -176,14 +181,19 @@ mod tests {
             }],
             ..Contents::default()
         };
-        let runs: Vec<&Summary> = contents.runs.iter().map(|run| &run.summary).collect();
-        insta::assert_snapshot!("readme_block", readme_block(&runs, Some("What it shows.")));
+        insta::assert_snapshot!(
+            "readme_block",
+            readme_block(&contents.runs, Some("What it shows."))
+        );
         insta::assert_snapshot!("results_page", results_page(&contents));
     }
 
     #[test]
     fn runs_of_the_baseline_are_counted_and_too_few_repeats_said() {
-        let block = readme_block(&[&made_up::repeated()], None);
+        let block = readme_block(
+            &[Run::new(String::new(), made_up::repeated(), Vec::new())],
+            None,
+        );
         let row = block
             .lines()
             .find(|line| line.starts_with("| point"))

@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+use std::fmt::Write as _;
+
 use mesa_record::{AtOnce, Summary};
 
 /// A fraction as percent with one decimal, the sign left to the heading.
@@ -25,14 +27,48 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// What a run's time by the clock was put together from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sessions {
+    /// Records, one of each session.
+    pub(crate) count: usize,
+    /// Whether the clean network's training is in the time of none: a clock begins after it, but the sum of a
+    /// run's steps has it.
+    pub(crate) without_clean: bool,
+}
+
+impl Sessions {
+    /// Of a run that one record tells of.
+    pub(crate) fn one(run: &Summary) -> Self {
+        Self {
+            count: 1,
+            without_clean: run.at_once.is_some(),
+        }
+    }
+
+    /// What a time by the clock leaves out and is the sum of, to stand after it; nothing where that is the time
+    /// of one whole session.
+    pub(crate) fn words(self) -> String {
+        let mut text = String::new();
+        if self.without_clean {
+            text.push_str(" without the clean network");
+        }
+        if self.count > 1 {
+            let _ = write!(text, " in {} sessions", self.count);
+        }
+        text
+    }
+}
+
 /// How long a run took: by the clock, where several networks were worked on at once.
-pub(crate) fn time_words(run: &Summary) -> String {
+pub(crate) fn time_words(run: &Summary, sessions: Sessions) -> String {
     match run.at_once {
         None => seconds(run.wall_s),
         Some(AtOnce { workers, elapsed_s }) => {
             format!(
-                "{} by the clock, up to {workers} networks at once",
-                seconds(elapsed_s)
+                "{} by the clock{}, up to {workers} networks at once",
+                seconds(elapsed_s),
+                sessions.words()
             )
         }
     }

@@ -9,6 +9,7 @@ use crate::Table;
 use crate::format::percent;
 use crate::gpu_bars::{NOTHING, bars, check_words, measured, ratios};
 use crate::gpu_measured::{comparisons, convolutions, layers, rates, steps};
+use crate::runs::Run;
 
 /// What the record of a GPU is called in its folder.
 pub(crate) const RECORD: &str = "gpu.json";
@@ -105,7 +106,7 @@ pub fn gpu_all_table(parts: &GpuAllParts<'_>) -> Table {
 
 /// The block of `docs/performance.md`, of records the newest of which comes first. The committed runs
 /// say how long the paper's evaluation takes.
-pub(crate) fn gpu_block(records: &[GpuRecord], runs: &[&Summary]) -> String {
+pub(crate) fn gpu_block(records: &[GpuRecord], runs: &[Run]) -> String {
     let mut text = bars(records, runs).to_markdown();
     let measured = measured(records);
     let Some((record, earlier)) = measured.split_first() else {
@@ -162,7 +163,7 @@ pub(crate) fn readme_block(records: &[GpuRecord]) -> Option<String> {
 }
 
 /// The same in the report, after what the project set itself.
-pub(crate) fn page_tables(records: &[GpuRecord], runs: &[&Summary]) -> Vec<Table> {
+pub(crate) fn page_tables(records: &[GpuRecord], runs: &[Run]) -> Vec<Table> {
     let mut tables = vec![bars(records, runs), comparisons(records)];
     tables.retain(|table| !table.rows.is_empty());
     tables
@@ -193,7 +194,13 @@ mod tests {
             workers: 8,
             elapsed_s,
         });
-        let block = gpu_block(&[], &[&run]);
+        let of = |run: &Summary| {
+            let run = Run::new(String::new(), run.clone(), Vec::new());
+            gpu_block(&[], &[run])
+        };
+        let block = of(&run);
+        let time = format!("{found} in 3.0 min without the clean network;");
+        assert!(block.contains(&time), "{block}");
         assert!(
             block.contains("51 at that pace 51.0 min, not measured yet"),
             "{block}"
@@ -201,7 +208,7 @@ mod tests {
         // The bar is of that card and of bf16.
         for other in ["cpu", "NVIDIA A100, bf16", "NVIDIA H100, f32"] {
             other.clone_into(&mut run.device);
-            assert_eq!(gpu_block(&[], &[&run]), gpu_block(&[], &[]));
+            assert_eq!(of(&run), gpu_block(&[], &[]));
         }
     }
 

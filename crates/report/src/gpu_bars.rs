@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use mesa_record::{GpuCheck, GpuComparison, GpuRecord, GpuRow, Summary};
+use mesa_record::{GpuCheck, GpuComparison, GpuRecord, GpuRow};
 
 use crate::Table;
 use crate::format::{percent, seconds};
 use crate::gpu_measured::{TRAINING, failed_words};
 use crate::rows::complete_networks;
+use crate::runs::Run;
 
 /// The paper's triggers.
 const ALL_TRIGGERS: usize = 51;
@@ -16,7 +17,7 @@ pub(crate) const NOTHING: &str = "not measured yet";
 
 /// Each figure that the project set itself, and what was reached: by the newest record, which comes
 /// first, and beside PyTorch by all of them.
-pub(crate) fn bars(records: &[GpuRecord], runs: &[&Summary]) -> Table {
+pub(crate) fn bars(records: &[GpuRecord], runs: &[Run]) -> Table {
     // A record may have been checked only, or measured only.
     let checked = records.iter().find_map(|record| record.check.as_ref());
     let (record, sweep) = (measured(records).first().copied(), sweep(runs));
@@ -61,7 +62,7 @@ pub(crate) fn bars(records: &[GpuRecord], runs: &[&Summary]) -> Table {
         "clean network of width 64",
         "94.5 % on CIFAR-10",
         sweep
-            .and_then(|run| run.clean_network.as_ref())
+            .and_then(|run| run.summary.clean_network.as_ref())
             .map(|network| format!("{} %", percent(network.test_accuracy))),
     );
     add(
@@ -84,20 +85,22 @@ pub(crate) fn measured(records: &[GpuRecord]) -> Vec<&GpuRecord> {
 }
 
 /// The paper's evaluation as the bar's GPU ran it, all of it or a part.
-fn sweep<'a>(runs: &[&'a Summary]) -> Option<&'a Summary> {
-    let on_gpu = |run: &&&Summary| {
+fn sweep(runs: &[Run]) -> Option<&Run> {
+    let on_gpu = |run: &&Run| {
+        let run = &run.summary;
         let device = &run.device;
         let is_the_bars = device.contains("H100") && device.contains("bf16");
         run.preset == "paper" && run.data == "cifar10" && is_the_bars
     };
-    runs.iter().find(on_gpu).copied()
+    runs.iter().find(on_gpu)
 }
 
 /// How long a sweep took, and how long all triggers take at its pace. Networks that it was stopped
 /// within count for nothing, their time does.
-fn sweep_words(run: &Summary) -> Option<String> {
-    let (count, time) = (complete_networks(run).len(), run.at_once?.elapsed_s);
-    let mut text = format!("{count} in {}", seconds(time));
+fn sweep_words(run: &Run) -> Option<String> {
+    let count = complete_networks(&run.summary).len();
+    let time = run.summary.at_once?.elapsed_s;
+    let mut text = format!("{count} in {}{}", seconds(time), run.sessions().words());
     if (1..ALL_TRIGGERS).contains(&count) {
         let all = time * ALL_TRIGGERS as f64 / count as f64;
         let _ = write!(text, "; 51 at that pace {}, not measured yet", seconds(all));

@@ -251,7 +251,7 @@ fn run_body(run: &Run, contents: &Contents, figure: Option<&Figure>, curves: &[F
         .map(|source| source.link.clone())
         .collect();
     // Differences have a section of their own.
-    let said: Vec<String> = notes(summary)
+    let said: Vec<String> = notes(summary, run.sessions())
         .into_iter()
         .filter(|note| !note.starts_with("differs from the paper"))
         .collect();
@@ -385,7 +385,6 @@ fn detection_body(contents: &Contents) -> Markup {
 
 fn speed_body(contents: &Contents) -> Markup {
     let records = &contents.speed;
-    let runs: Vec<&Summary> = contents.runs.iter().map(|run| &run.summary).collect();
     let mut links = vec!["records/cpu-speed/peer.json".to_owned()];
     links.extend_from_slice(&records.gpu_links);
     html! {
@@ -409,7 +408,7 @@ fn speed_body(contents: &Contents) -> Markup {
         @if let Some(record) = records.gpu.first() {
             h3 { "On an NVIDIA GPU" }
             (commands_markup(&["mesa gpu check".to_owned(), "mesa gpu measure".to_owned()]))
-            @for table in gpu::page_tables(&records.gpu, &runs) {
+            @for table in gpu::page_tables(&records.gpu, &contents.runs) {
                 (table_markup(&table, &[]))
             }
             p.quiet { (gpu::gpu_words(record)) }
@@ -442,7 +441,7 @@ pub(crate) fn markdown(contents: &Contents) -> String {
             text,
             "\n```text\n{}\n```\n\n{}",
             commands(&run.summary, contents.program()).join("\n"),
-            Report::of(&run.summary).to_markdown()
+            Report::of_sessions(&run.summary, run.sessions()).to_markdown()
         );
         for line in unfinished(&run.summary) {
             let _ = writeln!(text, "- not finished: {line}");

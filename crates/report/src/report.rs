@@ -6,7 +6,9 @@ use mesa_record::{ATTACK_TOOK, Summary};
 
 use crate::{
     Table,
-    format::{data_words, hardware, memory, percent, percent_or_blank, seconds, time_words},
+    format::{
+        Sessions, data_words, hardware, memory, percent, percent_or_blank, seconds, time_words,
+    },
     means,
     mixture::{self, nats, nats_with_error},
     rows::{
@@ -45,6 +47,11 @@ pub struct Report {
 impl Report {
     /// The report of a run.
     pub fn of(summary: &Summary) -> Self {
+        Self::of_sessions(summary, Sessions::one(summary))
+    }
+
+    /// The report of a run whose time is that of several sessions.
+    pub(crate) fn of_sessions(summary: &Summary, sessions: Sessions) -> Self {
         let networks = networks(summary);
         let mut tables: Vec<Table> = match networks[..] {
             [network] => [network_table(summary, network)]
@@ -59,7 +66,7 @@ impl Report {
         tables.extend(mixture::table(summary));
         Self {
             tables,
-            notes: notes(summary),
+            notes: notes(summary, sessions),
         }
     }
 
@@ -195,7 +202,7 @@ fn remark(repeats: Option<usize>, takes: bool, committed: bool) -> String {
 }
 
 /// What a reader has to know beside the tables.
-pub(crate) fn notes(summary: &Summary) -> Vec<String> {
+pub(crate) fn notes(summary: &Summary, sessions: Sessions) -> Vec<String> {
     let mut notes = Vec::new();
     for difference in &summary.differences {
         let (name, paper, here) = (&difference.name, &difference.paper, &difference.here);
@@ -233,7 +240,8 @@ pub(crate) fn notes(summary: &Summary) -> Vec<String> {
             at_once.workers
         ));
     }
-    let (time, peak) = (time_words(summary), memory(summary.peak_rss_mb));
+    let time = time_words(summary, sessions);
+    let peak = memory(summary.peak_rss_mb);
     notes.push(format!(
         "wall time {time}; peak memory {peak}; {}",
         hardware(summary)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesa_record::{AtOnce, Curve, Row, Summary, TriggerName};
 
+use crate::format::Sessions;
 use crate::rows::{Network, networks};
 
 /// What was measured with one preset on one data set, and where that is recorded.
@@ -24,6 +25,8 @@ pub(crate) struct Source {
     pub(crate) link: String,
     /// The networks that it has rows of.
     networks: BTreeSet<(TriggerName, u64)>,
+    /// Whether its time is by the clock.
+    is_clocked: bool,
 }
 
 impl Run {
@@ -32,6 +35,7 @@ impl Run {
         let of_file = networks(&summary).into_iter();
         let source = Source {
             link,
+            is_clocked: summary.at_once.is_some(),
             networks: of_file
                 .map(|(trigger, seed)| (trigger.clone(), seed))
                 .collect(),
@@ -50,6 +54,14 @@ impl Run {
             .filter(|source| source.networks.contains(&(trigger.clone(), seed)))
             .map(|source| source.link.clone())
             .collect()
+    }
+
+    /// What its time is put together from.
+    pub(crate) fn sessions(&self) -> Sessions {
+        Sessions {
+            count: self.sources.len(),
+            without_clean: self.sources.iter().all(|source| source.is_clocked),
+        }
     }
 
     fn merge(&mut self, more: Self) {
@@ -144,6 +156,7 @@ fn is_same(one: &Row, other: &Row) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::time_words;
     use crate::made_up;
 
     fn part(link: &str, summary: Summary) -> Run {
@@ -176,7 +189,7 @@ mod tests {
         two.clean_network.as_mut().unwrap().sha256 = "0123456789abcdef".to_owned();
         let runs = merged(vec![part("one", one), part("two", two)]);
         assert_eq!(runs[0].summary.other_clean_networks.len(), 1);
-        let notes = crate::report::notes(&runs[0].summary);
+        let notes = crate::report::notes(&runs[0].summary, runs[0].sessions());
         assert!(
             notes.iter().any(|note| note.contains("0123456789ab")),
             "{notes:?}"
@@ -194,6 +207,20 @@ mod tests {
         let found = runs[0].summary.at_once.unwrap();
         assert_eq!(found.workers, 8);
         assert!((found.elapsed_s - 60.0 - one.wall_s).abs() < 1e-9);
+        // One of them has the clean network's training in its time.
+        let words = time_words(&runs[0].summary, runs[0].sessions());
+        assert_eq!(
+            words,
+            "4.3 min by the clock in 2 sessions, up to 8 networks at once"
+        );
+        let clocked = Summary {
+            at_once: Some(found),
+            ..one.clone()
+        };
+        let runs = merged(vec![part("one", clocked.clone()), part("two", clocked)]);
+        let words = time_words(&runs[0].summary, runs[0].sessions());
+        let expected = "8.7 min by the clock without the clean network in 2 sessions, up to";
+        assert!(words.starts_with(expected), "{words}");
         let runs = merged(vec![part("one", one.clone()), part("two", one)]);
         assert_eq!(runs[0].summary.at_once, None);
     }

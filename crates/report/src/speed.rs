@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use mesa_record::{
-    GpuRecord, RooflineRecord, ScalingRecord, SpeedMachine, SpeedRecord, SpeedRow, Summary,
-    read_json,
+    GpuRecord, RooflineRecord, ScalingRecord, SpeedMachine, SpeedRecord, SpeedRow, read_json,
 };
 use serde::de::DeserializeOwned;
 
@@ -16,6 +15,7 @@ use crate::{
     format::seconds,
     gpu::{self, gpu_block},
     roofline::{roofline_table, roofline_words},
+    runs::Run,
     scaling::scaling,
 };
 
@@ -118,7 +118,7 @@ fn counted_words(repairs: usize) -> String {
 }
 
 /// The blocks of `docs/performance.md`, by name; `runs` are the committed ones.
-pub(crate) fn page_blocks(records: &Records, runs: &[&Summary]) -> Vec<(&'static str, String)> {
+pub(crate) fn page_blocks(records: &Records, runs: &[Run]) -> Vec<(&'static str, String)> {
     let nothing = || NOTHING.to_owned();
     let compared = |record: &SpeedRecord| {
         let table = comparison(record, true).to_markdown();
