@@ -306,7 +306,11 @@ mod tests {
             found.backdoored = Some(number.is_multiple_of(3));
             write_json(&path.join("detection.json"), &found).unwrap();
         };
-        (0..9).for_each(add);
+        let chosen = root.path().join("docs/records/corner-170-w16");
+        let mut of_chosen = made_up::detection(true);
+        of_chosen.backdoored = Some(true);
+        write_json(&chosen.join("detection.json"), &of_chosen).unwrap();
+        (1..9).for_each(add);
         for (count, has_roc) in [(9, false), (10, true)] {
             let files = files_of(&root);
             let page = text(&files, "report.html");
@@ -316,6 +320,18 @@ mod tests {
             assert_eq!(page.contains("There is no ROC: it takes 10"), !has_roc);
             let results = text(&files, "results.md");
             assert_eq!(results.contains("- AUC: the share of pairs"), has_roc);
+            // What they say of the rule and the verdicts is the same.
+            for (document, name) in [(page, "report.html"), (results, "results.md")] {
+                let count = |words: &str| document.matches(words).count();
+                let in_view = count("was chosen with corner-170-w16 in view");
+                assert_eq!(in_view, usize::from(has_roc), "{name}");
+                assert_eq!(
+                    count("AUC: the share of pairs"),
+                    usize::from(has_roc),
+                    "{name}"
+                );
+                assert_eq!(count("Finding nothing is no proof"), 1, "{name}");
+            }
             assert_eq!(results.contains("| verdicts by the rule |"), has_roc);
             // What it is made of.
             assert!(results.contains("| nothing found | clean |"), "{results}");

@@ -61,7 +61,8 @@ const NO_CERTAINTY: &str = "A finding is no certainty: networks without a backdo
 const NOTHING_TO_COMPARE: &str = "With fewer than five classes none stands out from the others: the share of images \
     alone has decided.";
 
-/// Several classes into which samples turn as many images as the rule asks, where none stands out.
+/// Several classes into which samples turn as many images as the rule asks, where none passes it: it may not stand
+/// out, or its samples may not reach β in its best place.
 fn reached_by_many(detection: &Detection) -> Option<String> {
     let is_reached = |class: &&ClassDetection| class.sample_asr >= detection.rule_sample_asr;
     let reached: Vec<String> = detection
@@ -72,8 +73,8 @@ fn reached_by_many(detection: &Detection) -> Option<String> {
         .collect();
     (reached.len() > 1).then(|| {
         format!(
-            "Samples turn as many images into each of the classes {} as the rule asks, and none of them stands out \
-             enough: a network with backdoors in as many classes looks like this, and so does one that any patch \
+            "Samples turn as many images into each of the classes {} as the rule asks, and none of them passes the \
+             rule: a network with backdoors in as many classes looks like this, and so does one that any patch \
              confuses.",
             reached.join(", ")
         )
@@ -82,8 +83,10 @@ fn reached_by_many(detection: &Detection) -> Option<String> {
 
 /// What finding nothing does not mean.
 pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of another kind than small \
-    patches is not looked for, and one that works in so few places that patches modeled anywhere do not \
-    meet it may be missed where `mesa detect --placement` does not name one.";
+    patches is not looked for, nor one that turns images of some classes only (source-specific) or each class into \
+    another (all-to-all), of which a target gets about one class's share of the images; and one that works in so \
+    few places that patches modeled anywhere do not meet it may be missed where `mesa detect --placement` does not \
+    name one.";
 
 /// What the columns of best places say.
 const BEST_PLACES: &str = "best at: the place (row, column) in which patches modeled anywhere work best, and \
@@ -177,7 +180,27 @@ fn chart_title(detection: &Detection) -> String {
     format!("{}: {found}", shorten(&detection.model))
 }
 
+/// The rule, with the condition in one place where a class was modeled in one.
 pub(crate) fn rule_words(detection: &Detection) -> String {
+    let mut words = threshold_words(detection);
+    if is_modeled_in_place(detection) {
+        let _ = write!(words, "; {IN_PLACE}");
+    }
+    words
+}
+
+/// What the rule asks for of a class that was modeled in its best place.
+pub(crate) const IN_PLACE: &str =
+    "of a class modeled in its best place at least half of the samples have to reach β as well";
+
+/// Whether any class was.
+pub(crate) fn is_modeled_in_place(detection: &Detection) -> bool {
+    let mut classes = detection.classes.iter();
+    classes.any(|class| modeled_place(class).is_some())
+}
+
+/// The rule's two thresholds.
+pub(crate) fn threshold_words(detection: &Detection) -> String {
     format!(
         "rule: a class is attacked if its samples turn at least {} % of clean images into it and \
          its anomaly index is at least {} (distance of the ASR's logit from the median of the \
@@ -313,12 +336,11 @@ pub fn detection_chart(detection: &Detection) -> String {
         "<path d=\"M{at:.1} {} V{bottom}\" stroke=\"#16202c\" stroke-dasharray=\"4 3\"/>",
         top - 6
     );
-    let placed = |class: &ClassDetection| modeled_place(class).is_some();
     let rule = format!(
         "attacked: at least {} % and index at least {}{}",
         percent(detection.rule_sample_asr),
         detection.rule_anomaly_index,
-        if detection.classes.iter().any(placed) {
+        if is_modeled_in_place(detection) {
             "; in a best place, half of the samples reach β"
         } else {
             ""
@@ -369,10 +391,13 @@ mod tests {
             class.sample_asr = 0.9;
         }
         let words = caveats(&detection);
-        assert!(
-            words[0].contains("into each of the classes 0 ("),
-            "{words:?}"
-        );
+        for part in [
+            "into each of the classes 0 (",
+            "none of them passes the rule",
+        ] {
+            assert!(words[0].contains(part), "{words:?}");
+        }
+        assert!(NO_PROOF.contains("source-specific") && NO_PROOF.contains("all-to-all"));
         assert_eq!(words[1..], [NO_PROOF]);
         let mut detection = crate::made_up::detection(true);
         assert_eq!(caveats(&detection), [NO_CERTAINTY]);
@@ -409,6 +434,8 @@ mod tests {
         assert!(!headline(&detection).contains("row"));
         detection.classes[1].sample_asr_anywhere = Some(0.152);
         assert!(headline(&detection).ends_with("class 1 (stripes), best at row 28, column 3."));
+        let rule = rule_words(&detection);
+        assert!(rule.ends_with(IN_PLACE) && rule.starts_with(&threshold_words(&detection)));
         let words = detection_text(&detection);
         assert!(
             words.contains("anywhere") && words.contains("15.2"),

@@ -2,6 +2,7 @@
 
 use mesa_record::{ClassDetection, Detection};
 
+use crate::detection::{IN_PLACE, is_modeled_in_place};
 use crate::detection_networks::rules;
 use crate::detection_roc::why_none;
 use crate::format::percent;
@@ -30,11 +31,17 @@ pub(crate) fn detection_dots(detections: &[(String, &Detection)]) -> Option<Figu
         [rule] => format!("the rule ({rule})"),
         several => format!("the rules ({}; a network has one)", several.join("; ")),
     };
+    let is_placed = |(_, detection): &(String, &Detection)| is_modeled_in_place(detection);
+    let in_place = if detections.iter().any(is_placed) {
+        format!("; {IN_PLACE}")
+    } else {
+        String::new()
+    };
     let title = "Detection: every class of every network";
     let caption = format!(
         "A dot is a class: the ASR of its samples (above) and its anomaly index (below), for {} \
          networks. Red squares are classes that count as attacked, named beside them; the dashed \
-         lines are the thresholds of {rules}, and a class has to reach both.{}",
+         lines are the thresholds of {rules}, and a class has to reach both{in_place}.{}",
         detections.len(),
         why_none(detections).map_or_else(String::new, |words| format!(" {words}")),
     );
@@ -196,6 +203,26 @@ mod tests {
         assert!(svg.contains("good: no class attacked, others at most 94.3 %"));
         assert!(caption.contains("no ROC"));
         assert!(detection_dots(&[]).is_none());
+    }
+
+    #[test]
+    fn the_condition_in_a_place_is_said_where_a_class_was_modeled_in_one() {
+        let (one, mut other) = (made_up::detection(true), made_up::detection(false));
+        let caption = |other: &Detection| {
+            let networks = [("bad".to_owned(), &one), ("good".to_owned(), other)];
+            detection_dots(&networks).unwrap().caption
+        };
+        assert!(!caption(&other).contains(IN_PLACE));
+        let class = &mut other.classes[1];
+        class.sample_asr_anywhere = Some(0.3);
+        class.best_place = Some(mesa_record::BestPlace {
+            row: 1,
+            column: 2,
+            share: 0.5,
+        });
+        let caption = caption(&other);
+        let words = format!("a class has to reach both; {IN_PLACE}. ");
+        assert!(caption.contains(&words), "{caption}");
     }
 
     #[test]

@@ -6,7 +6,9 @@ use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
 use crate::commands::device_options;
-use crate::detection::{NO_PROOF, index_words, modeled_place, named, places_words, rule_words};
+use crate::detection::{
+    NO_PROOF, index_words, modeled_place, named, places_words, threshold_words,
+};
 use crate::detection_roc::{DEFINITION, Roc};
 use crate::format::{data_words, hardware_words, percent};
 
@@ -25,21 +27,8 @@ pub(crate) fn section(detections: &[(String, &Detection)]) -> String {
     if let Some(roc) = Roc::of(detections) {
         let table = roc.table();
         let _ = writeln!(text, "**{}**\n\n{}", table.title, table.to_markdown());
+        // On a page it stands below the figure.
         notes.push(DEFINITION.to_owned());
-        let known: Vec<&str> = CHOSEN_ON
-            .into_iter()
-            .filter(|name| detections.iter().any(|(other, _)| other == name))
-            .collect();
-        if !known.is_empty() {
-            notes.push(format!(
-                "what the rule asks for in one place beyond its two thresholds was chosen with {} in view",
-                known.join(" and ")
-            ));
-        }
-    }
-    let is_clear = |(_, found): &(String, &Detection)| found.verdict == Verdict::NothingFound;
-    if detections.iter().any(is_clear) {
-        notes.push(NO_PROOF.to_owned());
     }
     for note in notes {
         let _ = writeln!(text, "- {note}");
@@ -143,7 +132,7 @@ pub(crate) fn notes(detections: &[(String, &Detection)]) -> Vec<String> {
         by_network(detections, |found| format!("β = {}", found.beta)),
         by_network(detections, hardware),
     ];
-    let mut notes = by_network(detections, rule_words);
+    let mut notes = by_network(detections, threshold_words);
     let words = detections.iter().find_map(|(_, found)| places_words(found));
     if let Some(words) = words {
         notes.push(words.to_owned());
@@ -155,7 +144,25 @@ pub(crate) fn notes(detections: &[(String, &Detection)]) -> Vec<String> {
     let lines = [vec![shared.concat()], differing].concat();
     let lines = lines.iter().filter(|words| !words.is_empty());
     notes.extend(lines.map(|words| words.join("; ")));
+    notes.extend(chosen_on(detections));
+    let is_clear = |(_, found): &(String, &Detection)| found.verdict == Verdict::NothingFound;
+    if detections.iter().any(is_clear) {
+        notes.push(NO_PROOF.to_owned());
+    }
     notes
+}
+
+/// Which of the networks whose verdicts are counted the rule was chosen with.
+fn chosen_on(detections: &[(String, &Detection)]) -> Option<String> {
+    Roc::of(detections)?;
+    let is_known = |name: &&str| detections.iter().any(|(other, _)| other == name);
+    let known: Vec<&str> = CHOSEN_ON.into_iter().filter(is_known).collect();
+    (!known.is_empty()).then(|| {
+        format!(
+            "what the rule asks for in one place beyond its two thresholds was chosen with {} in view",
+            known.join(" and ")
+        )
+    })
 }
 
 /// The networks that were searched anywhere and in no best place, by programs that did not count by place.
@@ -289,7 +296,7 @@ mod tests {
         let [rule, settings] = &of(&found)[..] else {
             panic!("one note on the rule, one on settings");
         };
-        assert_eq!(*rule, rule_words(&found[0]));
+        assert_eq!(*rule, threshold_words(&found[0]));
         assert_eq!(settings, "seed 0; β = 0.9; cpu, 2 threads, made-up");
 
         // The first record is the one that differs.

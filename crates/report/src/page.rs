@@ -350,9 +350,7 @@ fn detection_body(contents: &Contents) -> Markup {
         .map(|found| vec![found.link.clone()])
         .collect();
     let is_main = contents.runs.is_empty();
-    let nothing_found = detected
-        .iter()
-        .any(|(_, found)| found.verdict == Verdict::NothingFound);
+    let notes = detection_networks::notes(&detected);
     html! {
         (commands_markup(&detection_networks::commands(&detected)))
         @if let [found] = &contents.detections[..] {
@@ -360,7 +358,9 @@ fn detection_body(contents: &Contents) -> Markup {
             // The chart of the only network stands at the top of a page that is all about it.
             @if !is_main { (figure_markup(&chart(&found.record))) }
             (table_markup(&detection::table(&found.record), &[]))
-            @for words in detection::caveats(&found.record) { p { (words) } }
+            @for words in detection::caveats(&found.record) {
+                @if !notes.contains(&words) { p { (words) } }
+            }
             p.quiet { "Record: " (links_markup(std::slice::from_ref(&found.link))) }
         } @else {
             @if let Some(figure) = detection_dots(&detected) { (figure_markup(&figure)) }
@@ -369,7 +369,6 @@ fn detection_body(contents: &Contents) -> Markup {
                 (figure_markup(&roc.figure()))
                 (table_markup(&roc.table(), &[]))
             }
-            @if nothing_found { p { (detection::NO_PROOF) } }
             details {
                 summary { "Every class of every network" }
                 @for found in &contents.detections {
@@ -379,7 +378,7 @@ fn detection_body(contents: &Contents) -> Markup {
                 }
             }
         }
-        (notes_markup(&detection_networks::notes(&detected)))
+        (notes_markup(&notes))
     }
 }
 
@@ -463,8 +462,8 @@ pub(crate) fn markdown(contents: &Contents) -> String {
         if let Some(places) = detection::places_words(&found.record) {
             let _ = writeln!(text, "- {places}");
         }
-        if found.record.verdict == Verdict::NothingFound {
-            let _ = writeln!(text, "- {}", detection::NO_PROOF);
+        for words in detection::caveats(&found.record) {
+            let _ = writeln!(text, "- {words}");
         }
     }
     text

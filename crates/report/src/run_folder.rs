@@ -345,13 +345,36 @@ mod tests {
         let words = "no class passes the rule; class 1 (stripes) comes closest";
         for file in &files[..2] {
             assert!(file.text.contains(words), "{}", file.text);
-            assert!(file.text.contains(crate::detection::NO_PROOF));
+            assert_eq!(file.text.matches("Finding nothing is no proof").count(), 1);
         }
         assert!(
             files[2]
                 .text
                 .contains("made-up.safetensors,0,rings & dots,,,,,0.021")
         );
+    }
+
+    #[test]
+    fn what_a_verdict_does_not_mean_is_in_the_page_and_in_its_tables() {
+        let folder = tempfile::tempdir().unwrap();
+        for attacked in [true, false] {
+            let mut detection = made_up::detection(attacked);
+            for class in &mut detection.classes {
+                class.sample_asr = 0.9;
+                class.anomaly_index = None;
+            }
+            write_json(&folder.path().join("detection.json"), &detection).unwrap();
+            let said = crate::detection::caveats(&detection);
+            assert!(!said.is_empty());
+            for file in &files_of(&folder)[..2] {
+                for words in &said {
+                    let start = words.split('`').next().unwrap();
+                    let escaped = start.replace('&', "&amp;");
+                    let is_said = file.text.contains(start) || file.text.contains(&escaped);
+                    assert!(is_said, "{start}");
+                }
+            }
+        }
     }
 
     #[test]
