@@ -5,7 +5,7 @@ use mesa_record::Summary;
 use crate::{
     Table,
     format::percent,
-    means::{kinds, means, worst_words},
+    means::{kinds, means},
     report::attack_note,
 };
 
@@ -29,10 +29,9 @@ pub fn live_text(summary: &Summary) -> String {
     let mut table = Table::new(String::new(), &columns);
     for kind in kinds(summary) {
         for means in means(summary, kind) {
-            let worst = worst_words(&means.method, &percent(means.worst));
             table.rows.push(vec![
                 means.method.clone(),
-                format!("{} ({worst})", percent(means.asr)),
+                format!("{} ({})", percent(means.asr), means.worst_words()),
                 means.networks.to_string(),
                 percent(means.clean_accuracy),
             ]);

@@ -1,5 +1,7 @@
 //! Means and worst cases over many networks, beside the paper's.
 
+use std::fmt::Write as _;
+
 use mesa_record::{Row, Summary};
 
 use crate::{
@@ -18,8 +20,10 @@ pub(crate) struct MethodMeans {
     pub(crate) method: String,
     /// As all means: over networks, repeats averaged first.
     pub(crate) asr: f64,
-    /// The highest ASR of all rows; of the backdoored networks the lowest.
+    /// The highest ASR of a network, repeats averaged first; of the backdoored networks the lowest.
     pub(crate) worst: f64,
+    /// The same of a single run.
+    worst_run: f64,
     /// Of the mean over networks.
     pub(crate) interval: Option<Interval>,
     pub(crate) networks: usize,
@@ -46,13 +50,38 @@ pub(crate) fn means(summary: &Summary, kind: TriggerKind) -> Vec<MethodMeans> {
         .collect()
 }
 
+impl MethodMeans {
+    /// The worst network.
+    pub(crate) fn worst_words(&self) -> String {
+        worst_words(&self.method, &percent(self.worst))
+    }
+
+    /// With the worst run, where a network has several.
+    fn worst_words_with_run(&self) -> String {
+        let mut words = self.worst_words();
+        if self.runs != self.networks {
+            let _ = write!(words, " (worst run {})", percent(self.worst_run));
+        }
+        words
+    }
+}
+
 /// Two tables for each kind of trigger: means, and what they are worth.
 pub(crate) fn tables(summary: &Summary) -> Vec<Table> {
+    tables_with(summary, MethodMeans::worst_words)
+}
+
+/// The same for a document, which has room for the worst run of methods that were repeated.
+pub(crate) fn document_tables(summary: &Summary) -> Vec<Table> {
+    tables_with(summary, MethodMeans::worst_words_with_run)
+}
+
+fn tables_with(summary: &Summary, worst: fn(&MethodMeans) -> String) -> Vec<Table> {
     kinds(summary)
         .into_iter()
         .flat_map(|kind| {
             let means = means(summary, kind);
-            let table = table(summary, kind, &means);
+            let table = table(summary, kind, &means, worst);
             [Some(table), worth(summary, kind, &means)]
         })
         .flatten()
@@ -79,7 +108,12 @@ pub(crate) fn kinds(summary: &Summary) -> Vec<TriggerKind> {
     kinds
 }
 
-fn table(summary: &Summary, kind: TriggerKind, means: &[MethodMeans]) -> Table {
+fn table(
+    summary: &Summary,
+    kind: TriggerKind,
+    means: &[MethodMeans],
+    worst: fn(&MethodMeans) -> String,
+) -> Table {
     let title = format!(
         "{} · {}, means over networks",
         run_words(summary),
@@ -102,20 +136,20 @@ fn table(summary: &Summary, kind: TriggerKind, means: &[MethodMeans]) -> Table {
     let mut table = Table::new(title, &columns);
     for means in means {
         let paper = paper_figure(&summary.data, kind, &means.method);
-        let worst = paper.and_then(|paper| paper.worst);
+        let papers_worst = paper.and_then(|paper| paper.worst);
         let runs = (means.runs != means.networks).then(|| means.runs.to_string());
         table.rows.push(vec![
             means.method.clone(),
             percent(means.asr),
             percent_or_blank(means.repeat_std),
-            worst_words(&means.method, &percent(means.worst)),
+            worst(means),
             means.networks.to_string(),
             runs.unwrap_or_default(),
             // As many digits as the paper prints.
             paper
                 .map(|paper| paper.mean.to_string())
                 .unwrap_or_default(),
-            worst
+            papers_worst
                 .map(|worst| worst_words(&means.method, &format!("{worst:.1}")))
                 .unwrap_or_default(),
             percent(means.clean_accuracy),
@@ -205,17 +239,22 @@ fn method_means(summary: &Summary, kind: TriggerKind, method: &str) -> Option<Me
     } else {
         f64::max
     };
-    let worst = rows.iter().map(|row| row.asr).reduce(worse)?;
+    let worst_run = rows.iter().map(|row| row.asr).reduce(worse)?;
     let of_networks = |figure: fn(&Row) -> f64| -> Vec<f64> {
         let networks = found.iter();
         networks.map(|(_, repeats)| repeats.mean(figure)).collect()
     };
+    let asrs = of_networks(|row| row.asr);
+    let worst = asrs.iter().copied().reduce(worse)?;
     let mean_of = |figure: fn(&Row) -> f64| mean(&of_networks(figure)).unwrap_or_default();
     let spreads: Vec<f64> = found
         .iter()
         .filter_map(|(_, repeats)| repeats.asr_std())
         .collect();
-    let of_samples: Vec<f64> = rows.iter().filter_map(|row| row.sample_asr).collect();
+    let of_samples: Vec<f64> = found
+        .iter()
+        .filter_map(|(_, repeats)| repeats.mean_known(|row| row.sample_asr))
+        .collect();
     let compared = compared(summary, method, &found);
     let compared_mean = |figure: fn(&Compared) -> f64| {
         let values: Vec<f64> = compared.iter().map(figure).collect();
@@ -225,7 +264,8 @@ fn method_means(summary: &Summary, kind: TriggerKind, method: &str) -> Option<Me
         method: method.to_owned(),
         asr: mean_of(|row| row.asr),
         worst,
-        interval: mean_interval(&of_networks(|row| row.asr)),
+        worst_run,
+        interval: mean_interval(&asrs),
         networks: found.len(),
         runs: rows.len(),
         repeat_std: mean(&spreads),
@@ -329,13 +369,24 @@ mod tests {
     }
 
     #[test]
-    fn repeats_count_once_for_each_network_but_in_the_worst() {
+    fn repeats_count_once_for_each_network_also_in_the_worst() {
         // Trigger 170: 0.1, 0.2, 0.3; trigger 16: 0.4, 0.6.
-        let means = means(&made_up::repeated(), TriggerKind::BlackWhite);
+        let mut repeated = made_up::repeated();
+        for row in &mut repeated.rows {
+            if row.method == "point" && row.trigger == "16".into() {
+                row.sample_asr = Some(0.57);
+            }
+        }
+        let means = means(&repeated, TriggerKind::BlackWhite);
         let point = of(&means, "point");
         assert_eq!((point.networks, point.runs), (2, 5));
         assert!((point.asr - 0.35).abs() < 1e-12);
-        assert!((point.worst - 0.6).abs() < 1e-12);
+        assert!((point.worst - 0.5).abs() < 1e-12);
+        assert_eq!(point.worst_words_with_run(), "50.0 (worst run 60.0)");
+        // 0.97 on trigger 170, however often it was measured.
+        assert!((point.sample_asr.unwrap() - 0.77).abs() < 1e-12);
+        let once = of(&means, "ideal");
+        assert_eq!(once.worst_words_with_run(), once.worst_words());
         let expected = mean_interval(&[0.2, 0.5]).unwrap();
         assert_eq!(point.interval, Some(expected));
         let std = f64::midpoint((0.02_f64 / 3.0).sqrt(), 0.1);

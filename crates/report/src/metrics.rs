@@ -18,7 +18,8 @@ pub const GLOSSARY: &[Metric] = &[
     },
     Metric {
         name: "worst",
-        meaning: "the highest ASR of all rows, repeats included; of backdoored networks the lowest",
+        meaning: "the highest ASR of a network, repeats averaged first; of backdoored networks the lowest; a \
+            run is one repeat",
     },
     Metric {
         name: "clean accuracy",

@@ -440,7 +440,7 @@ pub(crate) fn markdown(contents: &Contents) -> String {
             text,
             "\n```text\n{}\n```\n\n{}",
             commands(&run.summary, contents.program()).join("\n"),
-            Report::of_sessions(&run.summary, run.sessions()).to_markdown()
+            Report::for_document(run).to_markdown()
         );
         for line in unfinished(&run.summary) {
             let _ = writeln!(text, "- not finished: {line}");

@@ -15,6 +15,7 @@ use crate::{
         Network, Repeats, methods, missing_methods, named, networks, repeats_note, rows_of,
         seeds_note, takes,
     },
+    runs::Run,
 };
 
 /// What a run measured, as tables with notes below: for one network a row for
@@ -47,18 +48,22 @@ pub struct Report {
 impl Report {
     /// The report of a run.
     pub fn of(summary: &Summary) -> Self {
-        Self::of_sessions(summary, Sessions::one(summary))
+        Self::with(summary, Sessions::one(summary), means::tables)
     }
 
-    /// The report of a run whose time is that of several sessions.
-    pub(crate) fn of_sessions(summary: &Summary, sessions: Sessions) -> Self {
+    /// The same for a document, which has room for more.
+    pub(crate) fn for_document(run: &Run) -> Self {
+        Self::with(&run.summary, run.sessions(), means::document_tables)
+    }
+
+    fn with(summary: &Summary, sessions: Sessions, of_means: fn(&Summary) -> Vec<Table>) -> Self {
         let networks = networks(summary);
         let mut tables: Vec<Table> = match networks[..] {
             [network] => [network_table(summary, network)]
                 .into_iter()
                 .chain(means::worth_tables(summary))
                 .collect(),
-            _ => means::tables(summary)
+            _ => of_means(summary)
                 .into_iter()
                 .chain([asr_table(summary)])
                 .collect(),

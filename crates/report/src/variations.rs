@@ -8,7 +8,7 @@ use mesa_record::{Difference, Row, Summary, TriggerName};
 use crate::{
     Table,
     format::percent,
-    means::{MethodMeans, kinds, means, worst_words},
+    means::{MethodMeans, kinds, means},
 };
 
 /// The methods that are compared.
@@ -106,10 +106,7 @@ fn rows(run: &Summary, changed: &str) -> Vec<Vec<String>> {
     let row = |kind| {
         let means = means(run, kind);
         let of = |method: &str| means.iter().find(|means| means.method == method);
-        let asr = |means: &MethodMeans| {
-            let worst = worst_words(&means.method, &percent(means.worst));
-            format!("{} ({worst})", percent(means.asr))
-        };
+        let asr = |means: &MethodMeans| format!("{} ({})", percent(means.asr), means.worst_words());
         let networks = of("backdoored").map(|means| means.networks.to_string());
         let mut cells = vec![
             run.preset.clone(),
