@@ -8,10 +8,10 @@ use crate::commands::{Program, commands};
 use crate::format::{data_words, hardware, memory, percent, time_words};
 use crate::means::{MethodMeans, kinds, means, worst_words};
 use crate::metrics::GLOSSARY;
-use crate::page::{Contents, MOST_NETWORKS};
+use crate::page::Contents;
 use crate::paper::paper_figure;
 use crate::report::{Report, attack_note, network_table};
-use crate::rows::{networks, repeats_note, seeds_note};
+use crate::rows::{MOST_NETWORKS, networks, repeats_note, seeds_note};
 use crate::runs::Run;
 use crate::{detection_networks, distribution, plan, variations};
 

@@ -1,32 +1,22 @@
 //! The weights γ of `ensemble:weighted`, and what they come from.
 
-use mesa_record::{Mixture, MixtureWeight, Row, Summary};
+use mesa_record::{Mixture, MixtureWeight, Summary};
 
 use crate::{
     Table,
     format::percent_or_blank,
     metrics,
     report::run_words,
-    rows::{Network, named, networks},
+    rows::{MOST_NETWORKS, Network, named, networks, rows_of, takes},
 };
-
-/// Networks whose weights are listed one by one at most; beyond, their means have to do.
-const MOST_NETWORKS: usize = 12;
 
 /// A row for each β: γ with its error, γ at equal h, and the estimates behind them.
 pub(crate) fn table(summary: &Summary) -> Option<Table> {
-    let mixtures: Vec<(&Row, &Mixture)> = summary
-        .rows
-        .iter()
-        .filter_map(|row| Some((row, row.mixture.as_ref()?)))
-        .collect();
-    let (first, _) = mixtures.first()?;
+    let mixtures = mixtures(summary);
+    let ((trigger, seed), _) = *mixtures.first()?;
     let words = run_words(summary);
     let title = match mixtures.len() {
-        1 => format!(
-            "{words} · γ of ensemble:weighted, trigger {}, seed {}",
-            first.trigger, first.seed
-        ),
+        1 => format!("{words} · γ of ensemble:weighted, trigger {trigger}, seed {seed}"),
         2..=MOST_NETWORKS => format!("{words} · γ of ensemble:weighted"),
         _ => format!(
             "{words} · γ of ensemble:weighted, means over {} networks ± standard deviations between them",
@@ -50,8 +40,8 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
         let means = mean_weights(&all);
         table.rows = means.iter().map(|weight| cells(None, weight)).collect();
     } else {
-        for (row, mixture) in mixtures {
-            let network = (!single).then_some((&row.trigger, row.seed));
+        for (network, mixture) in mixtures {
+            let network = (!single).then_some(network);
             let weights = mixture.weights.iter();
             table
                 .rows
@@ -59,6 +49,18 @@ pub(crate) fn table(summary: &Summary) -> Option<Table> {
         }
     }
     Some(table.without_blank_columns())
+}
+
+/// The weights on each network whose attack took, in the order of all tables.
+fn mixtures(summary: &Summary) -> Vec<(Network<'_>, &Mixture)> {
+    let taken = networks(summary)
+        .into_iter()
+        .filter(|network| takes(summary, *network));
+    let of_network = |network| {
+        let mixture = rows_of(summary, network).find_map(|row| row.mixture.as_ref())?;
+        Some((network, mixture))
+    };
+    taken.filter_map(of_network).collect()
 }
 
 /// A measurement failed: its statistics network does worse than one that says nothing.
@@ -69,11 +71,7 @@ const NOT_FALLING: &str = "h does not fall as β rises by more than its error";
 
 /// On which networks γ says nothing.
 pub(crate) fn note(summary: &Summary) -> Option<String> {
-    let mixtures = summary.rows.iter().filter_map(|row| {
-        let mixture = row.mixture.as_ref()?;
-        Some(((&row.trigger, row.seed), mixture))
-    });
-    let mixtures: Vec<(Network<'_>, &Mixture)> = mixtures.collect();
+    let mixtures = mixtures(summary);
     let notes = [NOT_SAID, NEGATIVE, NOT_FALLING]
         .into_iter()
         .filter_map(|why| {
@@ -333,6 +331,32 @@ mod tests {
         );
         let note = note(&many).unwrap();
         assert!(note.contains("170 (seed 11) and 1 more"), "{note}");
+    }
+
+    #[test]
+    fn networks_stand_in_the_order_of_all_tables_without_those_whose_attack_failed() {
+        let single = made_up::single();
+        let mut several = single.clone();
+        several.rows.clear();
+        for trigger in ["color:1", "170", "16"] {
+            several
+                .rows
+                .extend(single.rows.iter().cloned().map(|mut row| {
+                    row.trigger = trigger.into();
+                    if trigger == "16" && row.method == "backdoored" {
+                        row.asr = 0.5;
+                    }
+                    row
+                }));
+        }
+        let shown = table(&several).unwrap().rows;
+        let triggers: Vec<&str> = shown.iter().map(|row| row[1].as_str()).collect();
+        assert_eq!(triggers, ["170", "170", "color:1", "color:1"]);
+        let said = note(&several).unwrap();
+        assert!(
+            said.starts_with("γ cannot be read on 2 of 2 networks"),
+            "{said}"
+        );
     }
 
     #[test]

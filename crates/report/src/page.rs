@@ -15,7 +15,7 @@ use crate::embed::own_svg;
 use crate::format::data_words;
 use crate::html::{commands_markup, figure_markup, links_markup, notes_markup, page, table_markup};
 use crate::report::{Report, asr_table, network_table, notes, unfinished};
-use crate::rows::networks;
+use crate::rows::{MOST_NETWORKS, networks};
 use crate::runs::Run;
 use crate::svg::Figure;
 use crate::verdict::verdict;
@@ -23,9 +23,6 @@ use crate::{
     PatchOf, Table, background, detection, detection_chart, detection_networks, distribution, gpu,
     means, mixture, plan, speed, variations,
 };
-
-/// Networks that are listed one by one at most; beyond, the table of their ASR has to do.
-pub(crate) const MOST_NETWORKS: usize = 12;
 
 /// What a page tells of, each with the file it comes from.
 #[derive(Default)]

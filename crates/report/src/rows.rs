@@ -8,6 +8,9 @@ use crate::paper::rank;
 /// One attacked network: a trigger and a seed.
 pub(crate) type Network<'a> = (&'a TriggerName, u64);
 
+/// Networks that are shown one by one at most; beyond, what is said of all of them has to do.
+pub(crate) const MOST_NETWORKS: usize = 12;
+
 /// Every network, by trigger and seed.
 pub(crate) fn networks(summary: &Summary) -> Vec<Network<'_>> {
     let mut networks: Vec<_> = summary

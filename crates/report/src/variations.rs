@@ -1,14 +1,15 @@
 //! What changes when one thing about the attack or the defense does: variations of a preset beside
 //! the preset itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use mesa_record::{Difference, Row, Summary, TriggerName};
+use mesa_record::{Difference, Summary};
 
 use crate::{
     Table,
     format::percent,
     means::{MethodMeans, kinds, means},
+    rows::{Network, networks},
 };
 
 /// The methods that are compared.
@@ -36,7 +37,7 @@ pub(crate) fn table(runs: &[&Summary]) -> Option<Table> {
             .copied()
             .filter(|run| is_variation(run, base))
             .collect();
-        let mut by_networks: BTreeMap<_, Vec<&Summary>> = BTreeMap::new();
+        let mut by_networks: BTreeMap<Vec<Network<'_>>, Vec<&Summary>> = BTreeMap::new();
         for run in varied {
             by_networks.entry(networks(run)).or_default().push(run);
         }
@@ -50,20 +51,12 @@ pub(crate) fn table(runs: &[&Summary]) -> Option<Table> {
     (!table.rows.is_empty()).then(|| table.without_blank_columns())
 }
 
-/// Triggers and seeds of a run's networks.
-fn networks(run: &Summary) -> BTreeSet<(TriggerName, u64)> {
-    run.rows.iter().map(network).collect()
-}
-
-fn network(row: &Row) -> (TriggerName, u64) {
-    (row.trigger.clone(), row.seed)
-}
-
 /// What a run says of some of its networks, so that like is compared with like: a trigger that is hard to
 /// remove is so in all variations.
-fn of_networks(run: &Summary, networks: &BTreeSet<(TriggerName, u64)>) -> Summary {
+fn of_networks(run: &Summary, networks: &[Network<'_>]) -> Summary {
     let mut some = run.clone();
-    some.rows.retain(|row| networks.contains(&network(row)));
+    some.rows
+        .retain(|row| networks.contains(&(&row.trigger, row.seed)));
     some
 }
 
