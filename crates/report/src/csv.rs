@@ -4,12 +4,13 @@ use mesa_record::Summary;
 
 use crate::paper::rank;
 
-const COLUMNS: &str = "preset,data,device,trigger,seed,method,repeat,asr,clean_accuracy,regained_accuracy,\
+const COLUMNS: &str = "preset,data,device,engine,run,trigger,seed,method,repeat,asr,clean_accuracy,regained_accuracy,\
     wall_s,sample_asr,in_level_set,information_nats,information_se,entropy_upper_bound,sample_std,attack_took,committed";
 
 /// Every row as comma-separated values: fractions in [0, 1] as in
 /// `summary.json`, not the percent of the printed tables; empty where a method
-/// has no such figure.
+/// has no such figure. `run` numbers the runs in the order of all tables: two of one preset may
+/// differ in their settings, in their data's digest or in their engine.
 ///
 /// # Examples
 ///
@@ -28,13 +29,13 @@ pub fn csv(summary: &Summary) -> String {
 /// The rows of several runs below one heading.
 pub(crate) fn csv_of_all(summaries: &[&Summary]) -> String {
     let mut text = format!("{COLUMNS}\n");
-    for summary in summaries {
-        add_rows(&mut text, summary);
+    for (number, summary) in (1..).zip(summaries) {
+        add_rows(&mut text, number, summary);
     }
     text
 }
 
-fn add_rows(text: &mut String, summary: &Summary) {
+fn add_rows(text: &mut String, number: usize, summary: &Summary) {
     let mut rows: Vec<_> = summary.rows.iter().collect();
     rows.sort_by_key(|row| (&row.trigger, row.seed, rank(&row.method), row.repeat));
     let optional =
@@ -45,6 +46,8 @@ fn add_rows(text: &mut String, summary: &Summary) {
             quoted(&summary.preset),
             quoted(&summary.data),
             quoted(&summary.device),
+            summary.engine_version.to_string(),
+            number.to_string(),
             quoted(&row.trigger.to_string()),
             row.seed.to_string(),
             quoted(&row.method),
@@ -86,6 +89,17 @@ mod tests {
     #[test]
     fn keeps_fractions_and_leaves_gaps() {
         insta::assert_snapshot!(csv(&made_up::single()));
+    }
+
+    #[test]
+    fn runs_of_one_preset_are_told_apart() {
+        let mut newer = made_up::single();
+        newer.engine_version = 3;
+        let text = csv_of_all(&[&newer, &made_up::single()]);
+        let rows = |run: &str| text.lines().filter(|line| line.starts_with(run)).count();
+        let all = made_up::single().rows.len();
+        assert_eq!(rows("made-up,cifar10,cpu,3,1,170,0,"), all);
+        assert_eq!(rows("made-up,cifar10,cpu,1,2,170,0,"), all);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::page::Contents;
 use crate::paper::paper_figure;
 use crate::report::{Report, attack_note, network_table};
 use crate::rows::{MOST_NETWORKS, networks, repeats_note, seeds_note};
-use crate::runs::Run;
+use crate::runs::{Run, headings};
 use crate::{detection_networks, distribution, plan, variations};
 
 /// Where README's figure lies.
@@ -108,14 +108,11 @@ pub(crate) fn results_page(contents: &Contents) -> String {
     if contents.runs.is_empty() {
         text.push_str("\nNo run is committed yet.\n");
     }
-    for of in &contents.runs {
+    for (of, heading) in contents.runs.iter().zip(headings(&contents.runs)) {
         let run = &of.summary;
         let _ = write!(
             text,
-            "\n## {} on {}, {}\n\n```text\n{}\n```\n\n",
-            run.preset,
-            data_words(&run.data),
-            run.device,
+            "\n## {heading}\n\n```text\n{}\n```\n\n",
             commands(run, Program::Reproduce).join("\n")
         );
         text.push_str(&Report::for_document(of).to_markdown());
@@ -186,6 +183,24 @@ mod tests {
             readme_block(&contents.runs, Some("What it shows."))
         );
         insta::assert_snapshot!("results_page", results_page(&contents));
+    }
+
+    #[test]
+    fn runs_that_are_kept_apart_have_headings_of_their_own() {
+        let mut other = made_up::sweep();
+        other.differences[0].here = "3".to_owned();
+        let parts = [made_up::sweep(), other];
+        let part = |summary| Run::new(String::new(), summary, Vec::new());
+        let contents = Contents {
+            runs: merged(parts.map(part).into()),
+            ..Contents::default()
+        };
+        let text = results_page(&contents);
+        for epochs in ["2", "3"] {
+            let heading =
+                format!("## Preset made-up on CIFAR-10, cpu, backdoor.training.epochs: {epochs}\n");
+            assert_eq!(text.matches(&heading).count(), 1, "{text}");
+        }
     }
 
     #[test]

@@ -12,11 +12,10 @@ use crate::defense_figure::defense_figure;
 use crate::detection_dots::detection_dots;
 use crate::detection_roc::Roc;
 use crate::embed::own_svg;
-use crate::format::data_words;
 use crate::html::{commands_markup, figure_markup, links_markup, notes_markup, page, table_markup};
 use crate::report::{Report, asr_table, network_table, notes, unfinished};
 use crate::rows::{MOST_NETWORKS, networks};
-use crate::runs::Run;
+use crate::runs::{Run, headings};
 use crate::svg::Figure;
 use crate::verdict::verdict;
 use crate::{
@@ -65,24 +64,6 @@ impl Contents {
             .collect()
     }
 
-    /// What each run is called. Where nothing but the engine tells two apart, that is said.
-    fn run_headings(&self) -> Vec<String> {
-        let words = |run: &Run| {
-            let (summary, data) = (&run.summary, data_words(&run.summary.data));
-            format!("Preset {} on {data}, {}", summary.preset, summary.device)
-        };
-        let all: Vec<String> = self.runs.iter().map(words).collect();
-        let is_shared = |heading: &String| all.iter().filter(|other| *other == heading).count() > 1;
-        let headings = all.iter().zip(&self.runs).map(|(heading, run)| {
-            if is_shared(heading) {
-                format!("{heading}, engine {}", run.summary.engine_version)
-            } else {
-                heading.clone()
-            }
-        });
-        headings.collect()
-    }
-
     /// The page's first sentence.
     fn verdict(&self) -> String {
         match (self.runs.first(), &self.detections[..]) {
@@ -110,7 +91,7 @@ impl Contents {
     /// The figure that stands below it.
     fn main_figure(&self, patch_of: PatchOf) -> Option<Figure> {
         match (self.runs.first(), &self.detections[..]) {
-            (Some(run), _) => run_figure(run, &self.run_headings()[0], patch_of),
+            (Some(run), _) => run_figure(run, &headings(&self.runs)[0], patch_of),
             (None, [found]) => Some(chart(&found.record)),
             (None, _) => None,
         }
@@ -174,7 +155,7 @@ fn section(id: &str, heading: &str, body: Markup) -> Section {
 
 fn sections(contents: &Contents, patch_of: PatchOf) -> Vec<Section> {
     let mut sections = Vec::new();
-    let headings = contents.run_headings();
+    let headings = headings(&contents.runs);
     for (index, (run, heading)) in contents.runs.iter().zip(&headings).enumerate() {
         // The first run's figure stands at the top of the page.
         let figure = (index > 0)

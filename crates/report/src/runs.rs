@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use mesa_record::{AtOnce, Curve, Row, Summary, TriggerName};
 
-use crate::format::Sessions;
+use crate::format::{Sessions, data_words};
 use crate::rows::{Network, networks};
 
 /// What was measured with one preset on one data set, and where that is recorded.
@@ -105,6 +106,60 @@ pub(crate) fn merged(parts: Vec<Run>) -> Vec<Run> {
         }
     }
     runs.into_values().collect()
+}
+
+/// What each run is called: by its preset, data and device, and where several have these in common by the engine,
+/// the settings and the data's digest in which they differ.
+pub(crate) fn headings(runs: &[Run]) -> Vec<String> {
+    let plain = |run: &Run| {
+        let (summary, data) = (&run.summary, data_words(&run.summary.data));
+        format!("Preset {} on {data}, {}", summary.preset, summary.device)
+    };
+    let heading = |run: &Run| {
+        let mut heading = plain(run);
+        let all = runs.iter().filter(|other| plain(other) == heading);
+        let mut alike: Vec<&Summary> = all.map(|other| &other.summary).collect();
+        let engine = run.summary.engine_version;
+        if alike.iter().any(|other| other.engine_version != engine) {
+            let _ = write!(heading, ", engine {engine}");
+            alike.retain(|other| other.engine_version == engine);
+        }
+        for words in apart(&run.summary, &alike) {
+            let _ = write!(heading, ", {words}");
+        }
+        heading
+    };
+    runs.iter().map(heading).collect()
+}
+
+/// A run's settings and data where they are not those of all.
+fn apart(run: &Summary, all: &[&Summary]) -> Vec<String> {
+    let mut papers: BTreeMap<&str, &str> = BTreeMap::new();
+    for difference in all.iter().flat_map(|other| &other.differences) {
+        papers.insert(&difference.name, &difference.paper);
+    }
+    let mut words = Vec::new();
+    for (name, paper) in papers {
+        let value = |of: &Summary| {
+            let found = of.differences.iter().find(|found| found.name == name);
+            found.map_or_else(|| paper.to_owned(), |found| found.here.clone())
+        };
+        let own = value(run);
+        if all.iter().any(|other| value(other) != own) {
+            words.push(format!("{name}: {own}"));
+        }
+    }
+    let digest = &run.data_digest;
+    if all.iter().any(|other| other.data_digest != *digest) {
+        words.push(format!(
+            "data {}",
+            match digest.get(..12).unwrap_or(digest) {
+                "" => "of unknown digest",
+                short => short,
+            }
+        ));
+    }
+    words
 }
 
 /// What tells settings apart: where they differ from the paper's.
@@ -241,6 +296,16 @@ mod tests {
         let runs = merged(parts.map(|summary| part("x", summary)).collect());
         assert_eq!(runs.len(), 4);
         assert_eq!(runs[0].summary.engine_version, newest);
+        let found = headings(&runs);
+        let expected = [
+            "engine 2",
+            "engine 1, backdoor.target_class: 5, data of unknown digest",
+            "engine 1, backdoor.target_class: 0, data of unknown digest",
+            "engine 1, backdoor.target_class: 0, data other",
+        ];
+        let expected = expected.map(|words| format!("Preset made-up on CIFAR-10, cpu, {words}"));
+        assert_eq!(found, expected);
+        assert_eq!(headings(&runs[..1]), ["Preset made-up on CIFAR-10, cpu"]);
     }
 
     #[test]
