@@ -53,7 +53,7 @@ pub(crate) fn preset_methods(preset: &str) -> Option<Vec<&'static str>> {
 /// How a command starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// `cargo xtask reproduce`, with the preset of the record.
+    /// `cargo xtask reproduce`, with the settings that the record names.
     Reproduce,
     /// `mesa run`, with the preset or, where that is none of the built-in ones, with the settings
     /// that the run folder has.
@@ -94,8 +94,36 @@ pub(crate) fn commands(run: &Summary, program: Program) -> Vec<String> {
     commands.collect()
 }
 
+/// What a command was told of its settings, its device and its data, of which a record has the names: the preset
+/// or, where that is none of the built-in ones, the file of settings that it was called after.
+pub(crate) fn settings_options(preset: &str, device: &str, data: &str) -> String {
+    settings_options_from(&format!("{preset}.toml"), preset, device, data)
+}
+
+/// The same, with another name of the file.
+fn settings_options_from(file: &str, preset: &str, device: &str, data: &str) -> String {
+    let built_in = PRESETS.iter().any(|(name, _)| *name == preset);
+    let settings = if built_in {
+        format!(" --preset {preset}")
+    } else {
+        format!(" --config {file}")
+    };
+    // The preset's own data needs no word. What data a file of settings has is not known here.
+    let usual = match (built_in, preset.ends_with("-cifar100")) {
+        (true, true) => data == "cifar100",
+        (true, false) => data == "cifar10",
+        (false, _) => data.starts_with("cifar"),
+    };
+    let from = match data {
+        _ if usual => "",
+        "synthetic" => " --data synthetic",
+        _ => " --data DIR",
+    };
+    format!("{settings}{}{from}", device_options(device))
+}
+
 /// What a run on a GPU was told, of which its device's words tell.
-pub(crate) fn device_options(device: &str) -> String {
+fn device_options(device: &str) -> String {
     let mut options = String::new();
     // Early plans do not say it.
     if ["cpu", ""].contains(&device) {
@@ -138,16 +166,17 @@ fn command(
     triggers: &[&TriggerName],
     seeds: &Range<u64>,
 ) -> String {
-    let built_in = PRESETS.iter().any(|(name, _)| *name == run.preset);
+    let (preset, device, data) = (&run.preset, &run.device, &run.data);
     let mut command = match program {
-        Program::Reproduce => format!("cargo xtask reproduce --preset {}", run.preset),
-        Program::Run if built_in => format!("mesa run --preset {}", run.preset),
-        Program::Run => "mesa run --config config.toml".to_owned(),
+        Program::Reproduce => {
+            let options = settings_options(preset, device, data);
+            format!("cargo xtask reproduce{options}")
+        }
+        Program::Run => {
+            let options = settings_options_from("config.toml", preset, device, data);
+            format!("mesa run{options}")
+        }
     };
-    command.push_str(&device_options(&run.device));
-    if run.data == "synthetic" {
-        command.push_str(" --data synthetic");
-    }
     let are_patterns = triggers
         .iter()
         .all(|trigger| matches!(trigger, TriggerName::Pattern(_)));
@@ -204,6 +233,26 @@ mod tests {
     }
 
     #[test]
+    fn settings_and_data_are_named_as_the_program_takes_them() {
+        for (preset, device, data, options) in [
+            ("cpu", "cpu", "cifar10", "--preset cpu"),
+            ("quick", "", "synthetic", "--preset quick --data synthetic"),
+            ("quick", "cpu", "cifar100", "--preset quick --data DIR"),
+            ("cpu-cifar100", "cpu", "cifar100", "--preset cpu-cifar100"),
+            (
+                "my-own",
+                "A card, bf16",
+                "cifar100",
+                "--config my-own.toml --device cuda",
+            ),
+            ("my-own", "cpu", "folder", "--config my-own.toml --data DIR"),
+        ] {
+            let found = settings_options(preset, device, data);
+            assert_eq!(found, format!(" {options}"));
+        }
+    }
+
+    #[test]
     fn commands_say_no_more_and_no_less_than_was_run() {
         let methods = "--methods mesa:0.9,ideal";
         let of = |run: &Summary| commands(run, Program::Reproduce);
@@ -211,8 +260,10 @@ mod tests {
         let ran: Vec<&str> = super::methods(&run).split_off(2);
         assert_eq!(format!("--methods {}", ran.join(",")), methods);
         let expected = [
-            format!("cargo xtask reproduce --preset made-up --triggers 0,color:3 {methods}"),
-            format!("cargo xtask reproduce --preset made-up --triggers 170 --seeds 0..2 {methods}"),
+            format!("cargo xtask reproduce --config made-up.toml --triggers 0,color:3 {methods}"),
+            format!(
+                "cargo xtask reproduce --config made-up.toml --triggers 170 --seeds 0..2 {methods}"
+            ),
         ];
         assert_eq!(of(&run), expected);
         // Less than the preset has.

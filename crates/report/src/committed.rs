@@ -209,7 +209,7 @@ mod tests {
             "href=\"records/one/summary.json\"",
             "href=\"records/two/summary.json\"",
             "attack: loss",
-            "cargo xtask reproduce --preset made-up",
+            "cargo xtask reproduce --config made-up.toml",
         ] {
             assert!(page.contains(part), "{part}");
         }

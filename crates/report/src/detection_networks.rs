@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mesa_record::{ClassDetection, Detection, Verdict};
 
 use crate::Table;
-use crate::commands::device_options;
+use crate::commands::settings_options;
 use crate::detection::{
     NO_PROOF, index_words, modeled_place, named, places_words, threshold_words,
 };
@@ -46,8 +46,8 @@ pub(crate) fn commands(detections: &[(String, &Detection)]) -> Vec<String> {
 
 /// The command of one, with what is not the program's default.
 fn command(found: &Detection) -> String {
-    let device = device_options(&found.device);
-    let mut command = format!("mesa detect MODEL --preset {}{device}", found.preset);
+    let options = settings_options(&found.preset, &found.device, &found.data);
+    let mut command = format!("mesa detect MODEL{options}");
     for (option, value, default) in [
         ("beta", found.beta.to_string(), "0.9"),
         ("min-asr", found.rule_sample_asr.to_string(), "0.5"),
@@ -252,7 +252,15 @@ mod tests {
     fn commands_say_what_is_not_the_default() {
         let mut found = made_up(true);
         let of = |found: &Detection| commands(&[("made-up".to_owned(), found)]);
+        assert_eq!(
+            of(&found),
+            ["mesa detect MODEL --preset quick --data synthetic"]
+        );
+        found.data = "cifar10".to_owned();
         assert_eq!(of(&found), ["mesa detect MODEL --preset quick"]);
+        found.preset = "my-own".to_owned();
+        assert_eq!(of(&found), ["mesa detect MODEL --config my-own.toml"]);
+        found.preset = "quick".to_owned();
         (found.rule_sample_asr, found.rule_anomaly_index) = (0.3, 2.0);
         (found.beta, found.seed) = (0.8, 7);
         found.placement = Some("fixed:29,29".to_owned());

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mesa_record::{Distribution, DistributionPanel};
 
-use crate::commands::device_options;
+use crate::commands::settings_options;
 use crate::distribution_picture::{Axis, Plane, distribution_picture};
 use crate::format::{data_words, hardware_words, percent, seconds};
 use crate::svg::Figure;
@@ -127,14 +127,12 @@ pub(crate) fn table(distribution: &Distribution) -> Table {
 
 /// The command that makes a record again, every choice spelled out.
 pub(crate) fn command(distribution: &Distribution) -> String {
-    let device = device_options(&distribution.device);
-    let mut command = format!(
-        "mesa distributions --preset {}{device}",
-        distribution.preset
+    let options = settings_options(
+        &distribution.preset,
+        &distribution.device,
+        &distribution.data,
     );
-    if distribution.data == "synthetic" {
-        command.push_str(" --data synthetic");
-    }
+    let mut command = format!("mesa distributions{options}");
     let compared = Axis::Alpha.panels(distribution);
     let alphas: Vec<String> = compared
         .iter()

@@ -6,7 +6,7 @@ use mesa_record::Plan;
 
 use crate::{
     Table,
-    commands::device_options,
+    commands::settings_options,
     format::{bytes, data_words, hardware_words, memory, seconds},
 };
 
@@ -36,12 +36,8 @@ pub(crate) fn heading(plan: &Plan) -> String {
 
 /// The command that makes it again.
 pub(crate) fn command(plan: &Plan) -> String {
-    let data = match plan.data.as_str() {
-        "synthetic" => " --data synthetic",
-        _ => "",
-    };
-    let device = device_options(&plan.device);
-    format!("mesa plan --preset {}{device} --measure{data}", plan.preset)
+    let options = settings_options(&plan.preset, &plan.device, &plan.data);
+    format!("mesa plan{options} --measure")
 }
 
 /// Where its figures come from.
