@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use mesa_record::{Detection, Distribution, RunDir, read_json};
 
@@ -151,22 +152,30 @@ fn pictures(folder: &Path, run: &RunDir) -> Result<Vec<(String, String)>> {
         .collect()
 }
 
-/// The steps whose state was saved: begun and not done.
+/// The steps whose state was saved: begun and not done. A step that has been done since, with other settings, has left
+/// a state that nobody takes up any more.
 fn in_progress(folder: &Path) -> Result<Vec<String>> {
     let state = folder.join("state");
-    let mut names: Vec<String> = below_ending(&state, "safetensors")?
-        .iter()
-        .map(|path| {
-            let name = way(&state, path);
-            // The name ends with a key and the format.
-            let name = name.trim_end_matches(".safetensors");
-            name.rsplit_once('.')
-                .map_or(name, |(step, _)| step)
-                .to_owned()
-        })
-        .collect();
+    let mut names = Vec::new();
+    for path in below_ending(&state, "safetensors")? {
+        let name = way(&state, &path);
+        // The name ends with a key and the format.
+        let name = name.trim_end_matches(".safetensors");
+        let step = name.rsplit_once('.').map_or(name, |(step, _)| step);
+        let record = folder.join("records").join(format!("{step}.json"));
+        // The run may go on meanwhile: a state that is gone has become a record.
+        let saved = written(&path);
+        if saved.is_some() && written(&record) < saved {
+            names.push(step.to_owned());
+        }
+    }
     names.dedup();
     Ok(names)
+}
+
+/// When a file was written last; nothing where there is none.
+fn written(path: &Path) -> Option<SystemTime> {
+    fs_err::metadata(path).ok()?.modified().ok()
 }
 
 /// A row for each class, in fractions.
@@ -328,6 +337,27 @@ mod tests {
         let page = &files_of(&empty)[0].text;
         check_page(page);
         assert!(page.contains("There is no backdoored network yet"));
+    }
+
+    #[test]
+    fn a_step_that_was_done_after_its_state_was_saved_is_not_in_progress() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, hour: u64| {
+            let path = folder.path().join(name);
+            write_text(&path, "").unwrap();
+            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(3600 * hour);
+            let file = fs_err::OpenOptions::new().write(true).open(path).unwrap();
+            file.file().set_modified(at).unwrap();
+        };
+        write("state/170/seed-0/attack.0123abcd.safetensors", 1);
+        write("state/170/seed-0/fit-0.9.0123abcd.safetensors", 3);
+        let found = in_progress(folder.path()).unwrap();
+        assert_eq!(found, ["170/seed-0/attack", "170/seed-0/fit-0.9"]);
+        write("records/170/seed-0/attack.json", 2);
+        // Of earlier settings: the step is at work again.
+        write("records/170/seed-0/fit-0.9.json", 2);
+        let found = in_progress(folder.path()).unwrap();
+        assert_eq!(found, ["170/seed-0/fit-0.9"]);
     }
 
     #[test]
