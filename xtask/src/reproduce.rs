@@ -18,6 +18,10 @@ use crate::workspace;
 
 /// What to reproduce; passed on to `mesa run` as it is.
 #[derive(clap::Args, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 pub(crate) struct Args {
     /// `quick` (one trigger, minutes on a CPU), `cpu` (the paper's schedule at
     /// width 16), `paper`, or another file's name in assets/presets [default: quick]
@@ -74,6 +78,12 @@ pub(crate) struct Args {
     /// Show the plan and stop
     #[arg(long)]
     dry_run: bool,
+    /// Tell nothing but warnings
+    #[arg(short, long)]
+    quiet: bool,
+    /// Further options of `mesa run`: `cargo xtask reproduce -- --normalize none`
+    #[arg(last = true, value_name = "OPTION")]
+    more: Vec<OsString>,
 }
 
 /// Builds `mesa` and starts it; on Unix a success does not return.
@@ -175,6 +185,10 @@ impl Args {
         if self.go_on {
             passed_on.push("--continue".into());
         }
+        if self.quiet {
+            passed_on.push("--quiet".into());
+        }
+        passed_on.extend_from_slice(&self.more);
         passed_on
     }
 }
@@ -201,6 +215,28 @@ mod tests {
             passed_on,
             ["--preset", "cpu", "--triggers", "170,16", "--continue"]
         );
+    }
+
+    #[test]
+    fn takes_what_readme_offers_and_passes_on_what_it_does_not_know() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        let line = [
+            "x",
+            "--quiet",
+            "--preset",
+            "cpu",
+            "--",
+            "--normalize",
+            "none",
+        ];
+        let args = <Line as clap::Parser>::try_parse_from(line).unwrap().args;
+        let passed_on = args.passed_on(Path::new("/w"), Path::new("/w"));
+        let expected = ["--preset", "cpu", "--quiet", "--normalize", "none"];
+        assert_eq!(passed_on, expected);
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub(crate) struct Args {
     /// One whole trigger on either side as well: hours
     #[arg(long, requires = "peer")]
     full: bool,
-    /// Only these rows of the comparison: train, evaluate, mesa, mesa-frozen, trigger, memory
-    #[arg(long, value_delimiter = ',', requires = "peer")]
+    /// Only these rows of the comparison
+    #[arg(long, value_delimiter = ',', requires = "peer", value_parser = peer::works())]
     works: Vec<String>,
     /// Only these widths of the ResNet-18
     #[arg(long, value_delimiter = ',', requires = "peer")]

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use clap::builder::PossibleValuesParser;
 use mesa_record::{FullTrigger, SpeedRecord, SpeedRow};
 
 use super::{
@@ -28,9 +29,32 @@ const TRIGGER_WIDTH: usize = 16;
 
 const PATH: &str = "target/bench/peer.json";
 
+/// What `--works` takes.
+pub(super) fn works() -> PossibleValuesParser {
+    PossibleValuesParser::new(WORKS.map(|(work, _)| work))
+}
+
+/// The rows that were asked for: each work with its widths.
+fn asked(args: &Args) -> Result<Vec<(&'static str, usize)>> {
+    let all = WORKS
+        .into_iter()
+        .flat_map(|(work, widths)| widths.iter().map(move |width| (work, *width)));
+    let is_asked = |(work, width): &(&str, usize)| {
+        (args.works.is_empty() || args.works.iter().any(|asked| asked == work))
+            && (args.widths.is_empty() || args.widths.contains(width))
+    };
+    let asked: Vec<_> = all.filter(is_asked).collect();
+    ensure!(
+        !asked.is_empty() || args.full,
+        "there is nothing of that to measure: widths are 64 and 16, of `trigger` 16 alone"
+    );
+    Ok(asked)
+}
+
 /// Measures every row and writes the file after each. Without PyTorch it says how to get it and
 /// does nothing: that is no failure.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let asked = asked(args)?;
     let Some(python) = workspace::python_with_torch("the comparison") else {
         eprintln!("xtask: skipped");
         return Ok(ExitCode::SUCCESS);
@@ -44,14 +68,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             ..SpeedRecord::default()
         },
     };
-    for (work, widths) in WORKS {
-        for &width in widths {
-            let asked = args.works.is_empty() || args.works.iter().any(|asked| asked == work);
-            let at = args.widths.is_empty() || args.widths.contains(&width);
-            if asked && at {
-                comparison.add(work, width)?;
-            }
-        }
+    for (work, width) in asked {
+        comparison.add(work, width)?;
     }
     if args.full {
         comparison.add_full()?;
@@ -243,4 +261,35 @@ fn stages(taken: &[[Turn; 2]]) -> BTreeMap<String, [f64; 2]> {
         })
     };
     names.map(|name| (name.clone(), of(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn of(options: &[&str]) -> Option<Vec<(&'static str, usize)>> {
+        let line = ["x", "--peer"].iter().chain(options);
+        let args = Line::try_parse_from(line).ok()?.args;
+        asked(&args).ok()
+    }
+
+    #[test]
+    fn rows_that_there_are_not_are_refused() {
+        assert_eq!(of(&[]).map(|rows| rows.len()), Some(11));
+        let rows = of(&["--works", "trigger,train", "--widths", "16"]);
+        assert_eq!(rows.unwrap(), [("train", 16), ("trigger", 16)]);
+        assert_eq!(of(&["--works", "typo"]), None);
+        assert_eq!(of(&["--widths", "32"]), None);
+        assert_eq!(of(&["--works", "trigger", "--widths", "64"]), None);
+        let whole = of(&["--works", "trigger", "--widths", "64", "--full"]);
+        assert_eq!(whole, Some(Vec::new()));
+    }
 }
