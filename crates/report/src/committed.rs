@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::blocks::with_block;
 use crate::csv::csv_of_all;
 use crate::defense_figure::defense_figure;
+use crate::distribution::PICTURE;
 use crate::documents::{FIGURE, readme_block, results_page};
 use crate::files::{GeneratedFile, below, below_ending, folder_name, way};
 use crate::page::{Contents, Recorded, report_page};
@@ -28,7 +29,8 @@ pub fn read_committed(root: &Path) -> Result<Vec<(PathBuf, Summary)>> {
 
 /// What the committed records below `root` say: `README.md` with its tables and its figure,
 /// `docs/performance.md` with its tables, and in `docs` the whole report as `report.html`, its
-/// tables as `results.md`, its rows as `results.csv`.
+/// tables as `results.md`, its rows as `results.csv`. Pictures that were made of records which are gone come as files
+/// that shall not be.
 ///
 /// # Errors
 ///
@@ -69,7 +71,27 @@ pub fn committed_files(root: &Path, patch_of: PatchOf) -> Result<Vec<GeneratedFi
     for found in &contents.distributions {
         files.extend(distribution::figures(root, &found.name, &found.record));
     }
+    let left_over = left_over(root, &files)?;
+    files.extend(left_over);
     Ok(files)
+}
+
+/// The pictures that this program once made and makes no more.
+fn left_over(root: &Path, made: &[GeneratedFile]) -> Result<Vec<GeneratedFile>> {
+    let figures = root.join("assets/figures");
+    let is_left_over = |path: &PathBuf| {
+        let name = path.strip_prefix(&figures).unwrap_or(path);
+        let is_distribution = name.to_string_lossy().starts_with(PICTURE);
+        let is_generated = is_distribution || *path == root.join(FIGURE);
+        is_generated && made.iter().all(|file| file.path != *path)
+    };
+    let mut found = below_ending(&figures, "svg")?;
+    found.retain(is_left_over);
+    let file = |path| GeneratedFile {
+        path,
+        text: String::new(),
+    };
+    Ok(found.into_iter().map(file).collect())
 }
 
 /// All that is committed, with links as a page in `docs` has them.
@@ -270,6 +292,28 @@ mod tests {
             assert!(page.contains(&format!("\"figure: {name}")), "{name}");
         }
         assert!(text(&files, "results.md").contains("![second: Samples for each β on a t-SNE"));
+    }
+
+    #[test]
+    fn a_picture_whose_record_is_gone_is_not_current_and_gives_way() {
+        let root = repository(&[("one", made_up::sweep())]);
+        let record = root.path().join("docs/records/first/distribution.json");
+        write_json(&record, &made_up::distribution()).unwrap();
+        assert!(files_of(&root).iter().all(|file| file.write().unwrap()));
+        let figures = root.path().join("assets/figures");
+        // Made by nobody here.
+        fs_err::write(figures.join("places-abl.svg"), "<svg></svg>").unwrap();
+        fs_err::remove_file(&record).unwrap();
+        fs_err::remove_file(root.path().join("docs/records/one/summary.json")).unwrap();
+        let mut stale = files_of(&root);
+        stale.retain(|file| file.text.is_empty());
+        assert_eq!(stale.len(), 5, "{stale:?}");
+        for file in stale {
+            assert!(!file.is_current().unwrap());
+            assert!(file.write().unwrap() && !file.path.exists());
+            assert!(file.is_current().unwrap());
+        }
+        assert!(figures.join("places-abl.svg").exists());
     }
 
     #[test]

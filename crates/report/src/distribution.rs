@@ -20,6 +20,9 @@ const PICTURES: [(&str, Plane, Axis); 4] = [
     ("tsne-alpha", Plane::Tsne, Axis::Alpha),
 ];
 
+/// How the names of their files in `assets/figures` start.
+pub(crate) const PICTURE: &str = "distributions-";
+
 /// What stands above all of them.
 pub(crate) const INTRODUCTION: &str = "\
     Samples of several sub-models of one attacked network, as patches on planes that all of them \
@@ -81,7 +84,7 @@ pub(crate) fn figures(root: &Path, name: &str, distribution: &Distribution) -> V
 }
 
 fn figure_path(name: &str, picture: &str) -> String {
-    format!("assets/figures/distributions-{name}-{picture}.svg")
+    format!("assets/figures/{PICTURE}{name}-{picture}.svg")
 }
 
 /// The network and the ASR of its trigger.

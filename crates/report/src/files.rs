@@ -11,28 +11,34 @@ use crate::Result;
 pub struct GeneratedFile {
     /// Where it belongs.
     pub path: PathBuf,
-    /// What it shall hold.
+    /// What it shall hold; empty if there shall be no such file.
     pub text: String,
 }
 
 impl GeneratedFile {
-    /// Whether the file on disk holds just that.
+    /// Whether the file on disk holds just that, or is not there if it shall not be.
     ///
     /// # Errors
     ///
     /// [`crate::Error::Io`] if it exists and cannot be read.
     pub fn is_current(&self) -> Result<bool> {
-        Ok(self.path.exists() && fs_err::read_to_string(&self.path)? == self.text)
+        let exists = self.path.exists();
+        if self.text.is_empty() {
+            return Ok(!exists);
+        }
+        Ok(exists && fs_err::read_to_string(&self.path)? == self.text)
     }
 
-    /// Writes it where it is not current; returns whether it had to.
+    /// Writes it, or removes what shall not be, where it is not current; returns whether it had to.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Record`] if it cannot be written.
+    /// [`crate::Error::Record`] if it cannot be written, [`crate::Error::Io`] if it cannot be removed.
     pub fn write(&self) -> Result<bool> {
         let stale = !self.is_current()?;
-        if stale {
+        if stale && self.text.is_empty() {
+            fs_err::remove_file(&self.path)?;
+        } else if stale {
             write_text(&self.path, &self.text)?;
         }
         Ok(stale)
