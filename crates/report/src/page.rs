@@ -370,7 +370,7 @@ fn speed_body(contents: &Contents) -> Markup {
             Some(record) => {
                 (commands_markup(&["cargo xtask bench --peer".to_owned()]))
                 p {
-                    "The engine beside PyTorch's CPU build at its best: the same machine, batch and \
+                    "The engine beside PyTorch on a CPU at its best: the same machine, batch and \
                     precision; medians of interleaved pairs."
                 }
                 (table_markup(&speed::comparison(record, true), &[]))
