@@ -42,7 +42,7 @@ pub use file_digest::file_digest;
 pub use gpu::{GpuCheck, GpuChecked, GpuComparison, GpuMachine, GpuRecord, GpuRow, GpuTime};
 pub use key::{Key, Step};
 pub use lock::{Holder, Lock};
-pub use machine::{host_name, peak_rss_mb, processor, utc};
+pub use machine::{peak_rss_mb, processor, utc};
 pub use patch::Patch;
 pub use plan::{Plan, PlannedChain, PlannedStage};
 pub use roofline::{RooflineRecord, RooflineRow};

@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use fs_err::{File, OpenOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, host_name, utc};
+use crate::machine::host_name;
+use crate::{Error, Result, utc};
 
 /// The claim of one process on a run folder, given up when dropped.
 ///

@@ -25,7 +25,7 @@ pub fn processor() -> String {
 }
 
 /// This machine's name, or `unknown`.
-pub fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .iter()
         .find_map(|path| fs_err::read_to_string(path).ok())

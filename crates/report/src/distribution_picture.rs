@@ -10,7 +10,7 @@ use crate::svg::{escaped, opened, text};
 
 /// Which plane the samples lie on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plane {
+pub(crate) enum Plane {
     /// That of the first two principal components.
     Pca,
     /// That of t-SNE.
@@ -19,7 +19,7 @@ pub enum Plane {
 
 /// What differs from panel to panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Axis {
+pub(crate) enum Axis {
     /// The threshold β, at the settings' α: that of the first panel.
     Beta,
     /// The weight α of the entropy, at one β.
@@ -99,7 +99,11 @@ const RING: &str = "#b3261e";
 /// The panels of one axis side by side, as SVG: every sample is a little patch at its place on the
 /// plane, under each panel stand the ASR and the entropy of its samples. One scale serves all
 /// panels of a picture.
-pub fn distribution_picture(distribution: &Distribution, plane: Plane, axis: Axis) -> String {
+pub(crate) fn distribution_picture(
+    distribution: &Distribution,
+    plane: Plane,
+    axis: Axis,
+) -> String {
     let panels = axis.panels(distribution);
     let columns = panels.len().clamp(2, PER_ROW);
     let width = 2 * MARGIN + columns * (SIDE + GAP) - GAP;

@@ -2,13 +2,10 @@
 //!
 //! - [`Report`] turns a [`mesa_record::Summary`] into [`Table`]s with notes, for a
 //!   terminal or a document; [`csv`] gives the rows to scripts.
-//! - [`GLOSSARY`] says what each figure means; [`defense_effectiveness`] and [`mean_interval`] are
-//!   those that are computed here.
-//! - [`paper_figure`] is what the paper says, to stand beside ours.
 //! - [`SamplesPicture`] draws sampled triggers as little patches.
 //! - [`detection_text`] and [`detection_chart`] tell what a search for backdoors found.
 //! - [`place`] puts the samples of several sub-models on planes that they share, by
-//!   [`PrincipalPlane`] and [`tsne`]; [`distribution_text`] and [`distribution_picture`] show them.
+//!   [`PrincipalPlane`] and [`tsne`]; [`distribution_text`] and [`distribution_pictures`] show them.
 //! - [`gpu_tables`] tell what `mesa gpu measure` found; [`gpu_words`] on which GPU.
 //! - [`committed_files`] makes `docs/report.html`, `docs/results.md`, README's figure and the tables
 //!   of README and `docs/performance.md` from the committed records; [`roofline_table`] is one of
@@ -75,13 +72,10 @@ pub use committed::{committed_files, read_committed};
 pub use csv::csv;
 pub use detection::{detection_chart, detection_text};
 pub use distribution::{distribution_pictures, distribution_text};
-pub use distribution_picture::{Axis, Plane, distribution_picture};
 pub use error::{Error, Result};
 pub use files::GeneratedFile;
 pub use gpu::{GpuAllParts, gpu_all_table, gpu_tables, gpu_words};
 pub use live::live_text;
-pub use metrics::{GLOSSARY, Interval, Metric, Outcome, defense_effectiveness, mean_interval};
-pub use paper::{PaperFigure, TriggerKind, paper_figure};
 pub use patches::PatchOf;
 pub use picture::{SampleGroup, SamplesPicture};
 pub use place_picture::{PlaceMap, PlacesPicture};

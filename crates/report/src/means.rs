@@ -5,11 +5,10 @@ use std::fmt::Write as _;
 use mesa_record::{Row, Summary};
 
 use crate::{
-    Interval, Outcome, Table, TriggerKind, defense_effectiveness,
+    Table,
     format::{percent, percent_or_blank, seconds},
-    mean_interval,
-    metrics::{mean, mean_and_reach},
-    paper::paper_figure,
+    metrics::{Interval, Outcome, defense_effectiveness, mean, mean_and_reach, mean_interval},
+    paper::{TriggerKind, paper_figure},
     report::run_words,
     rows::{Network, Repeats, methods, networks, takes},
 };

@@ -2,16 +2,16 @@
 
 /// A figure of the tables, and what it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metric {
+pub(crate) struct Metric {
     /// What it is called.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What it is.
-    pub meaning: &'static str,
+    pub(crate) meaning: &'static str,
 }
 
 /// Every figure of the tables. ASR, clean accuracy and regained accuracy are measured by
 /// `mesa_attack::evaluate`, the others come from there or from this crate.
-pub const GLOSSARY: &[Metric] = &[
+pub(crate) const GLOSSARY: &[Metric] = &[
     Metric {
         name: "ASR (attack success rate)",
         meaning: "share of stamped images, not of the target class, that are given the target class",
@@ -96,11 +96,11 @@ pub const GLOSSARY: &[Metric] = &[
 
 /// What a network does: two fractions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Attack success rate.
-    pub asr: f64,
+    pub(crate) asr: f64,
     /// Accuracy on clean images.
-    pub clean_accuracy: f64,
+    pub(crate) clean_accuracy: f64,
 }
 
 /// How much of a backdoor a defense removes, less what it costs, as the literature writes it.
@@ -110,18 +110,7 @@ pub struct Outcome {
 /// ```
 ///
 /// In [0, 1]: one half where nothing changes, one where a perfect attack is gone for nothing.
-///
-/// # Examples
-///
-/// ```
-/// use mesa_report::{Outcome, defense_effectiveness};
-///
-/// let before = Outcome { asr: 1.0, clean_accuracy: 0.9 };
-/// let after = Outcome { asr: 0.0, clean_accuracy: 0.9 };
-/// assert_eq!(defense_effectiveness(before, after), 1.0);
-/// assert_eq!(defense_effectiveness(before, before), 0.5);
-/// ```
-pub fn defense_effectiveness(before: Outcome, after: Outcome) -> f64 {
+pub(crate) fn defense_effectiveness(before: Outcome, after: Outcome) -> f64 {
     let removed = (before.asr - after.asr).max(0.0);
     let cost = (before.clean_accuracy - after.clean_accuracy).max(0.0);
     f64::midpoint(removed - cost, 1.0)
@@ -129,26 +118,17 @@ pub fn defense_effectiveness(before: Outcome, after: Outcome) -> f64 {
 
 /// Where a mean lies, in fractions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Interval {
+pub(crate) struct Interval {
     /// The lower end.
-    pub low: f64,
+    pub(crate) low: f64,
     /// The upper end.
-    pub high: f64,
+    pub(crate) high: f64,
 }
 
 /// The 95 % interval of the mean of fractions, one for each network, by Student's t: mean
 /// ± t(0.975, n − 1) · s / √n with s the sample standard deviation, clipped to [0, 1]. None below
 /// two.
-///
-/// # Examples
-///
-/// ```
-/// // The standard error is 0.1; t with one degree of freedom is 12.706.
-/// let interval = mesa_report::mean_interval(&[0.4, 0.6]).unwrap();
-/// assert_eq!((interval.low, interval.high), (0.0, 1.0));
-/// assert!(mesa_report::mean_interval(&[0.4]).is_none());
-/// ```
-pub fn mean_interval(fractions: &[f64]) -> Option<Interval> {
+pub(crate) fn mean_interval(fractions: &[f64]) -> Option<Interval> {
     let (mean, reach) = mean_and_reach(fractions)?;
     Some(Interval {
         low: (mean - reach).clamp(0.0, 1.0),
@@ -286,7 +266,10 @@ mod tests {
         assert!((interval.high - 0.448_42).abs() < 1e-5, "{interval:?}");
         let same = mean_interval(&[0.5; 4]).unwrap();
         assert!((same.low - 0.5).abs() < 1e-12 && (same.high - 0.5).abs() < 1e-12);
-        assert_eq!(mean_interval(&[]), None);
+        assert_eq!((mean_interval(&[]), mean_interval(&[0.4])), (None, None));
+        // Half a step either way with one degree of freedom: more than there is.
+        let wide = mean_interval(&[0.4, 0.6]).unwrap();
+        assert_eq!((wide.low, wide.high), (0.0, 1.0));
     }
 
     #[test]

@@ -4,17 +4,17 @@ use mesa_record::TriggerName;
 
 /// ASR in percent over many networks, as the paper prints it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PaperFigure {
+pub(crate) struct PaperFigure {
     /// Mean over triggers.
-    pub mean: f64,
+    pub(crate) mean: f64,
     /// Worst of them, where it is given: the highest after a defense, the
     /// lowest before.
-    pub worst: Option<f64>,
+    pub(crate) worst: Option<f64>,
 }
 
 /// The kinds of triggers the paper averages over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TriggerKind {
+pub(crate) enum TriggerKind {
     /// Black/white patterns.
     BlackWhite,
     /// The ten color triggers.
@@ -25,7 +25,7 @@ pub enum TriggerKind {
 
 impl TriggerKind {
     /// The kind of a trigger, from its name.
-    pub fn of(trigger: &TriggerName) -> Self {
+    pub(crate) fn of(trigger: &TriggerName) -> Self {
         match trigger {
             TriggerName::Pattern(_) => Self::BlackWhite,
             TriggerName::Named(name) if name.starts_with("color:") => Self::Color,
@@ -46,17 +46,7 @@ impl TriggerKind {
 /// The paper's ASR of a method (Qiao et al. 2019, the defense figure's caption
 /// and the published poster): ResNet-18 of width 64, 51 black/white patterns
 /// or 10 color triggers. `None` where the paper gives none, as for every other data set.
-///
-/// # Examples
-///
-/// ```
-/// use mesa_report::{TriggerKind, paper_figure};
-///
-/// let figure = paper_figure("cifar10", TriggerKind::BlackWhite, "mesa:0.9").unwrap();
-/// assert_eq!((figure.mean, figure.worst), (3.4, Some(5.9)));
-/// assert!(paper_figure("synthetic", TriggerKind::BlackWhite, "mesa:0.9").is_none());
-/// ```
-pub fn paper_figure(data: &str, kind: TriggerKind, method: &str) -> Option<PaperFigure> {
+pub(crate) fn paper_figure(data: &str, kind: TriggerKind, method: &str) -> Option<PaperFigure> {
     let (mean, worst) = match (data, kind, method) {
         ("cifar10", TriggerKind::BlackWhite, "backdoored") => (98.7, Some(92.4)),
         ("cifar10", TriggerKind::BlackWhite, "ideal") => (2.4, Some(3.7)),
@@ -142,6 +132,17 @@ mod tests {
             "other",
         ];
         assert_eq!(methods, expected);
+    }
+
+    #[test]
+    fn the_papers_figures_are_of_its_data_alone() {
+        let figure = |data| paper_figure(data, TriggerKind::BlackWhite, "mesa:0.9");
+        let expected = PaperFigure {
+            mean: 3.4,
+            worst: Some(5.9),
+        };
+        assert_eq!(figure("cifar10"), Some(expected));
+        assert_eq!(figure("synthetic"), None);
     }
 
     #[test]
