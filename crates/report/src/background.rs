@@ -1,15 +1,12 @@
 //! What stands at the end of a report: methods, metrics, deviations, seeds, hardware, limits.
 
-use std::collections::BTreeMap;
-
 use maud::{Markup, html};
-use mesa_record::TriggerName;
 
 use crate::format::{data_words, hardware, hardware_words, percent, seconds, time_words};
 use crate::html::{inline, table_markup};
 use crate::metrics::GLOSSARY;
 use crate::page::Contents;
-use crate::rows::networks;
+use crate::rows::{are_all_patterns, by_seeds, networks};
 use crate::runs::Run;
 use crate::words::{LIMITS, METHODS};
 use crate::{Table, plan};
@@ -38,7 +35,7 @@ pub(crate) fn sections(contents: &Contents) -> Vec<(&'static str, &'static str, 
     sections.push((
         "limits",
         "Limits",
-        html! { ul { @for line in LIMITS { li { (line) } } } },
+        html! { ul { @for line in LIMITS { li { (inline(line)) } } } },
     ));
     sections
 }
@@ -84,20 +81,22 @@ fn differences(run: &Run) -> Table {
     table
 }
 
-/// Which seeds each trigger has.
+/// Which seeds each trigger has: a row for those with the same.
 fn seeds(runs: &[Run]) -> Table {
-    let mut table = Table::new(String::new(), &["preset", "trigger", "seeds"]);
+    fn joined<T: ToString>(list: &[T]) -> String {
+        let words: Vec<String> = list.iter().map(ToString::to_string).collect();
+        words.join(", ")
+    }
+    let mut table = Table::new(String::new(), &["preset", "triggers", "seeds"]);
     for run in runs {
-        let mut seeds_of: BTreeMap<&TriggerName, Vec<String>> = BTreeMap::new();
-        for (trigger, seed) in networks(&run.summary) {
-            seeds_of.entry(trigger).or_default().push(seed.to_string());
-        }
-        for (trigger, seeds) in seeds_of {
-            table.rows.push(vec![
-                run.summary.preset.clone(),
-                trigger.to_string(),
-                seeds.join(", "),
-            ]);
+        for (seeds, triggers) in by_seeds(&networks(&run.summary)) {
+            let names = if are_all_patterns(&triggers) {
+                "all 51 black/white patterns".to_owned()
+            } else {
+                joined(&triggers)
+            };
+            let cells = [run.summary.preset.clone(), names, joined(&seeds)];
+            table.rows.push(cells.into());
         }
     }
     table
@@ -147,4 +146,22 @@ fn machines(contents: &Contents) -> Table {
         add(plan::heading(found), on, found.engine_version, "", time);
     }
     table.without_blank_columns()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up;
+
+    #[test]
+    fn triggers_of_the_same_seeds_share_a_row() {
+        let run = |summary| Run::new(String::new(), summary, Vec::new());
+        let table = seeds(&[run(made_up::sweep()), run(made_up::many(51))]);
+        let expected = [
+            ["made-up", "0, color:3", "0"],
+            ["made-up", "170", "0, 1"],
+            ["made-up", "all 51 black/white patterns", "0"],
+        ];
+        assert_eq!(table.rows, expected);
+    }
 }

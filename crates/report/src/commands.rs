@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use mesa_record::{Summary, TriggerName};
 
-use crate::rows::{Network, Repeats, methods, networks};
+use crate::rows::{Network, Repeats, are_all_patterns, by_seeds, methods, networks};
 
 /// The built-in settings of the command `mesa`, which `--preset` knows, and which of the paper's methods each
 /// leaves out.
@@ -141,16 +141,8 @@ fn device_options(device: &str) -> String {
 }
 
 fn commands_of(run: &Summary, program: Program, all: &[Network<'_>], more: &str) -> Vec<String> {
-    let mut seeds_of: BTreeMap<&TriggerName, Vec<u64>> = BTreeMap::new();
-    for (trigger, seed) in all {
-        seeds_of.entry(trigger).or_default().push(*seed);
-    }
-    let mut triggers_of: BTreeMap<Vec<u64>, Vec<&TriggerName>> = BTreeMap::new();
-    for (trigger, seeds) in seeds_of {
-        triggers_of.entry(seeds).or_default().push(trigger);
-    }
     let mut commands = Vec::new();
-    for (seeds, triggers) in triggers_of {
+    for (seeds, triggers) in by_seeds(all) {
         commands.extend(
             ranges(&seeds)
                 .iter()
@@ -177,13 +169,8 @@ fn command(
             format!("mesa run{options}")
         }
     };
-    let are_patterns = triggers
-        .iter()
-        .all(|trigger| matches!(trigger, TriggerName::Pattern(_)));
     let names: Vec<String> = triggers.iter().map(ToString::to_string).collect();
-    // There are 51 classes of patterns.
-    let all = are_patterns && triggers.len() == 51;
-    let list = if all {
+    let list = if are_all_patterns(triggers) {
         "all".to_owned()
     } else {
         names.join(",")

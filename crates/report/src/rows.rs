@@ -1,5 +1,7 @@
 //! Which rows belong together: networks, methods, and the repeats of one method on one network.
 
+use std::collections::BTreeMap;
+
 use mesa_record::{Row, Summary, TriggerName};
 
 use crate::metrics::{Outcome, mean, population_std};
@@ -53,6 +55,25 @@ pub(crate) fn takes(summary: &Summary, (trigger, seed): Network<'_>) -> bool {
 /// A network in a list of them.
 pub(crate) fn named((trigger, seed): Network<'_>) -> String {
     format!("{trigger} (seed {seed})")
+}
+
+/// The triggers that have the same seeds, for each set of these.
+pub(crate) fn by_seeds<'a>(all: &[Network<'a>]) -> BTreeMap<Vec<u64>, Vec<&'a TriggerName>> {
+    let mut seeds_of: BTreeMap<&TriggerName, Vec<u64>> = BTreeMap::new();
+    for (trigger, seed) in all {
+        seeds_of.entry(trigger).or_default().push(*seed);
+    }
+    let mut triggers_of: BTreeMap<Vec<u64>, Vec<&TriggerName>> = BTreeMap::new();
+    for (trigger, seeds) in seeds_of {
+        triggers_of.entry(seeds).or_default().push(trigger);
+    }
+    triggers_of
+}
+
+/// Whether triggers are the paper's black/white patterns, all 51.
+pub(crate) fn are_all_patterns(triggers: &[&TriggerName]) -> bool {
+    let mut patterns = triggers.iter();
+    triggers.len() == 51 && patterns.all(|trigger| matches!(trigger, TriggerName::Pattern(_)))
 }
 
 /// Whether triggers have several seeds, which all tables take for networks of their own.

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, presets::UTF8_FULL_CONDENSED};
 
 /// Headings of columns that hold words.
-const WORDS: [&str; 17] = [
+const WORDS: [&str; 18] = [
     "remark",
     "changed",
     "device",
@@ -16,6 +16,7 @@ const WORDS: [&str; 17] = [
     "in truth",
     "direction",
     "seeds",
+    "triggers",
     "bar",
     "reached",
     "precision",
