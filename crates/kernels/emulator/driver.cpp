@@ -45,8 +45,9 @@ struct Module {
 
 struct Function {
     const void* found;
-    void (*run)(const void*, const unsigned*, const unsigned*, void**);
+    void (*run)(const void*, const unsigned*, const unsigned*, unsigned, void**);
     std::vector<size_t> sizes;  // of the arguments, in bytes
+    unsigned most_shared = 48 << 10;
 };
 
 using Work = std::function<void()>;
@@ -150,7 +151,18 @@ int cuDeviceGetAttribute(int* value, int attribute, int)
     return SUCCESS;
 }
 
-int cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
+// How much shared memory a block may ask for, up to what a Hopper card has for one.
+int cuFuncSetAttribute(void* function, int attribute, int value)
+{
+    const int MOST_SHARED = 8;
+    if (attribute == MOST_SHARED) {
+        if (value > 227 << 10) {
+            return INVALID;
+        }
+        ((Function*)function)->most_shared = (unsigned)value;
+    }
+    return SUCCESS;
+}
 
 // What hopper.cpp reads: see cuda.h.
 int cuTensorMapEncodeTiled(
@@ -310,12 +322,15 @@ int cuModuleGetFunction(void** function, void* module, const char* name)
 
 int cuLaunchKernel(
     void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-    unsigned block_y, unsigned block_z, unsigned, void* stream, void** arguments, void**)
+    unsigned block_y, unsigned block_z, unsigned shared, void* stream, void** arguments, void**)
 {
     if (!grid_x || !grid_y || grid_z != 1 || block_z != 1 || !block_x || block_x * block_y > 1024) {
         return INVALID;
     }
     Function* known = (Function*)function;
+    if (shared > known->most_shared) {
+        return INVALID;
+    }
     std::vector<std::vector<char>> values;
     for (size_t bytes : known->sizes) {
         const char* from = (const char*)arguments[values.size()];
@@ -328,7 +343,7 @@ int cuLaunchKernel(
         for (std::vector<char>& value : values) {
             at.push_back(value.data());
         }
-        known->run(known->found, grid, block, at.data());
+        known->run(known->found, grid, block, shared, at.data());
     });
 }
 

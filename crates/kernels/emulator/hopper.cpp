@@ -1,9 +1,11 @@
 // The kernels of hopper.cu on the host, and what they ask of the card. Threads are fibers, of all
 // blocks of a cluster at once; a fiber goes on until what it waits for has come.
 //
-// Shared memory is full of values that are no numbers before a block begins, and what is to be
-// copied comes as late as it may: when the first thread waits for it. So whatever reads what nobody
-// has waited for is found out.
+// Shared memory is full of values that are no numbers before a block begins. What is done beside the
+// threads, copies and products, may be done at once or only when somebody waits for it. In every
+// other cluster copies come that late and products at once, so that whatever reads what nobody has
+// waited for is found out; in the others copies come at once and products late, their sums being no
+// numbers until then, so that whatever is copied over what is still read is found out, too.
 
 #define MESA_HOPPER
 
@@ -13,6 +15,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <ucontext.h>
 
@@ -54,12 +57,29 @@ const size_t STACK = 128 * 1024;
 const size_t MEMORY = 256 * 1024;
 const size_t MOST_BLOCKS = 2;
 
+// One of wgmma's: `width` eights of columns.
+struct Product {
+    uint64_t left, right;
+    bool left_transposed, right_transposed, add;
+    int width;
+};
+
+// Products of a thread that are not done yet, by the groups that are waited for, and their sums.
+struct Pending {
+    std::deque<std::vector<Product>> groups;
+    std::vector<Product> begun;  // those that no group has yet
+    float* target = nullptr;     // where the sums belong, once all are done
+    std::vector<float> sums;
+    bool fenced = false;
+};
+
 struct Fiber {
     ucontext_t context;
     std::vector<char> stack = std::vector<char>(STACK);
     Index block, thread;
     unsigned rank;
     bool done;
+    Pending pending;
 };
 
 // A box that was asked for.
@@ -86,7 +106,10 @@ alignas(REPEAT) unsigned char memory[MOST_BLOCKS][MEMORY];
 std::map<uint32_t, Barrier> barriers[MOST_BLOCKS];
 std::map<unsigned, Gate> gates[MOST_BLOCKS];
 Gate whole;
-unsigned cluster;  // its blocks
+unsigned cluster;        // its blocks
+unsigned shared_bytes;   // of each
+unsigned clusters_begun;
+bool copies_first;       // at once, and products late
 
 ucontext_t scheduler;
 std::vector<Fiber> fibers;
@@ -106,6 +129,9 @@ void fail(const char* what)
 void run_fiber()
 {
     running(arguments);
+    if (!current->pending.groups.empty() || !current->pending.begun.empty()) {
+        fail("products that nobody has waited for");
+    }
     current->done = true;
     moved = true;
 }
@@ -168,7 +194,14 @@ void turn_if_all_came(Barrier& barrier)
 // Where the hardware puts a piece of 16 bytes.
 uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
-void do_copy(const Copy& copy, Barrier& barrier)
+void check_inside(uint32_t end)
+{
+    if (end > shared_bytes) {
+        fail("more shared memory than was asked for");
+    }
+}
+
+void do_copy(const Copy& copy, unsigned rank, Barrier& barrier)
 {
     const uint64_t* map = copy.map.opaque;
     const unsigned char* values = (const unsigned char*)map[0];
@@ -198,17 +231,19 @@ void do_copy(const Copy& copy, Barrier& barrier)
                     if (inside) {
                         memcpy(&value, values + at, 2);
                     }
-                    memcpy(memory[current->rank] + to, &value, 2);
+                    memcpy(memory[rank] + to, &value, 2);
                 }
             }
         }
     }
+    check_inside(copy.to + 2 * (uint32_t)index);
     // Below zero until the block announces what another one has copied for it.
     barrier.bytes -= 2 * (long)index;
 }
 
 float element(uint32_t address)
 {
+    check_inside(address + 2);
     __nv_bfloat16 value;
     memcpy(&value, memory[current->rank] + address, 2);
     return __bfloat162float(value);
@@ -234,27 +269,92 @@ float operand_value(uint64_t operand, bool transposed, unsigned row, unsigned te
 }
 
 // What a thread has of a product: two rows, eight apart, and two of eight columns.
-template <int N>
-void product(
-    float (&sums)[N][4], uint64_t left, bool left_transposed, uint64_t right, bool right_transposed,
-    bool add)
+void do_product(const Product& product, float* sums)
 {
     unsigned lane = threadIdx.x % 32;
     unsigned row = threadIdx.x % 128 / 32 * 16 + lane / 4;
     float rows[2][16];
     for (unsigned k = 0; k < 16; ++k) {
-        rows[0][k] = operand_value(left, left_transposed, row, k);
-        rows[1][k] = operand_value(left, left_transposed, row + 8, k);
+        rows[0][k] = operand_value(product.left, product.left_transposed, row, k);
+        rows[1][k] = operand_value(product.left, product.left_transposed, row + 8, k);
     }
-    for (unsigned eighth = 0; eighth < N; ++eighth) {
-        for (unsigned e = 0; e < 4; ++e) {
-            unsigned column = 8 * eighth + lane % 4 * 2 + e % 2;
-            float sum = add ? sums[eighth][e] : 0.0f;
+    for (int eighth = 0; eighth < product.width; ++eighth) {
+        for (unsigned e = 0; e < 2; ++e) {
+            unsigned column = 8 * eighth + lane % 4 * 2 + e;
+            float* of_rows[] = {sums + 4 * eighth + e, sums + 4 * eighth + 2 + e};
+            float totals[] = {product.add ? *of_rows[0] : 0.0f, product.add ? *of_rows[1] : 0.0f};
             for (unsigned k = 0; k < 16; ++k) {
-                sum += rows[e / 2][k] * operand_value(right, right_transposed, column, k);
+                float value = operand_value(product.right, product.right_transposed, column, k);
+                totals[0] += rows[0][k] * value;
+                totals[1] += rows[1][k] * value;
             }
-            sums[eighth][e] = sum;
+            *of_rows[0] = totals[0];
+            *of_rows[1] = totals[1];
         }
+    }
+}
+
+void begin_product(float* sums, const Product& product)
+{
+    Pending& pending = current->pending;
+    if (!pending.fenced) {
+        fail("a product before sums are ready for it");
+    }
+    if (!copies_first) {
+        do_product(product, sums);
+        return;
+    }
+    if (!pending.target) {
+        pending.target = sums;
+        pending.sums.assign(sums, sums + 4 * product.width);
+        memset(sums, 0xff, 4 * product.width * sizeof *sums);
+    }
+    if (pending.target != sums) {
+        fail("products of two sums at a time");
+    }
+    pending.begun.push_back(product);
+}
+
+// Does all products but those of the last `more` groups; threads of a group do theirs together.
+void finish_products(size_t more)
+{
+    Pending& pending = current->pending;
+    bool all = more == 0 && pending.begun.empty();
+    if (all) {
+        pending.fenced = false;
+    }
+    if (pending.groups.size() <= more) {
+        return;
+    }
+    while (pending.groups.size() > more) {
+        for (const Product& product : pending.groups.front()) {
+            do_product(product, pending.sums.data());
+        }
+        pending.groups.pop_front();
+    }
+    if (all) {
+        for (size_t i = 0; i < pending.sums.size(); ++i) {
+            uint32_t bits;
+            memcpy(&bits, pending.target + i, sizeof bits);
+            if (bits != 0xffffffff) {
+                fail("sums that change while products add to them");
+            }
+        }
+        std::copy(pending.sums.begin(), pending.sums.end(), pending.target);
+        pending.target = nullptr;
+    }
+    meet(gates[current->rank][2000 + threadIdx.x / 128], 128);
+}
+
+void ask_for_copy(unsigned rank, const Copy& copy, uint32_t at)
+{
+    Barrier& barrier = barrier_of(rank, at);
+    if (copies_first) {
+        do_copy(copy, rank, barrier);
+        turn_if_all_came(barrier);
+        moved = true;
+    } else {
+        barrier.copies.push_back(copy);
     }
 }
 
@@ -282,6 +382,7 @@ uint32_t shared_address(const void* at)
 
 void make_barrier(uint32_t barrier, int arrivals)
 {
+    check_inside(barrier + 8);
     Barrier made;
     made.arrivals = made.missing = arrivals;
     barriers[current->rank][barrier] = made;
@@ -312,7 +413,7 @@ void await_turn(uint32_t barrier, int turn)
     Barrier& known = barrier_at(barrier);
     wait_until([&] {
         for (const Copy& copy : std::exchange(known.copies, {})) {
-            do_copy(copy, known);
+            do_copy(copy, current->rank, known);
             turn_if_all_came(known);
         }
         return known.turn % 2 != turn % 2;
@@ -328,12 +429,13 @@ uint32_t of_block(uint32_t own, int rank) { return own | (uint32_t)rank << 20; }
 
 void store_there(uint32_t at, float4 four)
 {
+    check_inside((at & 0xfffff) + sizeof four);
     memcpy(memory[at >> 20] + (at & 0xfffff), &four, sizeof four);
 }
 
 void copy_box(uint32_t to, const CUtensorMap* from, int a, int b, int c, int d, uint32_t barrier)
 {
-    barrier_at(barrier).copies.push_back({to, *from, {a, b, c, d}});
+    ask_for_copy(current->rank, {to, *from, {a, b, c, d}}, barrier);
 }
 
 void copy_box_to(
@@ -342,14 +444,14 @@ void copy_box_to(
 {
     for (unsigned rank = 0; rank < cluster; ++rank) {
         if (blocks >> rank & 1) {
-            barrier_of(rank, barrier).copies.push_back({to, *from, {a, b, c, d}});
+            ask_for_copy(rank, {to, *from, {a, b, c, d}}, barrier);
         }
     }
 }
 
 void copy_tap(uint32_t to, const CUtensorMap* weights, int channel, int tap, uint32_t barrier)
 {
-    barrier_at(barrier).copies.push_back({to, *weights, {channel, tap, 0, 0}});
+    ask_for_copy(current->rank, {to, *weights, {channel, tap, 0, 0}}, barrier);
 }
 
 uint64_t operand(uint32_t address)
@@ -369,20 +471,28 @@ uint64_t plain_operand(uint32_t address, int inner, int outer)
     return (uint64_t)(address >> 4) | (uint64_t)(inner >> 4) << 16 | (uint64_t)(outer >> 4) << 32;
 }
 
-void begin_products() {}
-void end_products() {}
-template <int MORE> void await_products() {}
+void begin_products() { current->pending.fenced = true; }
+
+void end_products()
+{
+    Pending& pending = current->pending;
+    if (copies_first) {
+        pending.groups.push_back(std::exchange(pending.begun, {}));
+    }
+}
+
+template <int MORE> void await_products() { finish_products(MORE); }
 
 template <bool TRANSPOSED, int N>
 void multiply(float (&sums)[N][4], uint64_t left, uint64_t right, bool add)
 {
-    product(sums, left, TRANSPOSED, right, false, add);
+    begin_product(sums[0], {left, right, TRANSPOSED, false, add, N});
 }
 
 template <int N>
 void multiply_transposed(float (&sums)[N][4], uint64_t left, uint64_t right)
 {
-    product(sums, left, true, right, true, true);
+    begin_product(sums[0], {left, right, true, true, true, N});
 }
 
 void store_transposed(uint32_t row, const uint32_t (&pairs)[2])
@@ -466,6 +576,7 @@ void run_cluster(unsigned blocks, Index first)
         fibers.resize(blocks * threads);
     }
     memset(memory, 0xff, sizeof memory);
+    copies_first = clusters_begun++ % 2;
     for (unsigned rank = 0; rank < blocks; ++rank) {
         barriers[rank].clear();
         gates[rank].clear();
@@ -476,6 +587,7 @@ void run_cluster(unsigned blocks, Index first)
         Fiber& fiber = fibers[i];
         unsigned thread = i % threads;
         fiber.done = false;
+        fiber.pending = {};
         fiber.rank = i / threads;
         fiber.block = {first.x + fiber.rank, first.y, 0};
         fiber.thread = {thread % blockDim.x, thread / blockDim.x, 0};
@@ -500,19 +612,28 @@ void run_cluster(unsigned blocks, Index first)
             fail("all threads of a block wait");
         }
     }
+    for (unsigned rank = 0; rank < blocks; ++rank) {
+        unsigned char* behind = memory[rank] + shared_bytes;
+        auto untouched = [](unsigned char byte) { return byte == 0xff; };
+        if (!std::all_of(behind, memory[rank] + MEMORY, untouched)) {
+            fail("something was written behind a block's shared memory");
+        }
+    }
 }
 
 }  // namespace
 
 extern "C" const void* find_kernel(const char* name) { return find_entry(entries, name); }
 
-extern "C" void run_kernel(const void* found, const unsigned* grid, const unsigned* block, void** at)
+extern "C" void run_kernel(
+    const void* found, const unsigned* grid, const unsigned* block, unsigned shared, void** at)
 {
     const Entry* entry = (const Entry*)found;
     running = entry->invoke;
     arguments = at;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
+    shared_bytes = shared;
     if (grid[0] % entry->how != 0) {
         fail("a grid of incomplete clusters");
     }

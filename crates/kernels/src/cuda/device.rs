@@ -134,7 +134,7 @@ impl CudaDevice {
     }
 
     /// Its number, from 0 on.
-    pub(crate) fn ordinal(&self) -> usize {
+    pub fn ordinal(&self) -> usize {
         self.inner.ordinal
     }
 

@@ -96,7 +96,7 @@ pub(super) fn recordings(
         }
     }
     let mut compare = |name: &str, result: &[f32], expected: &[f64], bar: f64| {
-        found.push(Comparison::new(name, precision, result, expected, bar));
+        found.push(Comparison::of_each(name, precision, result, expected, bar));
     };
     let bar = tolerance(Precision::F32);
     compare(

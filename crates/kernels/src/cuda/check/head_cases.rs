@@ -159,7 +159,7 @@ pub(super) fn head(
 
     let mut compare = |name: &str, result: &[f32], expected: &[f64], precision: Precision| {
         let bar = tolerance(precision);
-        found.push(Comparison::new(name, precision, result, expected, bar));
+        found.push(Comparison::of_each(name, precision, result, expected, bar));
     };
     // Everything but the feature maps' gradient is f32, whatever the feature maps are.
     let exact = Precision::F32;

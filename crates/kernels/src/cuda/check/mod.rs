@@ -26,14 +26,14 @@ pub struct Comparison {
     pub name: String,
     /// In what the device computed.
     pub precision: Precision,
-    /// ‖found − expected‖ / ‖expected‖, Euclidean.
+    /// ‖found − expected‖ / ‖expected‖, Euclidean; or more, where single values were compared, too.
     pub error: f64,
     /// The largest error that passes.
     pub tolerance: f64,
 }
 
 impl Comparison {
-    /// Compares what a device found with what was expected.
+    /// Compares what a device found with what was expected, as a whole.
     pub fn new(
         name: impl Into<String>,
         precision: Precision,
@@ -46,6 +46,23 @@ impl Comparison {
             precision,
             error: relative_error(found, expected),
             tolerance,
+        }
+    }
+
+    /// The same, and every value: none may be off by more than eight times the tolerance, in root
+    /// mean squares of what was expected. So one wrong pixel is seen among many right ones. Only where
+    /// both sides open the same gates: one that rounding opens changes single values wholly.
+    pub fn of_each(
+        name: impl Into<String>,
+        precision: Precision,
+        found: &[f32],
+        expected: &[f64],
+        tolerance: f64,
+    ) -> Self {
+        let whole = Self::new(name, precision, found, expected, tolerance);
+        Self {
+            error: whole.error.max(largest_error(found, expected) / SINGLE),
+            ..whole
         }
     }
 
@@ -64,6 +81,10 @@ impl Comparison {
         self.error <= self.tolerance
     }
 }
+
+/// By how much more than all together a single value may be off. What rounding does to the largest of
+/// many values, some five root mean squares, is below that by far.
+const SINGLE: f64 = 8.0;
 
 /// The largest error of one kernel. f32: sums of a few thousand products, each rounded to 6e-8,
 /// in any order. TF32 rounds factors to 10 bits (5e-4 each), bf16 results to 7 (2e-3 to 4e-3).
@@ -88,6 +109,22 @@ pub fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
         return 0.0;
     }
     (difference / size).sqrt()
+}
+
+/// max |found − expected| / √(mean of expected²); infinite as [`relative_error`] is.
+fn largest_error(found: &[f32], expected: &[f64]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let pairs = found.iter().zip(expected);
+    let differences = pairs.map(|(a, b)| (f64::from(*a) - b).abs());
+    // Not `max`, which leaves out what is no number.
+    let largest = differences.fold(0.0, |most, one| if one <= most { most } else { one });
+    if largest == 0.0 {
+        return 0.0;
+    }
+    let square = expected.iter().map(|b| b * b).sum::<f64>() / expected.len() as f64;
+    largest / square.sqrt()
 }
 
 /// A group of comparisons.
@@ -158,6 +195,25 @@ mod tests {
         assert!(!compared(&[f32::INFINITY], &[1.0]));
         assert!(!compared(&[1e-9], &[0.0]));
         assert!(!compared(&[1.0, 0.0], &[1.0]));
+    }
+
+    #[test]
+    fn one_wrong_value_among_many_is_seen() {
+        let expected = vec![1.0; 1_000_000];
+        let mut found = vec![1.0; 1_000_000];
+        found[77] = 0.0;
+        let compared =
+            |found: &[f32]| Comparison::of_each("it", Precision::Bf16, found, &expected, 2e-2);
+        assert!(!compared(&found).passed());
+        assert!(Comparison::new("it", Precision::Bf16, &found, &expected, 2e-2).passed());
+        found[77] = 1.0 + 0.9 * SINGLE as f32 * 2e-2;
+        assert!(compared(&found).passed());
+        for wrong in [f32::NAN, f32::INFINITY] {
+            found[77] = wrong;
+            assert!(!compared(&found).passed());
+        }
+        assert!(!compared(&[1.0]).passed());
+        assert_eq!(compared(&vec![1.0; 1_000_000]).error, 0.0);
     }
 
     #[test]

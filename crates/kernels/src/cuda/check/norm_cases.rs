@@ -106,7 +106,7 @@ pub(super) fn training(
         ("running variances", CHANNELS..2 * CHANNELS),
     ] {
         let (result, expected) = (&result[part.clone()], &expected[part]);
-        found.push(Comparison::new(name, precision, result, expected, bar));
+        found.push(Comparison::of_each(name, precision, result, expected, bar));
     }
 
     let of_other = moments(&other.y.read()?, CHANNELS);
@@ -122,7 +122,7 @@ pub(super) fn training(
     let gate = output.read()?;
     let bar = tolerance(precision);
     let name = "normalize + normalized residual + ReLU";
-    found.push(Comparison::new(name, precision, &gate, &expected, bar));
+    found.push(Comparison::of_each(name, precision, &gate, &expected, bar));
     backward(device, &mut layer, &gate, (&mean, &variance), found)
 }
 
@@ -194,7 +194,7 @@ fn backward(
             bar,
         ),
     ] {
-        found.push(Comparison::new(name, precision, &result, expected, bar));
+        found.push(Comparison::of_each(name, precision, &result, expected, bar));
     }
     Ok(())
 }
@@ -236,7 +236,7 @@ pub(super) fn gates(
             ("of a layer", of_y, &expected.of_y),
         ] {
             let (name, bar) = (format!("{name}: gradient {part}"), tolerance(precision));
-            found.push(Comparison::new(name, precision, result, expected, bar));
+            found.push(Comparison::of_each(name, precision, result, expected, bar));
         }
     }
     Ok(())
@@ -254,7 +254,7 @@ pub(super) fn skip(
     let expected: Vec<f64> = expected.map(|(a, b)| a + b).collect();
     device.add(&more, &mut sum)?;
     let (result, bar) = (sum.read()?, tolerance(precision));
-    found.push(Comparison::new(
+    found.push(Comparison::of_each(
         "skip, added",
         precision,
         &result,
@@ -339,7 +339,7 @@ pub(super) fn fixed(
     let gate = output.read()?;
     let bar = tolerance(precision);
     let name = "fixed statistics + residual + ReLU";
-    found.push(Comparison::new(name, precision, &gate, &expected, bar));
+    found.push(Comparison::of_each(name, precision, &gate, &expected, bar));
 
     let gradient = noise(72, ROWS * CHANNELS);
     let mut gradient = Values::from_slice(device, &gradient, precision)?;
@@ -370,7 +370,7 @@ pub(super) fn fixed(
             &gated,
         ),
     ] {
-        found.push(Comparison::new(name, precision, &result, expected, bar));
+        found.push(Comparison::of_each(name, precision, &result, expected, bar));
     }
     Ok(())
 }

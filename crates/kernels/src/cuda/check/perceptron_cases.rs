@@ -34,7 +34,7 @@ pub(super) fn perceptrons(
 
 fn compare(found: &mut Vec<Comparison>, name: &str, result: &[f32], expected: &[f64]) {
     let (precision, bar) = (Precision::F32, tolerance(Precision::F32));
-    found.push(Comparison::new(name, precision, result, expected, bar));
+    found.push(Comparison::of_each(name, precision, result, expected, bar));
 }
 
 fn leaky(x: f64) -> f64 {

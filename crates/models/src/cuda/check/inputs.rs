@@ -9,7 +9,7 @@ use crate::Result;
 use crate::cuda::DeviceBatch;
 use crate::graph::{COLORS, IMAGE_SIDE};
 
-/// Images of a batch, and all of them: batches overlap, and no two of them are the same.
+/// Images of a batch, mostly, and all of them: batches overlap, and no two of them are the same.
 pub(super) const BATCH: usize = 16;
 pub(super) const IMAGES: usize = 24;
 pub(super) const CLASSES: usize = 10;
@@ -17,6 +17,7 @@ pub(super) const TRIGGER: (usize, usize) = (3, 3);
 
 /// The same images on both sides.
 pub(super) struct Inputs {
+    pub(super) batch: usize,
     bytes: Vec<u8>,
     patches: Vec<f32>,
     plans: Vec<ImagePlan>,
@@ -27,8 +28,8 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// The images with triggers drawn by `seed`; all else is the same for any.
-    pub(super) fn new(seed: u32) -> Result<Self> {
+    /// The images, in batches of `batch`, with triggers drawn by `seed`; all else is the same for any.
+    pub(super) fn new(seed: u32, batch: usize) -> Result<Self> {
         let plane = IMAGE_SIDE * IMAGE_SIDE;
         // Images whose class shows in their shade: those of noise alone are alike, and gradients
         // that cancel say little of the kernels.
@@ -65,6 +66,7 @@ impl Inputs {
         let labels: Vec<u32> = plans.iter().map(|plan| plan.label as u32).collect();
         let shape = (IMAGES, COLORS, IMAGE_SIDE, IMAGE_SIDE);
         Ok(Self {
+            batch,
             bytes,
             patches,
             plans,
@@ -83,24 +85,30 @@ impl Inputs {
 
     /// The images of the batch from number `first` on.
     pub(super) fn images(&self, first: usize) -> Result<Tensor> {
-        Ok(self.images.narrow(0, first, BATCH)?.contiguous()?)
+        Ok(self.images.narrow(0, first, self.batch)?.contiguous()?)
     }
 
     /// Their labels.
     pub(super) fn labels(&self, first: usize) -> Result<Tensor> {
-        Ok(self.labels.narrow(0, first, BATCH)?.contiguous()?)
+        Ok(self.labels.narrow(0, first, self.batch)?.contiguous()?)
     }
 
     /// Where their triggers are.
     pub(super) fn places(&self, first: usize) -> &[(usize, usize)] {
-        &self.places[first..][..BATCH]
+        &self.places[first..][..self.batch]
     }
 
     pub(super) fn on(&self, device: &CudaDevice) -> Result<OnDevice> {
+        self.repeated(device, IMAGES)
+    }
+
+    /// A batch of `count` images can begin at number 0: they come again and again.
+    pub(super) fn repeated(&self, device: &CudaDevice, count: usize) -> Result<OnDevice> {
+        let plans: Vec<ImagePlan> = self.plans.iter().cycle().take(count).copied().collect();
         Ok(OnDevice {
             images: DeviceImages::new(device, &self.bytes, self.limits.size)?,
             triggers: DeviceTriggers::new(device, &self.patches, TRIGGER, None, 1.0)?,
-            plans: DevicePlans::new(device, &self.plans, self.limits)?,
+            plans: DevicePlans::new(device, &plans, self.limits)?,
         })
     }
 }
@@ -137,7 +145,7 @@ mod tests {
 
     #[test]
     fn plans_and_images_are_the_same_inputs() {
-        let inputs = Inputs::new(2).unwrap();
+        let inputs = Inputs::new(2, BATCH).unwrap();
         let pixels = host_values(&inputs.images).unwrap();
         let (first, stamp) = (3 * COLORS * 1024, inputs.plans[3].stamp.unwrap());
         let stamped = pixels[first + stamp.row * IMAGE_SIDE + stamp.column];

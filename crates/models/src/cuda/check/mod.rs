@@ -34,6 +34,12 @@ const OTHER: u32 = 7;
 const MOMENTUM: f64 = 0.9;
 const WEIGHT_DECAY: f64 = 5e-2;
 
+/// Images of a step of full width where that has to be quick.
+const FEW: usize = 4;
+/// Images of a batch, and steps, of networks that are trained at once.
+const MANY: usize = 128;
+const MANY_STEPS: usize = 12;
+
 /// Steps of training: their first plan, learning rate and label smoothing. The first one is
 /// computed launch by launch, the second one recorded, the others replay that: what a recording has
 /// of the step that it was made from is wrong for the next one.
@@ -66,8 +72,18 @@ fn tolerances(precision: Precision) -> (f64, f64) {
     }
 }
 
-/// Compares training, evaluation and gradients of triggers of small networks, in every precision; and,
-/// unless it is to be `quick`, of networks of width 64 in bf16.
+/// The largest error of a single tensor's gradient. It is larger than that of all together, because a gate
+/// that opens wrongly is much of a small one; one that is missing, or another's, is off by 1 or more.
+fn tensor_tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 1e-1,
+        Precision::Tf32 => 6e-1,
+        Precision::Bf16 => 9e-1,
+    }
+}
+
+/// Compares training, evaluation and gradients of triggers of small networks, in every precision; and
+/// of networks of width 64 in bf16, of which a `quick` check computes one step each, of few images.
 ///
 /// What cannot be computed is a comparison that has not [passed](Comparison::passed), and the others
 /// go on.
@@ -76,7 +92,7 @@ fn tolerances(precision: Precision) -> (f64, f64) {
 ///
 /// [`crate::Error`] if the inputs cannot be made, on the host or on the device.
 pub fn check_steps(device: &CudaDevice, quick: bool) -> Result<Vec<Comparison>> {
-    let inputs = Inputs::new(2)?;
+    let inputs = Inputs::new(2, BATCH)?;
     let mut on_device = inputs.on(device)?;
     let mut found = Vec::new();
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
@@ -85,12 +101,25 @@ pub fn check_steps(device: &CudaDevice, quick: bool) -> Result<Vec<Comparison>> 
             deterministic: true,
         };
         let failed = |name: &str, error| Comparison::failed(name, precision, &error);
-        let full = !quick && precision == Precision::Bf16;
-        let full = if full { &FULL_WIDTH[..] } else { &[] };
-        for &(of, kind, width) in KINDS.iter().chain(full) {
+        let full = if precision == Precision::Bf16 {
+            &FULL_WIDTH[..]
+        } else {
+            &[]
+        };
+        if quick {
+            for &(of, kind, width) in full {
+                let result = one_step((device, settings, of), start(kind, width)?, &mut found);
+                let error = result.err();
+                found.extend(error.map(|error| failed(&format!("{of}one step"), error)));
+            }
+        }
+        let whole = if quick { &[] } else { full };
+        for &(of, kind, width) in KINDS.iter().chain(whole) {
             let start = start(kind, width)?;
             let on = (device, settings, of);
-            let trained = match training(on, start.clone(), &inputs, &on_device, &mut found) {
+            let steps = &STEPS[..];
+            let both = (&inputs, &on_device);
+            let trained = match training(on, start.clone(), steps, both, &mut found) {
                 Ok(trained) => trained,
                 Err(error) => {
                     found.push(failed(&format!("{of}training"), error));
@@ -109,6 +138,10 @@ pub fn check_steps(device: &CudaDevice, quick: bool) -> Result<Vec<Comparison>> 
             device: device.clone(),
             settings,
         };
+        if !quick && precision == Precision::Bf16 {
+            let result = at_once(device, settings, &mut found);
+            found.extend(result.err().map(|error| failed("networks at once", error)));
+        }
         let result = runs::check(&gpu, &mut found);
         found.extend(result.err().map(|error| failed("runs", error)));
         // They are f32 whatever the classifier is.
@@ -138,15 +171,15 @@ fn start(kind: &str, width: usize) -> Result<Network> {
 fn training(
     (device, settings, of): (&CudaDevice, CudaSettings, &str),
     mut expected: Network,
-    inputs: &Inputs,
-    on_device: &OnDevice,
+    steps: &[(usize, f64, f64)],
+    (inputs, on_device): (&Inputs, &OnDevice),
     found: &mut Vec<Comparison>,
 ) -> Result<Network> {
     let mut sgd = Sgd::new(MOMENTUM, WEIGHT_DECAY);
-    let mut network = CudaNetwork::new(device, &expected, settings, BATCH, [0.0; COLORS])?;
+    let mut network = CudaNetwork::new(device, &expected, settings, inputs.batch, [0.0; COLORS])?;
     let (forward, backward) = tolerances(settings.precision);
-    let mut pairs = Pairs::default();
-    for (first, learning_rate, label_smoothing) in STEPS {
+    let (mut pairs, mut tensors) = (Pairs::default(), Pairs::default());
+    for &(first, learning_rate, label_smoothing) in steps {
         network.load_state(&expected.state()?, &sgd.state(&expected)?)?;
         let before = (network.state()?, network.velocity_state()?);
         let step = StepSettings {
@@ -163,10 +196,19 @@ fn training(
         let result = network.take_loss()?.loss;
         pairs.add("loss", forward, &[result as f32], &[loss as f32]);
         let (after, gradients) = (network.state()?, network.gradient_state()?);
-        for (name, wanted) in [("all gradients", ""), ("first layer's gradient", "conv1")] {
-            let of = |name: &str| name.starts_with(wanted);
-            let expected = flat(&expected.gradient_state()?, of)?;
-            pairs.add(name, backward, &flat(&gradients, of)?, &expected);
+        let wanted = expected.gradient_state()?;
+        let all = flat(&wanted, |_| true)?;
+        pairs.add(
+            "all gradients",
+            backward,
+            &flat(&gradients, |_| true)?,
+            &all,
+        );
+        for (name, tensor) in &gradients {
+            let wanted = wanted.iter().find(|(known, _)| *known == name);
+            let wanted = wanted.map_or_else(|| Ok(Vec::new()), |(_, one)| host_values(one))?;
+            let bar = tensor_tolerance(settings.precision);
+            tensors.add(name, bar, &host_values(tensor)?, &wanted);
         }
         let statistics = |name: &str| name.contains("running");
         let running = flat(&expected.state()?, statistics)?;
@@ -181,8 +223,93 @@ fn training(
     }
     let name = format!("{of}training");
     pairs.compare(&name, settings.precision, found);
-    recorded(device, &name, network.recorded(), 1, settings, found);
+    found.extend(tensors.worst(&format!("{name}: gradient of"), settings.precision));
+    if steps.len() > 1 {
+        recorded(device, &name, network.recorded(), 1, settings, found);
+    }
     Ok(expected)
+}
+
+/// One step of a network and one gradient of triggers, of few images: that takes an emulated GPU a minute
+/// at full width, where some cards have kernels of their own.
+fn one_step(
+    on: (&CudaDevice, CudaSettings, &str),
+    start: Network,
+    found: &mut Vec<Comparison>,
+) -> Result<()> {
+    let (device, settings, of) = on;
+    let inputs = Inputs::new(2, FEW)?;
+    let on_device = inputs.on(device)?;
+    let trained = training(on, start, &STEPS[..1], (&inputs, &on_device), found)?;
+    let (forward, backward) = tolerances(settings.precision);
+    let mut network = CudaFrozen::new(device, &trained, settings)?;
+    let wanted = TargetGradient::LogProbability;
+    let images = inputs.images(0)?;
+    let (chances, gradient) =
+        (trained.freeze()?).target_gradient(&images, TARGET, inputs.places(0), TRIGGER, wanted)?;
+    let result = network.trigger_gradient(on_device.batch(0), FEW, TARGET, wanted)?;
+    let mut pairs = Pairs::default();
+    let found_chances = result.probabilities.read()?;
+    pairs.add("probabilities", forward, &found_chances, &chances);
+    let values = result.gradients.read()?;
+    pairs.add(
+        "gradient of ln p",
+        backward,
+        &values,
+        &host_values(&gradient)?,
+    );
+    pairs.compare(&format!("{of}triggers"), settings.precision, found);
+    Ok(())
+}
+
+/// Networks of full width that several threads train at once have to end with the bits of one that is
+/// trained alone: blocks of different networks lie on one multiprocessor, and what one forgets to wait
+/// for shows beside others.
+fn at_once(device: &CudaDevice, settings: CudaSettings, found: &mut Vec<Comparison>) -> Result<()> {
+    let (of, kind, width) = FULL_WIDTH[0];
+    let trained = || -> Result<Vec<f32>> {
+        let device = CudaDevice::open(device.ordinal())?;
+        let on_device = Inputs::new(2, BATCH)?.repeated(&device, MANY)?;
+        let start = start(kind, width)?;
+        let mut network = CudaNetwork::new(&device, &start, settings, MANY, [0.0; COLORS])?;
+        let step = StepSettings {
+            learning_rate: 0.01,
+            momentum: MOMENTUM,
+            weight_decay: WEIGHT_DECAY,
+            label_smoothing: 0.1,
+        };
+        for _ in 0..MANY_STEPS {
+            network.step(on_device.batch(0), &step)?;
+        }
+        let mut frozen = network.freeze()?;
+        let gradients = frozen.trigger_gradient(
+            on_device.batch(0),
+            MANY,
+            TARGET,
+            TargetGradient::LogProbability,
+        )?;
+        let mut numbers = flat(&network.state()?, |_| true)?;
+        numbers.extend(gradients.gradients.read()?);
+        Ok(numbers)
+    };
+    let alone = wide(&trained()?);
+    let together: Vec<Result<Vec<f32>>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(trained)).collect();
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined
+            .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    for (number, one) in together.into_iter().enumerate() {
+        found.push(Comparison::new(
+            format!("{of}four networks at once, number {number}: the bits of one alone"),
+            settings.precision,
+            &one?,
+            &alone,
+            0.0,
+        ));
+    }
+    Ok(())
 }
 
 /// Weights and velocities after an update, by the equations of [`Sgd`].
@@ -271,7 +398,7 @@ fn frozen(
         (3, TARGET, false, 4),
         (5, OTHER, true, 3),
     ] {
-        let inputs = Inputs::new(seed)?;
+        let inputs = Inputs::new(seed, BATCH)?;
         on_device.write_triggers(&inputs)?;
         let (images, places) = (inputs.images(first)?, inputs.places(first));
         let (chances, gradient) = expected.target_gradient(
@@ -335,7 +462,7 @@ fn replayed(
     on_device: &OnDevice,
     found: &mut Vec<Comparison>,
 ) -> Result<()> {
-    let other = Inputs::new(5)?.on(device)?;
+    let other = Inputs::new(5, BATCH)?.on(device)?;
     let run = |recording: bool| -> Result<Vec<f32>> {
         device.set_recording(recording);
         let mut network = CudaNetwork::new(
@@ -395,18 +522,18 @@ struct Pairs {
 }
 
 struct Pair {
-    name: &'static str,
+    name: String,
     tolerance: f64,
     found: Vec<f32>,
     expected: Vec<f64>,
 }
 
 impl Pairs {
-    fn add(&mut self, name: &'static str, tolerance: f64, found: &[f32], expected: &[f32]) {
+    fn add(&mut self, name: &str, tolerance: f64, found: &[f32], expected: &[f32]) {
         self.add_wide(name, tolerance, found, wide(expected));
     }
 
-    fn add_wide(&mut self, name: &'static str, tolerance: f64, found: &[f32], expected: Vec<f64>) {
+    fn add_wide(&mut self, name: &str, tolerance: f64, found: &[f32], expected: Vec<f64>) {
         let known = self.all.iter_mut().find(|pair| pair.name == name);
         if let Some(pair) = known {
             pair.found.extend(found);
@@ -414,24 +541,35 @@ impl Pairs {
             return;
         }
         self.all.push(Pair {
-            name,
+            name: name.to_owned(),
             tolerance,
             found: found.to_vec(),
             expected,
         });
     }
 
-    /// Notes a comparison of each quantity, over all steps.
-    fn compare(self, of: &str, precision: Precision, noted: &mut Vec<Comparison>) {
-        for pair in self.all {
-            noted.push(Comparison::new(
-                format!("{of}: {}", pair.name),
+    /// A comparison of each quantity, over all steps.
+    fn compared(self, of: &str, precision: Precision) -> impl Iterator<Item = Comparison> {
+        self.all.into_iter().map(move |pair| {
+            Comparison::new(
+                format!("{of} {}", pair.name),
                 precision,
                 &pair.found,
                 &pair.expected,
                 pair.tolerance,
-            ));
-        }
+            )
+        })
+    }
+
+    /// Notes them all.
+    fn compare(self, of: &str, precision: Precision, noted: &mut Vec<Comparison>) {
+        noted.extend(self.compared(&format!("{of}:"), precision));
+    }
+
+    /// The one that is furthest off.
+    fn worst(self, of: &str, precision: Precision) -> Option<Comparison> {
+        let all = self.compared(of, precision);
+        all.max_by(|a, b| a.error.total_cmp(&b.error))
     }
 }
 
@@ -480,6 +618,16 @@ mod tests {
             passed,
             [("training: loss", false), ("training: logits", true)]
         );
+    }
+
+    #[test]
+    fn one_wrong_tensor_is_not_lost_among_the_others() {
+        let mut pairs = Pairs::default();
+        pairs.add("conv1", 1e-2, &[1e3], &[1e3]);
+        pairs.add("bn1.bias", 1e-2, &[1e-3], &[2e-3]);
+        let worst = pairs.worst("gradient of", Precision::F32).unwrap();
+        assert_eq!(worst.name, "gradient of bn1.bias");
+        assert!(!worst.passed());
     }
 
     #[test]
