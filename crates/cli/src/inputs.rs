@@ -427,10 +427,11 @@ impl Loaded {
         Ok(data)
     }
 
-    /// Warns where nothing but a guess says how images are normalized, and the guess seems wrong.
-    pub(crate) fn check_normalization(&self, data: &Dataset) -> Result<()> {
+    /// Warns where nothing but a guess says how images are normalized, and the guess seems wrong, by what
+    /// the network makes of the first of `images`.
+    pub(crate) fn check_normalization(&self, images: &Images) -> Result<()> {
         if self.normalization_from != NormalizationSource::File {
-            let images = first(&data.test, CHECKED_IMAGES);
+            let images = first(images, CHECKED_IMAGES);
             let found = stages::evaluate(&self.network.freeze()?, &images, None, 0)?;
             self.warn_near_chance(found.clean_accuracy);
             self.warn_of_normalization(&images, found.clean_accuracy)?;

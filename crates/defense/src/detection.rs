@@ -80,14 +80,14 @@ impl DetectionRule {
     }
 
     /// Whether a class has to be modeled again in the place where its samples work best: standing
-    /// anywhere they do not reach β on the whole, in that place they turn half of the share that is asked
-    /// for.
+    /// anywhere they reach neither β on the whole nor the share that is asked for, in that place they turn
+    /// half of that share.
     ///
     /// A backdoor that works in some places only has no trigger that works in all of them, and MESA's
     /// samples are the best compromise. What they do in one place tells it from a class that patches
     /// hardly reach.
     pub fn asks_for_place(&self, beta: f64, sample_asr: f64, in_best_place: f64) -> bool {
-        sample_asr < beta && in_best_place >= self.sample_asr / 2.0
+        sample_asr < beta.max(self.sample_asr) && in_best_place >= self.sample_asr / 2.0
     }
 
     /// Whether a class counts as attacked by what patches do that were modeled in its best place. There they
@@ -235,6 +235,10 @@ mod tests {
         assert!(!rule.asks_for_place(0.9, 0.15, 0.24));
         assert!(!rule.asks_for_place(0.9, 0.9, 1.0), "it works anywhere");
         assert!(rule.asks_for_place(0.9, 0.89, 1.0));
+        assert!(
+            rule.asks_for_place(0.3, 0.4, 1.0),
+            "above β, and too little"
+        );
         assert!(rule.is_met_in_place(0.9, 0.5, Some(3.5)));
         assert!(!rule.is_met_in_place(0.9, 0.49, Some(9.0)), "a weak spot");
         assert!(!rule.is_met_in_place(0.49, 1.0, Some(9.0)));

@@ -46,6 +46,11 @@ pub enum Error {
         /// The attacked class.
         target_class: u32,
     },
+    /// A classifier's answer that means nothing.
+    #[error(
+        "the network's scores of an image are no numbers: it has diverged, or its file is damaged"
+    )]
+    NoScores,
     /// Figures were asked for before all samples were tested.
     #[error("only {done} of {batches} batches of samples are tested")]
     Unfinished {

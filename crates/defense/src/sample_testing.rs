@@ -227,7 +227,7 @@ impl SampleTesting {
         let recipe = stamp_at(&places, (images, &indices), &patches, self.size);
         let rows = logits(pool, &recipe)?;
         for ((visit, row), place) in visits.zip(&rows).zip(places) {
-            let (probability, is_target) = target_of(row, self.test.target_class as usize);
+            let (probability, is_target) = target_of(row, self.test.target_class as usize)?;
             self.progress.probabilities[sample_of(visit)] += probability;
             self.progress.fooled += usize::from(is_target);
             if let Some(by_place) = &mut self.progress.by_place {
@@ -272,7 +272,10 @@ fn pixels_of(flat: &[f32], samples: usize, sample: usize) -> &[f32] {
 }
 
 /// Softmax probability of the target class, and whether it is the prediction.
-fn target_of(logits: &[f32], target_class: usize) -> (f64, bool) {
+fn target_of(logits: &[f32], target_class: usize) -> Result<(f64, bool)> {
+    if logits.iter().any(|logit| !logit.is_finite()) {
+        return Err(Error::NoScores);
+    }
     let mut best = 0;
     for (class, logit) in logits.iter().enumerate() {
         if *logit > logits[best] {
@@ -285,7 +288,7 @@ fn target_of(logits: &[f32], target_class: usize) -> (f64, bool) {
         .map(|logit| (f64::from(*logit) - largest).exp())
         .sum();
     let target = (f64::from(logits[target_class]) - largest).exp();
-    (target / total, best == target_class)
+    Ok((target / total, best == target_class))
 }
 
 #[cfg(test)]

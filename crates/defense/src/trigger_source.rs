@@ -75,6 +75,11 @@ impl Ensemble {
         }
     }
 
+    /// After how many epochs the first sub-model has its turn again.
+    pub fn turns(&self) -> usize {
+        self.0.len()
+    }
+
     /// The sub-model whose turn an epoch is, and its places.
     fn turn(&self, epoch: usize) -> &(SubModel, Option<Placement>) {
         &self.0[epoch % self.0.len()]

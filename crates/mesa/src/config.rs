@@ -96,8 +96,10 @@ impl MesaConfig {
     ///
     /// [`Error::Config`] names the first that is not.
     pub fn validate(&self) -> Result<()> {
-        for beta in &self.betas {
+        for (i, beta) in self.betas.iter().enumerate() {
             require("beta", *beta, *beta > 0.0 && *beta < 1.0, "between 0 and 1")?;
+            let is_new = !self.betas[..i].contains(beta);
+            require("betas", *beta, is_new, "there once only")?;
         }
         let finite = |value: f64| value.is_finite() && value >= 0.0;
         require(

@@ -18,7 +18,7 @@ pub enum Error {
     /// The testing function failed.
     #[error("failed to evaluate the testing function")]
     Testing(#[source] BoxError),
-    /// The testing function answered with tensors of other shapes than agreed.
+    /// The testing function answered with tensors of other shapes than agreed, or with what is no number.
     #[error("the testing function returned {found}, expected {expected}")]
     Observations {
         /// Shapes asked for.

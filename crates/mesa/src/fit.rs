@@ -183,6 +183,7 @@ impl SubModelFit {
         self.require_finite(hinge.loss - self.config.alpha * information_nats)?;
         let information = self.statistics.trigger_gradient(&information.backward()?)?;
         let gradient = objective_gradient(&hinge.gradient, &information, self.config.alpha)?;
+        self.require_finite(f64::from(gradient.sum_all()?.to_scalar::<f32>()?))?;
         self.generator.step(&gradient)?;
         Ok(StepReport {
             hinge: hinge.loss,

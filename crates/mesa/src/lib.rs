@@ -14,10 +14,10 @@
 //! | draw triggers, save and load | [`SubModel`] |
 //! | measure how widely it spreads | [`entropy_of`], [`EntropyMeasurement`] to stop and resume; in few dimensions [`nearest_neighbor_entropy`] |
 //! | measure information between anything | [`measure_information`], [`PairSource`] |
-//! | weigh and mix | [`mixture_weights`], [`Staircase`] |
+//! | weigh and mix (Algorithm 1) | [`Staircase::weighed`], [`mixture_weights`] |
 //! | look at the parts | [`hinge_loss`], [`mutual_information`], [`statistics_loss`] |
 //!
-//! The crate knows no classifier and no images: `examples/known_distribution.rs` runs it on a
+//! The crate knows no classifier and no images: `examples/known_distribution` runs it on a
 //! function whose level sets are known.
 
 mod config;

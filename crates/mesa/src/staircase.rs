@@ -4,7 +4,7 @@ use candle::Tensor;
 use rand::Rng;
 use rand::distr::{Distribution, weighted::WeightedIndex};
 
-use crate::{Error, Result, SubModel};
+use crate::{EntropyEstimate, Error, Result, SubModel};
 
 /// Weights γ of the sub-models in the staircase, in the order in which they were given.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,7 +141,7 @@ impl Staircase {
     /// # Errors
     ///
     /// [`Error::Mixture`] if there is not one weight for each of at least one sub-model;
-    /// [`Error::Config`] if the weights are negative or all zero.
+    /// [`Error::Config`] if the weights are negative or all zero, or triggers have several shapes.
     pub fn new(sub_models: Vec<SubModel>, weights: &[f64]) -> Result<Self> {
         if sub_models.is_empty() || sub_models.len() != weights.len() {
             return Err(Error::Mixture {
@@ -149,12 +149,71 @@ impl Staircase {
                 others: weights.len(),
             });
         }
+        let shape = |sub_model: &SubModel| sub_model.info().sizes.trigger_shape;
+        for sub_model in &sub_models {
+            let (own, first) = (shape(sub_model), shape(&sub_models[0]));
+            let is_same = "the shape of the other sub-models";
+            crate::config::require("trigger_shape", format!("{own:?}"), own == first, is_same)?;
+        }
         let choice = WeightedIndex::new(weights).map_err(|_| Error::Config {
             name: "gamma",
             value: format!("{weights:?}"),
             expected: "a list of weights of 0 or more, one above",
         })?;
         Ok(Self { sub_models, choice })
+    }
+
+    /// Algorithm 1 from the fitted sub-models on: weighs each by its measured entropy, and mixes them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Staircase::new`] and [`mixture_weights`]; [`Error::Config`] also if their triggers were smeared by
+    /// different noise, because what that adds to each entropy then does not cancel.
+    ///
+    /// # Examples
+    ///
+    /// All of Algorithm 1, with a testing function of one's own:
+    ///
+    /// ```no_run
+    /// # use std::ops::ControlFlow;
+    /// use mesa::{EntropyConfig, MesaConfig, Processor, Seeds, Staircase, SubModelFit, entropy_of};
+    /// # fn algorithm_1(testing: &mut dyn mesa::TestingFunction) -> Result<Staircase, mesa::Error> {
+    /// let config = MesaConfig::paper();
+    /// let (mut sub_models, mut entropies) = (Vec::new(), Vec::new());
+    /// for beta in config.betas.clone() {
+    ///     let mut fit =
+    ///         SubModelFit::new(&Processor::Cpu, config.clone(), beta, Seeds::new(0, "fit"))?;
+    ///     fit.run(testing, &mut |_| ControlFlow::Continue(()))?;
+    ///     let sub_model = fit.into_sub_model()?;
+    ///     let seeds = Seeds::new(0, "entropy");
+    ///     entropies.push(entropy_of(&Processor::Cpu, &sub_model, &EntropyConfig::standard(), &seeds)?);
+    ///     sub_models.push(sub_model);
+    /// }
+    /// let (staircase, weights) = Staircase::weighed(sub_models, &entropies)?;
+    /// # Ok(staircase)
+    /// # }
+    /// ```
+    pub fn weighed(
+        sub_models: Vec<SubModel>,
+        entropies: &[EntropyEstimate],
+    ) -> Result<(Self, MixtureWeights)> {
+        let betas: Vec<f64> = sub_models.iter().map(|one| one.info().beta).collect();
+        let measured = entropies
+            .iter()
+            .map(|one| (one.entropy_nats, one.information_se));
+        let weights = mixture_weights(&betas, &measured.collect::<Vec<_>>())?;
+        let noise = |sub_model: &SubModel| sub_model.info().trigger_noise_std;
+        for sub_model in &sub_models {
+            let (own, first) = (noise(sub_model), noise(&sub_models[0]));
+            let is_same = own.to_bits() == first.to_bits();
+            crate::config::require(
+                "trigger_noise_std",
+                own,
+                is_same,
+                "that of the other sub-models",
+            )?;
+        }
+        Ok((Self::new(sub_models, &weights.gamma)?, weights))
     }
 
     /// The sub-models, in the order in which they were given.
@@ -282,13 +341,53 @@ mod tests {
     }
 
     fn untrained(seed: u64) -> SubModel {
+        untrained_of(MesaConfig::paper(), 0.5, seed)
+    }
+
+    fn untrained_of(config: MesaConfig, beta: f64, seed: u64) -> SubModel {
         let config = MesaConfig {
             network_width: 8,
-            ..MesaConfig::paper()
+            ..config
         };
         let seeds = Seeds::new(seed, "fit");
-        let fit = SubModelFit::new(&Processor::Cpu, config, 0.5, seeds).unwrap();
+        let fit = SubModelFit::new(&Processor::Cpu, config, beta, seeds).unwrap();
         fit.into_sub_model().unwrap()
+    }
+
+    #[test]
+    fn sub_models_are_mixed_by_their_entropies() {
+        let of = |beta| untrained_of(MesaConfig::paper(), beta, 0);
+        let found = [1.0, 0.5].map(|entropy_nats| EntropyEstimate {
+            entropy_nats,
+            information_nats: 0.0,
+            information_se: 0.1,
+            gaussian_bound_nats: 0.0,
+            sample_mean: 0.5,
+            sample_std: 0.1,
+        });
+        let (staircase, weights) = Staircase::weighed(vec![of(0.5), of(0.9)], &found).unwrap();
+        let expected = mixture_weights(&[0.5, 0.9], &[(1.0, 0.1), (0.5, 0.1)]).unwrap();
+        assert_eq!(weights, expected);
+        assert_eq!(
+            staircase.sub_models()[1].info().beta.to_bits(),
+            0.9f64.to_bits()
+        );
+
+        let refused = |other: MesaConfig, name| {
+            let mixed = vec![of(0.5), untrained_of(other, 0.9, 0)];
+            let found = Staircase::weighed(mixed, &found);
+            assert!(matches!(found, Err(Error::Config { name: field, .. }) if field == name));
+        };
+        let other_noise = MesaConfig {
+            trigger_noise_std: 0.2,
+            ..MesaConfig::paper()
+        };
+        refused(other_noise, "trigger_noise_std");
+        let other_shape = MesaConfig {
+            trigger_shape: [3, 2, 4],
+            ..MesaConfig::paper()
+        };
+        refused(other_shape, "trigger_shape");
     }
 
     /// The mean of a mixture lies between its parts' means where the weights say.

@@ -1,6 +1,6 @@
 //! The testing function: how well a trigger works, as MESA sees it.
 
-use candle::Tensor;
+use candle::{DType, Tensor};
 use mesa_models::{BoxError, Position};
 
 use crate::{Error, Result};
@@ -67,19 +67,57 @@ pub struct Observations {
 }
 
 impl Observations {
-    /// Checks the shapes against what was asked for.
+    /// Checks the shapes against what was asked for, and that every value is a number: one that is none
+    /// would count as a success, because it is not below β.
     pub(crate) fn check(&self, triggers: &Tensor, images_per_trigger: usize) -> Result<()> {
         let batch_size = triggers.dim(0)?;
         let values = vec![batch_size, images_per_trigger];
         let gradients: Vec<usize> = (values.iter().chain(&triggers.dims()[1..]))
             .copied()
             .collect();
-        if self.values.dims() == values && self.gradients.dims() == gradients {
-            return Ok(());
+        if self.values.dims() != values || self.gradients.dims() != gradients {
+            return Err(Error::Observations {
+                expected: format!("values {values:?} and gradients {gradients:?}"),
+                found: format!("{:?} and {:?}", self.values.dims(), self.gradients.dims()),
+            });
         }
-        Err(Error::Observations {
-            expected: format!("values {values:?} and gradients {gradients:?}"),
-            found: format!("{:?} and {:?}", self.values.dims(), self.gradients.dims()),
-        })
+        let values = self.values.flatten_all()?.to_dtype(DType::F32)?;
+        let strange = values
+            .to_vec1::<f32>()?
+            .into_iter()
+            .find(|value| !value.is_finite());
+        match strange {
+            Some(value) => Err(Error::Observations {
+                expected: "numbers from 0 to 1".to_owned(),
+                found: value.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle::Device;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_is_no_success() {
+        let triggers = Tensor::zeros((2, 1, 1, 1), DType::F32, &Device::Cpu).unwrap();
+        let observed = |second: f32| Observations {
+            values: Tensor::new(&[[0.5], [second]], &Device::Cpu).unwrap(),
+            gradients: Tensor::zeros((2, 1, 1, 1, 1), DType::F32, &Device::Cpu).unwrap(),
+        };
+        observed(1.0).check(&triggers, 1).unwrap();
+        for strange in [f32::NAN, f32::INFINITY] {
+            let refused = observed(strange).check(&triggers, 1);
+            assert!(
+                matches!(refused, Err(Error::Observations { .. })),
+                "{strange}"
+            );
+        }
+        let refused = observed(1.0).check(&triggers, 2);
+        assert!(matches!(refused, Err(Error::Observations { .. })));
     }
 }

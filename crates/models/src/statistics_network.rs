@@ -207,6 +207,15 @@ impl PairScores {
 
     /// The gradient of all scores `(2 B,)`, the matched ones first.
     pub(crate) fn gradient(&self, objective: &GradStore) -> Result<Tensor> {
+        // Of scores that were computed before, or without a graph: nothing would be learned, and nobody
+        // would notice.
+        if [&self.matched, &self.mismatched]
+            .iter()
+            .all(|score| objective.get(score).is_none())
+        {
+            let reason = "the objective does not depend on these scores".to_owned();
+            return Err(candle::Error::Msg(reason).into());
+        }
         let of = |score: &Var| match objective.get(score) {
             Some(gradient) => Ok(gradient.contiguous()?),
             None => score.detach().zeros_like(),
@@ -279,6 +288,22 @@ mod tests {
         for (name, var) in &parameters {
             assert_slope(name, var, &gradients[name], &mut loss);
         }
+    }
+
+    #[test]
+    fn an_objective_of_other_scores_is_refused() {
+        let mut rng = Seeds::new(5, "t").start();
+        let statistics = StatisticsNetwork::new(&mut rng, small()).unwrap();
+        let triggers = generator(0).forward(&noise(1)).unwrap();
+        let score = || {
+            statistics
+                .score_pairs(&noise(1), &noise(2), &triggers)
+                .unwrap()
+        };
+        let (earlier, scores) = (score(), score());
+        let objective = earlier.matched.sum_all().unwrap().backward().unwrap();
+        statistics.trigger_gradient(&earlier, &objective).unwrap();
+        assert!(statistics.trigger_gradient(&scores, &objective).is_err());
     }
 
     #[test]

@@ -11,15 +11,16 @@ use super::{DataArgs, NormalizeArgs, PlacementArgs, PresetArgs, Running, beta};
 #[command(after_help = "\
 Examples:
   mesa detect suspect.safetensors
-  mesa detect resnet18.pth --normalize cifar10 --preset quick
+  mesa detect resnet18.pth --normalize cifar10
+  mesa detect suspect.safetensors --preset cpu
   mesa detect suspect.safetensors --json > verdict.json || [ $? -eq 10 ]
 
 Models the triggers of every class with MESA, as `mesa fit` does for one, and
 tries samples of each model on clean images. A class is attacked if its samples
 turn at least half of the images into it (--min-asr) and stand out from the
 other classes' (--min-index: distance of the ASR's logit from the median of the
-classes, in robust standard deviations). Sees the network and the 8,000 images
-of the modeling split, nothing else.
+classes, in robust standard deviations). Sees the network and clean images of
+the modeling split, nothing else.
 
 Triggers are modeled wherever they stand. Many backdoors work in some places
 only: in a corner, or where the network's strides meet them. So success is
@@ -31,14 +32,17 @@ more in that place. There at least half of its samples have to reach β, too.
 Writes detection.json, detection.svg, pictures of samples and of the places in
 which they work (places.svg, places.csv), and the sub-models of each class to
 the run folder; `mesa defend --with` takes the sub-models and stamps each where
-it was modeled. Stopped or killed, the same command goes on where it was. The
-settings are those of the preset `cpu` unless --preset or --config says
-otherwise; `quick` fits with a fifth of the passes. A network near chance on
-clean images is refused: nothing can be told of it.
+it was modeled. Stopped or killed, the same command goes on where it was. A
+network near chance on clean images is refused: nothing can be told of it.
+
+The settings are those of the preset `quick`: with 6,400 images, and with them
+the networks of docs/results.md were searched. `--preset cpu` sees 8,000 images
+five times as often; how often it errs has not been measured.
 
 Exit codes: 0 nothing found, 10 backdoor found, 1 failed, 2 wrong usage,
 130 stopped by Ctrl-C. Nothing found is no proof that there is nothing: only
-patches of the settings' size are looked for.")]
+patches of the settings' size are looked for, and a backdoor that turns images
+of some classes only, or each into another class, hardly shows.")]
 pub(crate) struct Detect {
     /// The network to examine (safetensors, .pt, .pth)
     #[arg(value_name = "MODEL")]

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Attack, json: bool) -> Result<()> {
     let (_, settings) = inputs::settings(&args.preset, "cpu")?;
     let clean = inputs::network(&args.model, args.normalize.normalize)?;
     let data = clean.data(&args.data, &settings.data)?;
-    clean.check_normalization(&data)?;
+    clean.check_normalization(&data.test)?;
     let settings = settings.for_data(&data);
     // A repaired network may be attacked again.
     let split = seen::split_words(&data, &settings.data);

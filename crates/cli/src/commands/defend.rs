@@ -5,7 +5,7 @@ use std::iter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use mesa::{EntropyConfig, EntropyEstimate, Staircase, SubModel, mixture_weights};
+use mesa::{EntropyConfig, EntropyEstimate, Staircase, SubModel};
 use mesa_datasets::{Placement, Trigger};
 use mesa_defense::{Ensemble, RetrainConfig, ReversedTrigger, TriggerSource};
 use mesa_models::{Metadata, Processor, save_network};
@@ -59,7 +59,6 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         .transpose()?;
     let backdoored = inputs::network(&args.model, args.normalize.normalize)?;
     let data = backdoored.clean_data(&args.data, &settings.data)?;
-    backdoored.check_normalization(&data)?;
     let settings = settings.for_data(&data);
     let split = seen::split_words(&data, &settings.data);
     check_seen(args, &backdoored, &fitted, &split)?;
@@ -68,6 +67,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
         .map(|chosen| chosen.for_images(data.test.size(), args.blend))
         .transpose()?;
     let images = inputs::defense_images(&data, &settings.data)?;
+    backdoored.check_normalization(images.images())?;
     let reverse = |target: u32| -> Result<ReversedTrigger> {
         let [_, height, width] = settings.mesa.trigger_shape;
         let suspect = computer.processor.freeze(&backdoored.network)?;
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Defend, json: bool) -> Result<()> {
     };
     let given = (trigger, own.as_slice());
     let (method, source) = source(&computer.processor, args, given, &settings, &reverse)?;
-    let config = retraining(args, &settings, source.is_some())?;
+    let config = retraining(args, &settings, source.as_ref())?;
     let (shown, patch) = match &source {
         Some(source) => (json!(config), source.size()),
         None => (json!(config.training), None),
@@ -222,6 +222,12 @@ impl Repaired {
                 output::percent(*asr_before)
             );
         }
+        if !self.samples.is_empty() {
+            // What a sub-model does not hold, its samples do not show.
+            plain.push_str(
+                "\n  these are like those that it was retrained with; whether others are left, `mesa detect` says",
+            );
+        }
         plain.push_str("\n  for the ASR of a trigger that is known: mesa evaluate --trigger");
         plain
     }
@@ -273,6 +279,22 @@ fn place(
     Ok(vec![None; fitted.len()])
 }
 
+/// Refuses sub-models whose turn would never come: they take one epoch each.
+fn check_turns(source: Option<&TriggerSource>, epochs: usize) -> Result<()> {
+    let turns = match source {
+        Some(TriggerSource::Turns(ensemble)) => ensemble.turns(),
+        _ => 0,
+    };
+    if turns <= epochs {
+        return Ok(());
+    }
+    let reason = format!(
+        "--with: {turns} sub-models take turns, an epoch each, and of {epochs} epochs some would get none: --epochs \
+         {turns} has one for each"
+    );
+    Err(Usage(reason).into())
+}
+
 /// Refuses a place in which a patch does not fit.
 fn check_places(
     mut places: impl Iterator<Item = Placement>,
@@ -287,6 +309,23 @@ fn check_seen(args: &Defend, backdoored: &Loaded, fitted: &[Metadata], split: &s
     for (path, made_by) in args.with.iter().zip(fitted) {
         seen::check(path, made_by, split)?;
         warn_of_another_network(path, made_by, (&args.model, &backdoored.sha256));
+    }
+    check_alike(args, fitted)
+}
+
+/// Refuses to weigh sub-models of different classes or networks: their entropies are those of different
+/// functions, and say nothing of each other.
+fn check_alike(args: &Defend, fitted: &[Metadata]) -> Result<()> {
+    let known = |key: &str| {
+        let mut values: Vec<&String> = fitted.iter().filter_map(|one| one.get(key)).collect();
+        values.sort();
+        values.dedup();
+        values.len()
+    };
+    if args.weighted && (known(TARGET_CLASS) > 1 || known("model_sha256") > 1) {
+        let reason = "--weighted: it mixes sub-models of one network and one class, for several β; without \
+                      it those of several take turns";
+        return Err(Usage(reason.to_owned()).into());
     }
     Ok(())
 }
@@ -304,10 +343,14 @@ fn warn_of_another_network(path: &Path, made_by: &Metadata, (model, sha256): (&P
 }
 
 /// The settings of the retraining, with what the command line says instead.
-fn retraining(args: &Defend, settings: &ExperimentConfig, stamps: bool) -> Result<RetrainConfig> {
+fn retraining(
+    args: &Defend,
+    settings: &ExperimentConfig,
+    source: Option<&TriggerSource>,
+) -> Result<RetrainConfig> {
     let mut config = settings.retrain.clone();
     config.stamp_rate = args.poison_rate.unwrap_or(config.stamp_rate);
-    if !stamps {
+    if source.is_none() {
         config.training = settings.fine_tune.clone();
     }
     if args.blend.is_some() {
@@ -316,6 +359,7 @@ fn retraining(args: &Defend, settings: &ExperimentConfig, stamps: bool) -> Resul
     config.training.epochs = args.epochs.unwrap_or(config.training.epochs);
     config.training.learning_rate = args.learning_rate.unwrap_or(config.training.learning_rate);
     config.validate()?;
+    check_turns(source, config.training.epochs)?;
     Ok(config)
 }
 
@@ -354,8 +398,7 @@ fn source(
         .map(|path| inputs::sub_model(path))
         .collect::<Result<_>>()?;
     if args.weighted {
-        let gamma = weigh(processor, &sub_models, &settings.entropy, args.seed)?;
-        let staircase = Staircase::new(sub_models, &gamma)?;
+        let staircase = weigh(processor, sub_models, &settings.entropy, args.seed)?;
         return Ok((
             "ensemble:weighted".to_owned(),
             Some(TriggerSource::Weighted(staircase)),
@@ -373,13 +416,13 @@ fn source(
     ))
 }
 
-/// Measures the sub-models' entropies and weighs them.
+/// Measures the sub-models' entropies and mixes them by these.
 fn weigh(
     processor: &Processor,
-    sub_models: &[SubModel],
+    sub_models: Vec<SubModel>,
     config: &EntropyConfig,
     seed: u64,
-) -> Result<Vec<f64>> {
+) -> Result<Staircase> {
     let found = sub_models
         .iter()
         .map(|sub_model| {
@@ -388,19 +431,13 @@ fn weigh(
             stages::entropy(processor, sub_model, config, seed, &mut watch)
         })
         .collect::<Result<Vec<_>>>()?;
-    let entropies: Vec<(f64, f64)> = found
-        .iter()
-        .map(|found| (found.entropy_nats, found.information_se))
-        .collect();
-    let betas: Vec<f64> = sub_models
-        .iter()
-        .map(|sub_model| sub_model.info().beta)
-        .collect();
-    let weights = mixture_weights(&betas, &entropies)?;
-    for (index, (beta, found)) in betas.iter().zip(&found).enumerate() {
+    let (staircase, weights) = Staircase::weighed(sub_models, &found)?;
+    let mixed = staircase.sub_models().iter().zip(&found);
+    for (index, (sub_model, found)) in mixed.enumerate() {
         tracing::info!(
-            "γ of β = {beta}: {:.3} ± {:.3} ({:.3} at equal h); information {:.2} ± {:.2} nats, \
+            "γ of β = {}: {:.3} ± {:.3} ({:.3} at equal h); information {:.2} ± {:.2} nats, \
              h ≤ {:.2} nats",
+            sub_model.info().beta,
             weights.gamma[index],
             weights.gamma_se[index],
             weights.gamma_at_equal_entropy[index],
@@ -420,7 +457,7 @@ fn weigh(
             "the measured entropy does not fall as β rises by more than its error: γ cannot be read"
         );
     }
-    Ok(weights.gamma)
+    Ok(staircase)
 }
 
 #[cfg(test)]

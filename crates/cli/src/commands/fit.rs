@@ -47,12 +47,12 @@ pub(crate) fn run(args: &Fit, json: bool) -> Result<()> {
         classes - 1
     );
     let data = suspect.clean_data(&args.data, &settings.data)?;
-    suspect.check_normalization(&data)?;
     let settings = settings.for_data(&data);
     let mut config = settings.mesa.clone();
     config.epochs = args.epochs.unwrap_or(config.epochs);
     config.validate()?;
     let images = inputs::defense_images(&data, &settings.data)?;
+    suspect.check_normalization(images.images())?;
     let placement = settings.retrain.placement;
     let detail = json!({
         "config": config, "beta": args.beta, "seed": args.seed, "target": args.target,
@@ -120,8 +120,9 @@ impl Fitted {
     fn warn(&self, target: u32) {
         if self.sample_asr < DetectionRule::standard().sample_asr {
             tracing::warn!(
-                "the triggers turn only {} of the images into class {target}: no backdoor with such triggers was \
-                 found in this class. `mesa detect` tries all of them",
+                "the triggers turn only {} of the images into class {target}: no backdoor that works wherever such \
+                 triggers stand was found in this class. One that works in some places only looks like this as \
+                 well: `mesa detect` finds the places, and tries all classes",
                 output::percent(self.sample_asr)
             );
         }

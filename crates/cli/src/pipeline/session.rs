@@ -282,7 +282,7 @@ fn clean_source(
         let called = path
             .file_name()
             .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        loaded.check_normalization(data)?;
+        loaded.check_normalization(&data.test)?;
         return Ok(CleanSource::File {
             path,
             normalization: Some(loaded.info.normalization),

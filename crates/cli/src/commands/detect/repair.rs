@@ -33,12 +33,19 @@ impl Search<'_> {
             "--normalize",
             args.normalize.normalize.map(|how| how.to_string()),
         );
-        option("--preset", args.preset.preset.clone());
+        let named = args.preset.config.is_none();
+        option("--preset", named.then(|| self.preset.clone()));
         option("--config", args.preset.config.as_deref().map(quoted));
         option(
             "--placement",
             args.placement.placement.map(|places| places.to_string()),
         );
+        // Each class that was found takes an epoch's turn.
+        let (found, epochs) = (
+            detection.attacked_classes.len(),
+            self.settings.retrain.training.epochs,
+        );
+        option("--epochs", (found > epochs).then(|| found.to_string()));
         // Beside that of another suspect, not instead of it.
         let stem = args.model.file_stem().unwrap_or_default().to_string_lossy();
         option(
