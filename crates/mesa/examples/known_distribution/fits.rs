@@ -87,6 +87,8 @@ pub(crate) struct Staircase {
     pub(crate) gamma_true: Vec<f64>,
     pub(crate) gamma_neighbors: Vec<f64>,
     pub(crate) gamma_bound: Vec<f64>,
+    /// As if all entropies were equal: of no measurement.
+    pub(crate) gamma_at_equal_entropy: Vec<f64>,
 }
 
 pub(crate) fn fit(known: Known, beta: f64, config: MesaConfig, seed: u64) -> Result<SubModel> {
@@ -171,11 +173,13 @@ pub(crate) fn staircase(known: Known, fits: Vec<(Measured, [(f64, f64); 2])>) ->
         let entropies: Vec<_> = measured.iter().map(entropy).collect();
         Ok::<_, mesa::Error>(mixture_weights(&betas, &entropies)?.gamma)
     };
+    let by_bound = mixture_weights(&betas, &bounds)?;
     Ok(Staircase {
         known,
+        gamma_at_equal_entropy: by_bound.gamma_at_equal_entropy,
         gamma_true: gamma(&|measured| (measured.log_volume, 0.0))?,
         gamma_neighbors: gamma(&|measured| measured.entropy)?,
-        gamma_bound: mixture_weights(&betas, &bounds)?.gamma,
+        gamma_bound: by_bound.gamma,
         steady_bounds: both.iter().map(|[_, steady]| steady.0).collect(),
         measured,
         bounds,
