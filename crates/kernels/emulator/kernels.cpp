@@ -73,7 +73,7 @@ void run_block(unsigned threads)
 // How: whether threads of a block wait for each other.
 const std::vector<Entry> entries = {
     {"load_images", sizes(load_images), invoke<load_images>, false},
-    {"trigger_gradient", sizes(trigger_gradient), invoke<trigger_gradient>, false},
+    {"trigger_gradient", sizes(trigger_gradient), invoke<trigger_gradient>, true},
     {"gather", sizes(gather), invoke<gather>, false},
     {"spread", sizes(spread), invoke<spread>, false},
     {"moment_parts", sizes(moment_parts), invoke<moment_parts>, true},

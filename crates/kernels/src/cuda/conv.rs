@@ -105,6 +105,16 @@ impl Convolution {
         self.shape.in_channels
     }
 
+    /// What it convolves with.
+    pub(crate) fn shape(&self) -> ConvShape {
+        self.shape
+    }
+
+    /// Height and width of its images.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        self.size
+    }
+
     /// Values of the input.
     pub fn input_len(&self) -> usize {
         self.batch * self.size.0 * self.size.1 * self.shape.in_channels

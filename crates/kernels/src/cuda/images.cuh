@@ -68,27 +68,40 @@ extern "C" __global__ void load_images(
     reinterpret_cast<Lanes*>(output)[at] = result;
 }
 
-// One thread for each value of `result`, (images, 3, trigger_height, trigger_width): the gradient
-// of the trigger that was stamped on each image, from that of the normalized images. Zero where
-// nothing was stamped.
+// One warp for each value of `result`, (images, 3, trigger_height, trigger_width): the gradient of the
+// trigger that was stamped on each image, from that of the first convolution's result, (images, height,
+// width, channels), which read the normalized images by `weights`, (channels, kernel, kernel, 8). Of the
+// images' gradient only what lies under a trigger is computed. Zero where nothing was stamped.
 extern "C" __global__ void trigger_gradient(
-    const value* gradient, const ImagePlan* plans, const float* cover, const Colors* colors,
-    int height, int width, int trigger_height, int trigger_width, int images, float* result)
+    const value* gradient, const value* weights, const ImagePlan* plans, const float* cover,
+    const Colors* colors, int height, int width, int channels, int kernel, int trigger_height,
+    int trigger_width, float* result)
 {
-    int at = thread_index();
-    if (at >= images * COLORS * trigger_height * trigger_width) {
-        return;
-    }
+    int at = blockIdx.x;
     int trigger_column = at % trigger_width;
     int trigger_row = at / trigger_width % trigger_height;
     int color = at / (trigger_width * trigger_height) % COLORS;
     int image = at / (trigger_width * trigger_height * COLORS);
     ImagePlan plan = plans[image];
+    int taps = kernel * kernel;
     float sum = 0.0f;
-    if (plan.trigger >= 0) {
-        int pixel = (image * height + plan.row + trigger_row) * width + plan.column + trigger_column;
-        sum = to_float(gradient[pixel * LANES + color]) * colors->inverse_std[color]
-            * cover[trigger_row * trigger_width + trigger_column];
+    for (int tap = 0; plan.trigger >= 0 && tap < taps; ++tap) {
+        // The pixel whose sum has this tap's weight times the trigger's pixel.
+        int row = plan.row + trigger_row + kernel / 2 - tap / kernel;
+        int column = plan.column + trigger_column + kernel / 2 - tap % kernel;
+        if (row < 0 || row >= height || column < 0 || column >= width) {
+            continue;
+        }
+        const value* own = gradient + ((image * height + row) * width + column) * channels;
+        for (int channel = threadIdx.x; channel < channels; channel += WARP) {
+            sum += to_float(own[channel]) * to_float(weights[(channel * taps + tap) * LANES + color]);
+        }
     }
-    result[at] = sum;
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        sum += __shfl_down_sync(0xffffffffu, sum, distance);
+    }
+    if (threadIdx.x == 0) {
+        float share = cover[trigger_row * trigger_width + trigger_column];
+        result[at] = plan.trigger >= 0 ? sum * colors->inverse_std[color] * share : 0.0f;
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::algorithm::Precision;
 use super::buffer::{DeviceBuffer, Place, Values};
+use super::conv::Convolution;
 use super::device::CudaDevice;
 use super::failure::{CudaError, Result};
 use super::filter::CHANNEL_MULTIPLE;
@@ -372,36 +373,38 @@ impl CudaDevice {
     }
 
     /// The gradient of the trigger that each image of a batch was stamped with,
-    /// `(batch, 3, h, w)`, from that of the normalized images, `(batch, height, width, 8)`: divided
-    /// by the deviation of each color, times the trigger's share of the pixel. Zero where nothing
-    /// was stamped.
+    /// `(batch, 3, h, w)`, from that of the result of the network's first convolution: by its weights,
+    /// divided by the deviation of each color, times the trigger's share of the pixel. Zero where
+    /// nothing was stamped. The gradient of the rest of the images is computed nowhere.
     ///
     /// # Errors
     ///
-    /// [`CudaError::Argument`] for buffers of another shape.
+    /// [`CudaError::Argument`] for buffers of another shape, or a convolution of another stride than 1.
     #[allow(unsafe_code)]
     pub fn trigger_gradient(
         &self,
+        (first, weights, place): (&Convolution, &Values, Place),
         gradient: &Values,
-        size: (usize, usize),
-        triggers: &DeviceTriggers,
-        colors: &Colors,
-        plans: &BatchPlans,
+        (triggers, colors, plans): (&DeviceTriggers, &Colors, &BatchPlans),
         output: &mut DeviceBuffer<f32>,
     ) -> Result<()> {
+        let (shape, size) = (first.shape(), first.size());
+        if shape.stride != 1 || shape.in_channels != CHANNEL_MULTIPLE {
+            return Err(CudaError::argument(
+                "the first convolution",
+                format!("{} channels, stride {}", shape.in_channels, shape.stride),
+                format!("{CHANNEL_MULTIPLE} channels, stride 1"),
+            ));
+        }
         plans.check(None, size, triggers)?;
         let batch = plans.count;
         let (rows, columns) = triggers.size;
         let precision: Precision = gradient.precision();
-        let pixels = batch * size.0 * size.1;
+        let len = batch * size.0 * size.1 * shape.out_channels;
         let count = batch * COLORS * rows * columns;
         let arguments = [
-            Argument::Pointer(gradient.whole(
-                self,
-                "the gradient of a batch of images",
-                pixels * CHANNEL_MULTIPLE,
-                precision,
-            )?),
+            Argument::Pointer(gradient.whole(self, "a convolution's gradient", len, precision)?),
+            Argument::Pointer(weights.at(self, place, first.weights_len(), precision)?),
             Argument::Pointer(plans.address(self, batch)?),
             Argument::Pointer(
                 triggers
@@ -411,19 +414,15 @@ impl CudaDevice {
             Argument::Pointer(colors.address(self)?),
             Argument::Int(int(size.0)?),
             Argument::Int(int(size.1)?),
+            Argument::Int(int(shape.out_channels)?),
+            Argument::Int(int(shape.kernel)?),
             Argument::Int(int(rows)?),
             Argument::Int(int(columns)?),
-            Argument::Int(int(batch)?),
             Argument::Pointer(output.whole(self, "the gradient of triggers", count)?),
         ];
-        // SAFETY: as above, for `trigger_gradient`: a trigger lies inside of its image.
-        unsafe {
-            self.launch(
-                precision,
-                Kernel::TriggerGradient,
-                Grid::list(count)?,
-                &arguments,
-            )
-        }
+        let grid = Grid::warps(count)?;
+        // SAFETY: as above, for `trigger_gradient`, a block of which is a warp: a trigger lies inside of
+        // its image, and what a tap reads beyond that is left out.
+        unsafe { self.launch(precision, Kernel::TriggerGradient, grid, &arguments) }
     }
 }

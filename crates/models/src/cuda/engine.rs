@@ -75,7 +75,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Plans and allocates everything that batches of `batch` images need: for training, or for
-    /// gradients of images.
+    /// gradients of triggers.
     pub(crate) fn new(
         device: &CudaDevice,
         graph: &Graph,
@@ -85,7 +85,7 @@ impl Engine {
     ) -> Result<Self> {
         let precision = settings.precision;
         let plan = Plan::new(graph);
-        let backward = plan.backward(graph, !training);
+        let backward = plan.backward(graph);
         let len = |node: usize| {
             let (height, width, channels) = plan.nodes[node];
             batch * height * width * channels
@@ -103,8 +103,8 @@ impl Engine {
             let deterministic = settings.deterministic;
             let convolution =
                 Convolution::new(device, shape, size, batch, precision, deterministic)?;
-            // Nobody asks for the image's gradient in training, for weights' outside of it.
-            convolution.prepare(unit.input > 0 || !training, training)?;
+            // Nobody asks for the images' gradient, nor for weights' outside of training.
+            convolution.prepare(unit.input > 0, training)?;
             let output = unit
                 .relu
                 .then(|| Values::zeros(device, len(index + 1), precision));
@@ -369,26 +369,30 @@ impl Engine {
         Ok(())
     }
 
-    /// The gradient of the batch's triggers, from that of its images: after [`Engine::backward`]
-    /// outside of training.
+    /// The gradient of the batch's triggers, from that of the first convolution's result: after
+    /// [`Engine::backward`].
     pub(crate) fn trigger_gradient(
         &self,
         batch: DeviceBatch<'_>,
+        copies: &Values,
         colors: &Colors,
         target: &mut DeviceBuffer<f32>,
     ) -> Result<()> {
-        let Some(slot) = self.backward.image else {
+        let Some(last) = self.backward.steps.last() else {
             return Err(Error::Batch {
-                what: "the gradient of the images",
+                what: "the gradient of the first layer",
                 expected: "planned".to_owned(),
                 found: "nothing".to_owned(),
             });
         };
-        let (gradient, size) = (&self.gradients[slot], self.image_size());
+        let first = &self.layers[last.unit].convolution;
+        let first = (first, copies, self.plan.unit(last.unit).filter);
         let plans = taken(&self.plans, batch.plans.limits())?;
-        let device = &self.device;
-        device.trigger_gradient(gradient, size, batch.triggers, colors, plans, target)?;
-        Ok(())
+        let stamped = (batch.triggers, colors, plans);
+        let gradient = &self.gradients[last.own];
+        Ok(self
+            .device
+            .trigger_gradient(first, gradient, stamped, target)?)
     }
 
     /// What convolutions compute in.

@@ -215,7 +215,7 @@ impl CudaFrozen {
                     engine.backward(values, copies, None)?;
                     let key = (count, batch.triggers.size());
                     let target = gradients.get_mut(&key).ok_or_else(unplanned)?;
-                    engine.trigger_gradient(batch, &self.colors, target)
+                    engine.trigger_gradient(batch, copies, &self.colors, target)
                 }
             }
         })
@@ -224,7 +224,7 @@ impl CudaFrozen {
 
 fn unplanned() -> Error {
     Error::Batch {
-        what: "the gradient of the images",
+        what: "the gradient of the triggers",
         expected: "planned".to_owned(),
         found: "nothing".to_owned(),
     }

@@ -95,8 +95,6 @@ pub(crate) struct Backward {
     pub(crate) steps: Vec<BackwardStep>,
     /// Values of each buffer, for one image.
     pub(crate) slots: Vec<usize>,
-    /// The buffer that holds the image's gradient at the end, if it was asked for.
-    pub(crate) image: Option<usize>,
 }
 
 /// A network's plan.
@@ -193,11 +191,12 @@ impl Plan {
         [0, 1].map(|part| self.parameters.entries[first + part].place)
     }
 
-    /// The backward pass: units in reverse order. The first to reach a node writes its gradient, or
+    /// The backward pass: units in reverse order, down to the result of the first convolution, whose gradient is
+    /// in the last step's `own` buffer; nobody asks for that of the images. The first to reach a node writes its gradient, or
     /// leaves it where it is for a residual; the others add to it. Once a unit has passed its output's
     /// gradient on, that buffer is free for another node of the same size, unless a skip takes it as
     /// it is.
-    pub(crate) fn backward(&self, graph: &Graph, image_gradient: bool) -> Backward {
+    pub(crate) fn backward(&self, graph: &Graph) -> Backward {
         let mut plan = Backward::default();
         let mut free: Vec<usize> = Vec::new();
         let mut of_node: Vec<Option<usize>> = vec![None; self.nodes.len()];
@@ -216,7 +215,7 @@ impl Plan {
                          of_node: &mut [Option<usize>],
                          node: Node,
                          there: Option<usize>| {
-            if node == 0 && !image_gradient {
+            if node == 0 {
                 return None;
             }
             let accumulate = of_node[node].is_some();
@@ -230,7 +229,7 @@ impl Plan {
                 node,
                 slot,
                 accumulate,
-                completes: node > 0 && waiting[node] == 0,
+                completes: waiting[node] == 0,
             })
         };
         let last = graph.units.len();
@@ -269,7 +268,6 @@ impl Plan {
                 Some(skip) => of_skips[skip] = Some(own),
             }
         }
-        plan.image = of_node[0];
         plan
     }
 }
@@ -391,7 +389,7 @@ mod tests {
                 assert_ne!(target.slot, step.own);
                 assert_ne!(Some(target.slot), step.of_skip);
                 assert_eq!(backward.slots[target.slot], size(target.node));
-                let last = target.node > 0 && waiting[target.node] == 1;
+                let last = waiting[target.node] == 1;
                 assert_eq!(target.completes, last, "whether a gradient is whole");
                 if target.accumulate {
                     assert_eq!(held[target.slot], Some(target.node));
@@ -414,10 +412,9 @@ mod tests {
                 held[slot] = None;
             }
         }
-        match backward.image {
-            Some(slot) => assert_eq!((held[slot], waiting[0]), (Some(0), 0)),
-            None => assert!(held.iter().all(Option::is_none)),
-        }
+        assert!(held.iter().all(Option::is_none));
+        let last = backward.steps.last().unwrap();
+        assert_eq!((last.unit, graph.units[0].input), (0, 0));
     }
 
     #[test]
@@ -425,12 +422,15 @@ mod tests {
         let others = Architecture::all().map(|kind| ResNetConfig::new(kind, 4, 10).graph());
         for graph in [graph(64)].into_iter().chain(others) {
             let plan = Plan::new(&graph);
-            for image_gradient in [false, true] {
-                let backward = plan.backward(&graph, image_gradient);
-                assert_eq!(backward.steps.len(), graph.units.len());
-                assert_eq!(backward.image.is_some(), image_gradient);
-                walk(&graph, &plan, &backward);
-            }
+            let backward = plan.backward(&graph);
+            assert_eq!(backward.steps.len(), graph.units.len());
+            walk(&graph, &plan, &backward);
+            let of_images = graph.units.iter().filter(|unit| unit.input == 0);
+            assert_eq!(
+                of_images.count(),
+                1,
+                "the first unit alone reads the images"
+            );
         }
     }
 
@@ -438,7 +438,7 @@ mod tests {
     fn buffers_are_used_again() {
         let graph = graph(64);
         let plan = Plan::new(&graph);
-        let backward = plan.backward(&graph, false);
+        let backward = plan.backward(&graph);
         // Three of each of four stages' sizes at most, for 20 gradients.
         assert!(backward.slots.len() <= 12, "{:?}", backward.slots);
     }
@@ -446,7 +446,7 @@ mod tests {
     #[test]
     fn two_branches_meet_in_one_buffer() {
         let graph = graph(8);
-        let backward = Plan::new(&graph).backward(&graph, false);
+        let backward = Plan::new(&graph).backward(&graph);
         // The first unit's output is read by a convolution and as a residual.
         let targets = backward.steps.iter().flat_map(|step| {
             let targets = step.residual.into_iter().chain(step.input);

@@ -441,16 +441,32 @@ pub(super) fn images(
     let all = [&[plan(1, (0, 0), true, None)], &plans[..]].concat();
     let mut on_device = BatchPlans::new(device, batch, limits)?;
     on_device.take(&DevicePlans::new(device, &all, limits)?, 1)?;
-    let gradient = noise(7, batch * SIDE * SIDE * 8);
-    let gradient = Values::from_slice(device, &gradient, precision)?;
-    let g = gradient.read()?;
+    let shape = ConvShape {
+        in_channels: 8,
+        out_channels: 40,
+        kernel: 3,
+        stride: 1,
+    };
+    let size = (SIDE, SIDE);
+    let first = Convolution::new(device, shape, size, batch, precision, true)?;
+    let weights = Values::from_slice(device, &noise(8, 5 + first.weights_len()), precision)?;
+    let place = Place {
+        offset: 5,
+        len: first.weights_len(),
+    };
+    let gradient = Values::from_slice(device, &noise(7, first.output_len()), precision)?;
+    let g = of_images(
+        (shape, size, batch),
+        &gradient.read()?,
+        &weights.read()?[5..],
+    );
 
     let mut loaded = Values::zeros(device, batch * SIDE * SIDE * 8, precision)?;
     let mut of_triggers = DeviceBuffer::zeros(device, batch * 3 * 3 * 2)?;
     device.load_images(&images, &triggers, &colors, &on_device, &mut loaded)?;
-    let size = (SIDE, SIDE);
-    let to = &mut of_triggers;
-    device.trigger_gradient(&gradient, size, &triggers, &colors, &on_device, to)?;
+    let stamped = (&triggers, &colors, &on_device);
+    let first = (&first, &weights, place);
+    device.trigger_gradient(first, &gradient, stamped, &mut of_triggers)?;
 
     let mut expected = vec![0.0; batch * SIDE * SIDE * 8];
     let mut of_expected = vec![0.0; batch * 3 * 3 * 2];
@@ -480,7 +496,7 @@ pub(super) fn images(
                 let paint = f64::from(patches[(stamp.trigger * 3 + color) * 6 + cell]);
                 value = (1.0 - share) * value + share * paint;
                 of_expected[(number * 3 + color) * 6 + cell] =
-                    share * f64::from(g[to]) / f64::from(std[color]);
+                    share * g[to] / f64::from(std[color]);
             }
             expected[to] = (value - f64::from(mean[color])) / f64::from(std[color]);
         }
@@ -492,6 +508,19 @@ pub(super) fn images(
         found.push(Comparison::of_each(*name, precision, result, expected, bar));
     }
     Ok(())
+}
+
+/// The gradient of normalized images from that of a convolution's result.
+fn of_images(
+    (shape, size, batch): (ConvShape, (usize, usize), usize),
+    gradient: &[f32],
+    weights: &[f32],
+) -> Vec<f64> {
+    let mut images = vec![0.0; batch * size.0 * size.1 * shape.in_channels];
+    Taps { shape, size, batch }.for_each(|i, k, o| {
+        images[i] += f64::from(gradient[o]) * f64::from(weights[k]);
+    });
+    images
 }
 
 fn plan(
