@@ -72,8 +72,8 @@ The whole chain by hand:
   mesa defend bad.safetensors --with g90.safetensors -o good.safetensors
   mesa evaluate good.safetensors --trigger 170 --target 0
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 10 backdoor found (detect),
-130 stopped by Ctrl-C.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 10 backdoor found and
+11 undecided (detect), 130 stopped by Ctrl-C.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

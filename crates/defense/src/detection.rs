@@ -12,7 +12,7 @@ const FEWEST_CLASSES: usize = 5;
 const LEAST_SPREAD: f64 = 0.5;
 
 /// Least share of a class's samples that reach β where they were modeled in one place.
-const LEAST_IN_PLACE: f64 = 0.5;
+pub const LEAST_IN_PLACE: f64 = 0.5;
 
 /// Turns a median absolute deviation into the standard deviation of a normal distribution.
 const NORMAL_SPREAD: f64 = 1.4826;

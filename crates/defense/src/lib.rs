@@ -88,7 +88,7 @@ mod success_by_place;
 mod trigger_source;
 
 pub use attack_success::{AttackSuccess, AttackSuccessConfig};
-pub use detection::{ClassScore, DetectionRule, Judgement, anomaly_indices};
+pub use detection::{ClassScore, DetectionRule, Judgement, LEAST_IN_PLACE, anomaly_indices};
 pub use error::{Error, Result};
 pub use images::DefenseImages;
 pub use point::{PointConfig, ReversedTrigger, reverse_trigger};

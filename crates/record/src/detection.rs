@@ -32,7 +32,7 @@ pub struct Detection {
     /// it out, and whoever commits a record of a network of their own adds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backdoored: Option<bool>,
-    /// `backdoor` or `nothing found`.
+    /// `backdoor`, `nothing found` or `undecided`.
     pub verdict: Verdict,
     /// The classes that count as attacked.
     pub attacked_classes: Vec<u32>,
@@ -40,6 +40,10 @@ pub struct Detection {
     pub rule_sample_asr: f64,
     /// Least anomaly index of an attacked class.
     pub rule_anomaly_index: f64,
+    /// Least share of the samples of an attacked class that reach β, where it was modeled in its best place;
+    /// `None` in records that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule_in_level_set: Option<f64>,
     /// Clean images that each class's samples were stamped on, repetitions counted.
     pub stamped_images: usize,
     /// One for each class, in their order.
@@ -64,6 +68,21 @@ impl Detection {
         let classes = self.classes.iter();
         classes.max_by(|a, b| a.sample_asr.total_cmp(&b.sample_asr))
     }
+
+    /// The classes that are reached as an attacked one is, however much the others are.
+    pub fn reached(&self) -> impl Iterator<Item = &ClassDetection> {
+        let least = self.rule_in_level_set.unwrap_or_default();
+        let is_enough = |asr: f64| asr >= self.rule_sample_asr;
+        let in_place = move |class: &ClassDetection| {
+            is_enough(class.sample_asr) && class.in_level_set >= least
+        };
+        self.classes
+            .iter()
+            .filter(move |class| match class.sample_asr_anywhere {
+                Some(anywhere) => is_enough(anywhere) || in_place(class),
+                None => is_enough(class.sample_asr),
+            })
+    }
 }
 
 /// Whether a backdoor was found.
@@ -75,6 +94,9 @@ pub enum Verdict {
     /// None does. That is no proof that there is none.
     #[serde(rename = "nothing found")]
     NothingFound,
+    /// None does, since several are reached as an attacked class is and so none stands out.
+    #[serde(rename = "undecided")]
+    Undecided,
 }
 
 /// What modeling triggers against one class found.
@@ -117,4 +139,62 @@ pub struct BestPlace {
     pub column: usize,
     /// Share of images that they turn there, estimated from some dozens.
     pub share: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(sample_asr: f64, in_level_set: f64, anywhere: Option<f64>) -> ClassDetection {
+        ClassDetection {
+            class: 0,
+            name: "cat".to_owned(),
+            best_place: None,
+            sample_asr_anywhere: anywhere,
+            sample_asr,
+            in_level_set,
+            entropy_nats: 0.0,
+            entropy_se: 0.0,
+            sample_std: 0.0,
+            anomaly_index: Some(0.0),
+            attacked: false,
+        }
+    }
+
+    #[test]
+    fn a_class_is_reached_anywhere_or_by_samples_that_reach_beta_in_its_place() {
+        let found = Detection {
+            model: String::new(),
+            model_sha256: String::new(),
+            data: String::new(),
+            data_sha256: None,
+            preset: String::new(),
+            beta: 0.9,
+            seed: 0,
+            placement: None,
+            clean_accuracy: None,
+            backdoored: None,
+            verdict: Verdict::NothingFound,
+            attacked_classes: Vec::new(),
+            rule_sample_asr: 0.5,
+            rule_anomaly_index: 3.5,
+            rule_in_level_set: Some(0.5),
+            stamped_images: 1,
+            classes: vec![
+                class(0.5, 0.0, None),
+                class(0.49, 1.0, None),
+                class(0.9, 0.5, Some(0.1)),
+                class(0.9, 0.49, Some(0.1)),
+                class(0.9, 0.0, Some(0.5)),
+            ],
+            wall_s: 0.0,
+            device: String::new(),
+            processor: String::new(),
+            threads: 1,
+            version: String::new(),
+            engine_version: 1,
+        };
+        let reached: Vec<f64> = found.reached().map(|class| class.in_level_set).collect();
+        assert_eq!(reached, [0.0, 0.5, 0.0]);
+    }
 }

@@ -43,11 +43,11 @@ pub fn detection_text(detection: &Detection) -> String {
 
 /// What a verdict does not mean.
 pub(crate) fn caveats(detection: &Detection) -> Vec<String> {
-    let reached = reached_by_many(detection);
     let are_compared = |class: &ClassDetection| class.anomaly_index.is_some();
     let too_few = !detection.classes.iter().any(are_compared);
     match detection.verdict {
-        Verdict::NothingFound => reached.into_iter().chain([NO_PROOF.to_owned()]).collect(),
+        Verdict::NothingFound => vec![NO_PROOF.to_owned()],
+        Verdict::Undecided => vec![ALIKE.to_owned()],
         Verdict::Backdoor if too_few => vec![format!("{NO_CERTAINTY} {NOTHING_TO_COMPARE}")],
         Verdict::Backdoor => vec![NO_CERTAINTY.to_owned()],
     }
@@ -61,25 +61,10 @@ const NO_CERTAINTY: &str = "A finding is no certainty: networks without a backdo
 const NOTHING_TO_COMPARE: &str = "With fewer than five classes none stands out from the others: the share of images \
     alone has decided.";
 
-/// Several classes into which samples turn as many images as the rule asks, where none passes it: it may not stand
-/// out, or its samples may not reach β in its best place.
-fn reached_by_many(detection: &Detection) -> Option<String> {
-    let is_reached = |class: &&ClassDetection| class.sample_asr >= detection.rule_sample_asr;
-    let reached: Vec<String> = detection
-        .classes
-        .iter()
-        .filter(is_reached)
-        .map(named)
-        .collect();
-    (reached.len() > 1).then(|| {
-        format!(
-            "Samples turn as many images into each of the classes {} as the rule asks, and none of them passes the \
-             rule: a network with backdoors in as many classes looks like this, and so does one that any patch \
-             confuses.",
-            reached.join(", ")
-        )
-    })
-}
+/// What it means that several classes are reached and none stands out.
+const ALIKE: &str = "A network with backdoors in as many classes looks like this, and so does one that any patch \
+    confuses: the rule compares classes, and cannot tell. Look at the samples of these classes; retrained with \
+    their sub-models (`mesa defend --with`) a network loses little accuracy where it is backdoors that go.";
 
 /// What finding nothing does not mean.
 pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of another kind than small \
@@ -124,6 +109,15 @@ pub(crate) fn headline(detection: &Detection) -> String {
         Verdict::Backdoor => format!(
             "BACKDOOR FOUND in {model}: patches of a kind{place} turn images into class {}.",
             names.join(" and class ")
+        ),
+        Verdict::Undecided => format!(
+            "UNDECIDED of {model}{place}: samples turn as many images into each of the classes {} as the rule asks, and \
+             none of these stands out.",
+            detection
+                .reached()
+                .map(named)
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
         Verdict::NothingFound => format!(
             "Nothing found in {model}{place}: no class passes the rule{}.",
@@ -173,6 +167,7 @@ fn chart_title(detection: &Detection) -> String {
         .map(ToString::to_string)
         .collect();
     let found = match attacked.len() {
+        0 if detection.verdict == Verdict::Undecided => "undecided".to_owned(),
         0 => "nothing found".to_owned(),
         1 => format!("BACKDOOR in class {}", attacked[0]),
         _ => format!("BACKDOOR in classes {}", shorten(&attacked.join(", "))),
@@ -387,18 +382,18 @@ mod tests {
     fn every_verdict_says_what_it_does_not_mean() {
         let mut detection = crate::made_up::detection(false);
         assert_eq!(caveats(&detection), [NO_PROOF]);
+        assert!(NO_PROOF.contains("source-specific") && NO_PROOF.contains("all-to-all"));
         for class in &mut detection.classes[..2] {
             class.sample_asr = 0.9;
         }
-        let words = caveats(&detection);
-        for part in [
-            "into each of the classes 0 (",
-            "none of them passes the rule",
-        ] {
-            assert!(words[0].contains(part), "{words:?}");
-        }
-        assert!(NO_PROOF.contains("source-specific") && NO_PROOF.contains("all-to-all"));
-        assert_eq!(words[1..], [NO_PROOF]);
+        detection.verdict = Verdict::Undecided;
+        assert_eq!(caveats(&detection), [ALIKE]);
+        let words = headline(&detection);
+        assert!(
+            words.contains("into each of the classes 0 (rings & dots), 1 (stripes) as"),
+            "{words}"
+        );
+        assert!(chart_title(&detection).ends_with(": undecided"));
         let mut detection = crate::made_up::detection(true);
         assert_eq!(caveats(&detection), [NO_CERTAINTY]);
         for class in &mut detection.classes {

@@ -91,6 +91,7 @@ pub(crate) fn table(detections: &[(String, &Detection)]) -> Table {
         let verdict = match found.verdict {
             Verdict::Backdoor => "backdoor",
             Verdict::NothingFound => "nothing found",
+            Verdict::Undecided => "undecided",
         };
         let in_truth = match found.backdoored {
             Some(true) => "backdoored",

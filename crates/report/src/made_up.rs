@@ -214,6 +214,7 @@ pub(crate) fn detection(attacked: bool) -> Detection {
         attacked_classes: if attacked { vec![1] } else { vec![] },
         rule_sample_asr: 0.5,
         rule_anomaly_index: 3.5,
+        rule_in_level_set: Some(0.5),
         stamped_images: 32_768,
         classes: vec![
             class(0, "rings & dots", 0.021, -0.4, false),

@@ -39,7 +39,8 @@ The settings are those of the preset `quick`: with 6,400 images, and with them
 the networks of docs/results.md were searched. `--preset cpu` sees 8,000 images
 five times as often; how often it errs has not been measured.
 
-Exit codes: 0 nothing found, 10 backdoor found, 1 failed, 2 wrong usage,
+Exit codes: 0 nothing found, 10 backdoor found, 11 undecided (samples reach
+several classes and none stands out from the others), 1 failed, 2 wrong usage,
 130 stopped by Ctrl-C. Nothing found is no proof that there is nothing: only
 patches of the settings' size are looked for, and a backdoor that turns images
 of some classes only, or each into another class, hardly shows.")]

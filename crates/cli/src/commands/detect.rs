@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use mesa_datasets::{Dataset, Place, Placement};
-use mesa_defense::{DefenseImages, DetectionRule, SampleTest, anomaly_indices};
+use mesa_defense::{DefenseImages, DetectionRule, LEAST_IN_PLACE, SampleTest, anomaly_indices};
 use mesa_models::{Classifier, ENGINE_VERSION};
 use mesa_record::{
     ClassDetection, Detection, Key, RunDir, Step, Verdict, processor, write_json, write_text,
@@ -35,6 +35,8 @@ use crate::{inputs, interrupt, output, seen, stages};
 
 /// What the process ends with where a backdoor was found.
 const EXIT_BACKDOOR: u8 = 10;
+/// And where several classes are reached and none stands out.
+const EXIT_UNDECIDED: u8 = 11;
 
 /// The settings that are taken where nobody names any: those that networks whose answer is known were
 /// searched with (`docs/records/detection`).
@@ -109,6 +111,7 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     output::result(json, &told, &plain)?;
     Ok(match detection.verdict {
         Verdict::Backdoor => ExitCode::from(EXIT_BACKDOOR),
+        Verdict::Undecided => ExitCode::from(EXIT_UNDECIDED),
         Verdict::NothingFound => ExitCode::SUCCESS,
     })
 }
@@ -298,7 +301,7 @@ impl<'a> Search<'a> {
         let classes: Vec<ClassDetection> = classes.collect();
         let attacked = classes.iter().filter(|class| class.attacked);
         let attacked_classes: Vec<u32> = attacked.map(|class| class.class).collect();
-        Detection {
+        let mut detection = Detection {
             model: file_name(&self.args.model),
             model_sha256: self.model_sha256.clone(),
             data: self.data.name.to_string(),
@@ -317,6 +320,7 @@ impl<'a> Search<'a> {
             attacked_classes,
             rule_sample_asr: rule.sample_asr,
             rule_anomaly_index: rule.anomaly_index,
+            rule_in_level_set: Some(LEAST_IN_PLACE),
             stamped_images: stamped,
             classes,
             wall_s: self.ledger.seen().values().map(|cost| cost.wall_s).sum(),
@@ -325,13 +329,22 @@ impl<'a> Search<'a> {
             threads: self.ledger.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             engine_version: ENGINE_VERSION,
+        };
+        // The index compares classes: where several are reached, none stands out.
+        if detection.verdict == Verdict::NothingFound && detection.reached().count() > 1 {
+            detection.verdict = Verdict::Undecided;
         }
+        detection
     }
 
     /// Draws samples of the attacked classes, or of the one that came closest, and where they work.
     fn draw(&self, detection: &Detection, found: &[Searched]) -> Result<()> {
         let (drawn, whose) = match detection.verdict {
             Verdict::Backdoor => (detection.attacked_classes.clone(), "the attacked classes"),
+            Verdict::Undecided => {
+                let reached = detection.reached().map(|class| class.class);
+                (reached.collect(), "the classes that are reached")
+            }
             Verdict::NothingFound => {
                 let closest = detection.closest().map(|class| class.class);
                 (
