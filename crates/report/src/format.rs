@@ -50,11 +50,11 @@ impl Sessions {
     /// of one whole session.
     pub(crate) fn words(self) -> String {
         let mut text = String::new();
-        if self.without_clean {
-            text.push_str(" without the clean network");
-        }
         if self.count > 1 {
             let _ = write!(text, " in {} sessions", self.count);
+        }
+        if self.without_clean {
+            text.push_str(", training of clean networks aside");
         }
         text
     }

@@ -199,7 +199,7 @@ mod tests {
             gpu_block(&[], &[run])
         };
         let block = of(&run);
-        let time = format!("{found} in 3.0 min without the clean network;");
+        let time = format!("{found} in 3.0 min, training of clean networks aside;");
         assert!(block.contains(&time), "{block}");
         assert!(
             block.contains("51 at that pace 51.0 min, not measured yet"),

@@ -274,7 +274,8 @@ mod tests {
         };
         let runs = merged(vec![part("one", clocked.clone()), part("two", clocked)]);
         let words = time_words(&runs[0].summary, runs[0].sessions());
-        let expected = "8.7 min by the clock without the clean network in 2 sessions, up to";
+        let expected =
+            "8.7 min by the clock in 2 sessions, training of clean networks aside, up to";
         assert!(words.starts_with(expected), "{words}");
         let runs = merged(vec![part("one", one.clone()), part("two", one)]);
         assert_eq!(runs[0].summary.at_once, None);
