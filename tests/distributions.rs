@@ -1,11 +1,10 @@
 //! `mesa distributions`: what it writes, what it reuses of a run, that it starts from where it was.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::program::{Said, TinyRun, mesa, tiny};
+use crate::program::{Kept, Said, TinyRun, contents, mesa, tiny};
 
 /// β = 0.9 and 0.5 at the settings' α = 0.1, and α = 0 at β = 0.9.
 const SMALL: [&str; 4] = ["--alphas", "0,0.1", "-n", "8"];
@@ -19,19 +18,17 @@ fn distributions(run: &TinyRun, more: &[&str]) -> Said {
     said
 }
 
-/// Every file below a folder and what is in it.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs_err::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.append(&mut contents(&path));
-        } else {
-            let bytes = fs_err::read(&path).unwrap();
-            found.insert(path, bytes);
-        }
-    }
-    found
+/// A copy of a run folder in which there was nothing before [`SMALL`]: they are made but once.
+fn small() -> TinyRun {
+    static SMALL_RUN: OnceLock<Kept> = OnceLock::new();
+    let kept = SMALL_RUN.get_or_init(|| {
+        let run = TinyRun::new();
+        distributions(&run, &SMALL);
+        Kept::of(&run.folder)
+    });
+    let run = TinyRun::new();
+    kept.copy_to(&run.folder);
+    run
 }
 
 fn written(run: &TinyRun) -> Value {
@@ -43,8 +40,7 @@ fn written(run: &TinyRun) -> Value {
 
 #[test]
 fn what_a_run_has_modeled_is_reused_and_the_rest_is_added() {
-    let run = TinyRun::new();
-    run.finish(&["--methods", "mesa:0.9"]);
+    let (run, _) = TinyRun::finished();
     let records = run.folder.join("records");
     let before = contents(&records);
 
@@ -82,8 +78,7 @@ fn what_a_run_has_modeled_is_reused_and_the_rest_is_added() {
 
 #[test]
 fn every_sub_model_has_a_panel_with_the_figures_of_its_steps() {
-    let run = TinyRun::new();
-    distributions(&run, &SMALL);
+    let run = small();
     let found = written(&run);
     assert_eq!(
         (&found["data"], &found["trigger"], &found["patch_shape"]),
@@ -147,8 +142,7 @@ fn every_sub_model_has_a_panel_with_the_figures_of_its_steps() {
 
 #[test]
 fn a_second_start_computes_nothing_and_says_the_same() {
-    let run = TinyRun::new();
-    distributions(&run, &SMALL);
+    let run = small();
     let folders = ["records", "checkpoints", "distributions"];
     let before = folders.map(|folder| contents(&run.folder.join(folder)));
     let said = distributions(&run, &[&SMALL[..], &["--json"]].concat());

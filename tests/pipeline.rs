@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::program::{Said, TinyRun, send, wait_until};
 
 #[test]
 fn a_run_writes_everything_and_threads_change_no_figure() {
-    let one = TinyRun::new();
-    let said = one.finish(&["--threads", "1"]);
+    let (one, said) = TinyRun::finished();
     assert!(said.stdout.contains("backdoored") && said.stdout.contains("SYNTHETIC"));
     for file in ["summary.json", "config.toml", "run.log", "samples.svg"] {
         assert!(one.folder.join(file).is_file(), "{file}");
@@ -244,7 +243,7 @@ fn settings_may_say_only_what_they_change_of_a_preset() {
     let mut command = crate::program::mesa(&["plan", "--data", "synthetic", "--json"]);
     let said: Said = command.arg("--config").arg(&path).output().unwrap().into();
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let plan: Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(
         (&plan["preset"], &plan["chains"][0]["trigger"]),
         (&json!("mine"), &json!(16))
@@ -253,8 +252,7 @@ fn settings_may_say_only_what_they_change_of_a_preset() {
 
 #[test]
 fn results_of_other_settings_are_moved_aside_and_it_says_so() {
-    let run = TinyRun::new();
-    run.finish(&["--methods", "ideal"]);
+    let (run, _) = TinyRun::finished();
     let text = fs_err::read_to_string(crate::program::tiny()).unwrap();
     let other = run.folder.parent().unwrap().join("other.toml");
     fs_err::write(
@@ -285,23 +283,21 @@ fn results_of_other_settings_are_moved_aside_and_it_says_so() {
 
 #[test]
 fn committed_rows_count_as_done_only_with_continue_and_are_marked() {
-    let elsewhere = TinyRun::new();
-    elsewhere.finish(&["--methods", "ideal"]);
+    let (elsewhere, _) = TinyRun::finished();
     let repository = tempfile::tempdir().unwrap();
     let records = repository.path().join("docs/records/tiny");
     fs_err::create_dir_all(&records).unwrap();
     fs_err::create_dir_all(repository.path().join("assets/weights")).unwrap();
-    fs_err::copy(
-        elsewhere.folder.join("summary.json"),
-        records.join("summary.json"),
-    )
-    .unwrap();
+    let mut committed = elsewhere.summary();
+    let rows = committed["rows"].as_array_mut().unwrap();
+    rows.retain(|row| ["clean", "backdoored", "ideal"].contains(&row["method"].as_str().unwrap()));
+    fs_err::write(records.join("summary.json"), committed.to_string()).unwrap();
 
     // An earlier start of several workers, on another network.
     let run = TinyRun::new();
     run.finish(&["--methods", "no-trigger", "--seeds", "1..2"]);
     let mut summary = run.summary();
-    summary["at_once"] = serde_json::json!({"workers": 2, "elapsed_s": 1.0});
+    summary["at_once"] = json!({"workers": 2, "elapsed_s": 1.0});
     fs_err::write(run.folder.join("summary.json"), summary.to_string()).unwrap();
     let mut command = run.command(&["--methods", "ideal", "--continue"]);
     let said: Said = command
@@ -324,7 +320,7 @@ fn committed_rows_count_as_done_only_with_continue_and_are_marked() {
     assert_eq!(summary["at_once"]["workers"], 2);
     let rows = summary["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 6);
-    let is_committed = |row: &serde_json::Value| row["committed"] == true;
+    let is_committed = |row: &Value| row["committed"] == true;
     assert!(
         rows.iter()
             .all(|row| is_committed(row) == (row["seed"] == 0))
@@ -342,7 +338,7 @@ fn committed_rows_count_as_done_only_with_continue_and_are_marked() {
         "without --continue it computes"
     );
     let of_seed_0 = run.figures_of(|row| row["seed"] == 0);
-    assert_eq!(of_seed_0, elsewhere.figures());
+    assert_eq!(of_seed_0, elsewhere.figures_with(&["ideal"]));
 }
 
 #[test]

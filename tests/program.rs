@@ -1,7 +1,9 @@
 //! The program under test, and the smallest of runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -30,6 +32,7 @@ pub(crate) fn mesa(arguments: &[&str]) -> Command {
 }
 
 /// What a command said and how it ended.
+#[derive(Clone)]
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -62,6 +65,40 @@ pub(crate) fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/tiny.toml")
 }
 
+/// Every file below a folder and what is in it.
+pub(crate) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.append(&mut contents(&path));
+        } else {
+            let bytes = fs_err::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// What a folder held, for tests that start from the same: each has a copy.
+pub(crate) struct Kept(BTreeMap<PathBuf, Vec<u8>>);
+
+impl Kept {
+    pub(crate) fn of(folder: &Path) -> Self {
+        let files = contents(folder).into_iter();
+        let below = |path: &Path| path.strip_prefix(folder).unwrap().to_owned();
+        Self(files.map(|(path, bytes)| (below(&path), bytes)).collect())
+    }
+
+    pub(crate) fn copy_to(&self, folder: &Path) {
+        for (name, bytes) in &self.0 {
+            let path = folder.join(name);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, bytes).unwrap();
+        }
+    }
+}
+
 /// A run of [`tiny`] in a folder of its own.
 pub(crate) struct TinyRun {
     pub(crate) folder: PathBuf,
@@ -76,6 +113,19 @@ impl TinyRun {
             folder: temporary.path().join("run"),
             _temporary: temporary,
         }
+    }
+
+    /// A copy of one that is finished, with all methods, and what it said: it is made but once.
+    pub(crate) fn finished() -> (Self, Said) {
+        static FINISHED: OnceLock<(Kept, Said)> = OnceLock::new();
+        let (kept, said) = FINISHED.get_or_init(|| {
+            let run = Self::new();
+            let said = run.finish(&["--threads", "1"]);
+            (Kept::of(&run.folder), said)
+        });
+        let run = Self::new();
+        kept.copy_to(&run.folder);
+        (run, said.clone())
     }
 
     pub(crate) fn command(&self, more: &[&str]) -> Command {
@@ -123,6 +173,14 @@ impl TinyRun {
     /// The rows as text without what a clock measured.
     pub(crate) fn figures(&self) -> String {
         self.figures_of(|_| true)
+    }
+
+    /// The same of the rows before any defense, and of some methods.
+    pub(crate) fn figures_with(&self, methods: &[&str]) -> String {
+        self.figures_of(|row| {
+            let method = row["method"].as_str().unwrap();
+            ["clean", "backdoored"].contains(&method) || methods.contains(&method)
+        })
     }
 
     /// The same of some of the rows.

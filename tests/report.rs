@@ -27,8 +27,7 @@ fn folder_with(rows: &[Value]) -> tempfile::TempDir {
 
 #[test]
 fn a_finished_run_becomes_a_page_tables_and_rows() {
-    let run = TinyRun::new();
-    run.finish(&[]);
+    let (run, _) = TinyRun::finished();
     let folder = run.folder.display().to_string();
     let written = json_of(&["report", &folder, "--json"]);
     let names: Vec<&str> = written["written"]
