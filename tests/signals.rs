@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crate::program::{Said, in_temporary, mesa, tiny, wait_until};
+use crate::program::{Said, in_temporary, mesa, say, tiny, wait_until};
 
 /// Sends a signal to a command once `is_time`; what it said, and how it ended.
 fn signaled(arguments: &[&str], signal: &str, is_time: &dyn Fn(&str) -> bool) -> Said {
@@ -93,12 +93,13 @@ fn a_training_that_is_stopped_in_its_last_evaluation_keeps_its_work() {
     let folder = tempfile::tempdir().unwrap();
     let settings = in_temporary(&folder, "many.toml");
     let text = fs_err::read_to_string(tiny()).unwrap();
-    let many = text.replace("synthetic_test = 400", "synthetic_test = 20000");
+    let many = text.replace("synthetic_test = 400", "synthetic_test = 2000");
     assert_ne!(many, text);
     fs_err::write(&settings, many).unwrap();
     let clean = in_temporary(&folder, "clean.safetensors");
     let state = folder.path().join("clean.safetensors.state");
-    let size = ["--width", "16", "--epochs", "1"];
+    // On one thread the evaluation is no matter of a moment, however many processors there are.
+    let size = ["--width", "16", "--epochs", "1", "--threads", "1"];
     // Saved but once, when the training is over.
     let data = ["--data", "synthetic", "--save-every", "100000"];
     let pretrain = ["pretrain", "-o", &clean, "--config", &settings];
@@ -111,4 +112,12 @@ fn a_training_that_is_stopped_in_its_last_evaluation_keeps_its_work() {
         said.stderr
     );
     assert!(state.exists() && !std::path::Path::new(&clean).exists());
+    // 512 images in batches of 32.
+    let said = say(&arguments);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let words = "going on after batch 16 of 16";
+    assert!(said.stderr.contains(words), "{}", said.stderr);
+    assert!(std::path::Path::new(&clean).exists());
+    let note = folder.path().join("clean.safetensors.state.json");
+    assert!(!state.exists() && !note.exists());
 }
