@@ -1,5 +1,7 @@
 //! The command line: help, exit codes, error texts, and the steps by hand.
 
+use std::path::Path;
+
 use crate::program::{Said, in_temporary, json, mesa, say, tiny};
 
 #[test]
@@ -377,6 +379,14 @@ fn the_version_names_commit_and_features() {
     let long = say(&["--version"]).stdout;
     assert!(long.starts_with(short.trim_end()), "{long}");
     assert!(long.contains("features"), "{long}");
+    let mut git = std::process::Command::new("git");
+    git.args(["rev-parse", "--show-toplevel"]);
+    // No checkout without git, and none where this lies unpacked in another one.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let top = git.output().map(|output| output.stdout).unwrap_or_default();
+    let top = String::from_utf8(top).unwrap();
+    let is_checkout = Path::new(top.trim()).canonicalize().ok() == root.canonicalize().ok();
+    assert_eq!(long.contains("(commit "), is_checkout, "{long}");
 }
 
 #[test]
