@@ -309,6 +309,36 @@ fn results_of_other_settings_are_moved_aside_and_it_says_so() {
 }
 
 #[test]
+fn a_damaged_summary_is_kept_and_its_rows_are_there_once_they_are_asked_for() {
+    let (run, _) = TinyRun::finished();
+    let figures = run.figures();
+    let path = run.folder.join("summary.json");
+    let text = fs_err::read_to_string(&path).unwrap();
+    let cut = &text[..text.len() / 2];
+    fs_err::write(&path, cut).unwrap();
+
+    // To look at the plan changes nothing.
+    let planned = run.finish(&["--methods", "ideal", "--dry-run"]);
+    assert!(
+        planned.stderr.contains("summary.json"),
+        "{}",
+        planned.stderr
+    );
+    assert_eq!(fs_err::read_to_string(&path).unwrap(), cut);
+
+    let said = run.finish(&["--methods", "ideal"]);
+    let aside = run.folder.join("stale/0/summary.json");
+    let words = format!("it is now {}", aside.display());
+    assert!(said.stderr.contains(&words), "{}", said.stderr);
+    assert_eq!(fs_err::read_to_string(&aside).unwrap(), cut);
+    assert_eq!(run.summary()["rows"].as_array().unwrap().len(), 3);
+    // Records and networks are all there.
+    let said = run.finish(&[]);
+    assert!(!said.stderr.contains(": done in"), "{}", said.stderr);
+    assert_eq!(run.figures(), figures);
+}
+
+#[test]
 fn committed_rows_count_as_done_only_with_continue_and_are_marked() {
     let (elsewhere, _) = TinyRun::finished();
     let repository = tempfile::tempdir().unwrap();

@@ -19,6 +19,7 @@ use crate::method::Method;
 use crate::output::Usage;
 use crate::pipeline::{
     Chain, Clock, Open, Session, Setup, is_all_committed, repository, run_chain,
+    set_damaged_summary_aside,
 };
 use crate::progress::{bytes, duration};
 use crate::queue::{Queue, locked};
@@ -81,6 +82,7 @@ impl Ready {
     ) -> Result<Self> {
         let run = RunDir::new(&chosen.out);
         let lock = super::claim(&run)?;
+        set_damaged_summary_aside(&run)?;
         let (session, chains, summary) =
             chosen.prepare(selection, running, threads, IfMissing::Fetch)?;
         Ok(Self {

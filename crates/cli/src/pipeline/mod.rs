@@ -17,3 +17,4 @@ pub(crate) use committed::is_all_committed;
 pub(crate) use distribution::{Shown, distribution_of};
 pub(crate) use keys::{Chain, fit_config};
 pub(crate) use session::{Clock, Session, Setup};
+pub(crate) use summary::set_damaged_summary_aside;

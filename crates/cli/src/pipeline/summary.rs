@@ -1,7 +1,9 @@
 //! `summary.json` and the samples picture of a run.
 
 use anyhow::Result;
-use mesa_record::{NetworkRecord, Row, Summary, TriggerName, peak_rss_mb, processor, write_text};
+use mesa_record::{
+    NetworkRecord, Row, RunDir, StepFiles, Summary, TriggerName, peak_rss_mb, processor, write_text,
+};
 use mesa_report::{SampleGroup, SamplesPicture};
 
 use super::keys::Chain;
@@ -19,11 +21,30 @@ fn both(earlier: &str, now: &str) -> String {
     format!("{earlier} and {now}")
 }
 
+/// Moves a summary that cannot be read to where damaged records go, before another takes its place.
+pub(crate) fn set_damaged_summary_aside(run: &RunDir) -> Result<()> {
+    let Err(error) = run.read_summary() else {
+        return Ok(());
+    };
+    let path = run.summary();
+    let moved = run.move_aside(&StepFiles {
+        record: path.clone(),
+        // A summary has no further file.
+        checkpoint: path.clone(),
+        state: path,
+    })?;
+    tracing::warn!(
+        "{error}; it is now {}. Its steps are still done: name all its networks and methods for all its rows",
+        moved.display()
+    );
+    Ok(())
+}
+
 impl Session {
     /// A summary of nothing yet, or of what an earlier start left that still holds.
     pub(crate) fn summary(&self) -> Summary {
         let earlier = self.ledger.run.read_summary().unwrap_or_else(|error| {
-            tracing::warn!("{error}; the summary is made anew");
+            tracing::warn!("{error}; its rows do not count");
             None
         });
         let mut summary = Summary {
