@@ -135,15 +135,6 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
         assert!(fs_err::metadata(suspect.path("run").as_str().to_owned() + "/" + file).is_ok());
     }
 
-    // Another search would take its sub-models away.
-    let other = suspect.detect(&["--seed", "1"]);
-    assert_eq!(other.code, Some(1), "{}", other.stdout);
-    assert!(
-        other.stderr.contains("holds a search of net.safetensors"),
-        "{}",
-        other.stderr
-    );
-
     // The highest of ten classes is above their median.
     let before = suspect.fitted(3);
     let lax = ["--min-asr", "0.000001", "--min-index", "0.000001"];
@@ -201,6 +192,44 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
         refused.stderr.contains("name the same settings"),
         "{}",
         refused.stderr
+    );
+}
+
+/// It would take what is found away, if the first has a verdict or was stopped before.
+#[test]
+fn another_search_is_refused_from_the_first_class_on() {
+    let (suspect, _) = Suspect::searched();
+    let before = suspect.fitted(3);
+    let is_refused = || {
+        let other = suspect.detect(&["--seed", "1"]);
+        assert_eq!(other.code, Some(1), "{}", other.stdout);
+        for words in [
+            "holds a search of net.safetensors",
+            "--seed 0",
+            "name another --out",
+        ] {
+            assert!(other.stderr.contains(words), "{}", other.stderr);
+        }
+        assert_eq!(suspect.fitted(3), before, "what was found stays");
+    };
+    is_refused();
+    let (verdict, words) = (
+        suspect.path("run/detection.json"),
+        suspect.path("run/search.txt"),
+    );
+    let text = fs_err::read_to_string(&words).unwrap();
+    fs_err::remove_file(&words).unwrap();
+    // As earlier versions left it.
+    is_refused();
+    fs_err::write(&words, text).unwrap();
+    fs_err::remove_file(verdict).unwrap();
+    is_refused();
+    let same = suspect.detect(&STRICT);
+    assert_eq!(same.code, Some(0), "{}", same.stderr);
+    assert_eq!(
+        suspect.fitted(3),
+        before,
+        "and is what the same search goes on from"
     );
 }
 

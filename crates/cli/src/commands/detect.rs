@@ -20,7 +20,7 @@ use mesa_report::{PlacesPicture, SampleGroup, SamplesPicture, detection_chart, d
 use serde::Serialize;
 use serde_json::json;
 
-use self::folder::{check_folder, default_folder, file_name, search_words};
+use self::folder::{check_folder, default_folder, file_name, search_words, take_folder};
 use self::searched::Searched;
 use crate::args::Detect;
 use crate::computer::Computer;
@@ -162,6 +162,7 @@ impl<'a> Search<'a> {
         if let Some(words) = loaded.near_chance(clean_accuracy) {
             bail!("nothing can be told of this network: {words}");
         }
+        take_folder(&run, &this)?;
         Ok(Self {
             suspect,
             clean_accuracy,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use mesa_record::{Detection, RunDir, file_digest};
+use mesa_record::{Detection, RunDir, file_digest, write_text};
 
 use super::PRESET;
 use crate::args::Detect;
@@ -49,25 +49,68 @@ pub(super) fn search_words(
     )
 }
 
-/// Refuses a folder with the verdict of another search, whose sub-models would give way.
+/// The file that says whose search the folder holds, from the first class on: the verdict comes last.
+fn words_file(run: &RunDir) -> PathBuf {
+    run.root().join("search.txt")
+}
+
+/// Refuses a folder with another search, finished or not, whose sub-models would give way.
 pub(super) fn check_folder(run: &RunDir, this: &str) -> Result<()> {
-    let path = run.root().join("detection.json");
-    let Ok(text) = fs_err::read_to_string(&path) else {
+    let Some(other) = words_of(run) else {
         return Ok(());
     };
-    let Ok(other) = serde_json::from_str::<Detection>(&text) else {
-        return Ok(());
-    };
-    let other = search_words(
-        (&other.model, &other.model_sha256),
-        (&other.preset, &other.data, other.data_sha256.as_deref()),
-        (other.beta, other.seed),
-        other.placement.as_deref(),
-    );
     ensure!(
         other == this,
         "{} holds a search {other}; this one is {this}; name another --out",
         run.root().display()
     );
     Ok(())
+}
+
+/// Says whose search the folder holds from now on.
+pub(super) fn take_folder(run: &RunDir, this: &str) -> Result<()> {
+    Ok(write_text(&words_file(run), &format!("{this}\n"))?)
+}
+
+/// The search whose results a folder holds, if there are any.
+fn words_of(run: &RunDir) -> Option<String> {
+    if let Ok(text) = fs_err::read_to_string(words_file(run)) {
+        // One that was stopped before its first step has nothing to lose: states are kept by their keys.
+        return run
+            .root()
+            .join("records")
+            .exists()
+            .then(|| text.trim().to_owned());
+    }
+    // Searches of earlier versions have their verdict alone.
+    let text = fs_err::read_to_string(run.root().join("detection.json")).ok()?;
+    let other = serde_json::from_str::<Detection>(&text).ok()?;
+    Some(search_words(
+        (&other.model, &other.model_sha256),
+        (&other.preset, &other.data, other.data_sha256.as_deref()),
+        (other.beta, other.seed),
+        other.placement.as_deref(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_has_its_folder_from_its_first_record_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::new(folder.path().join("run"));
+        check_folder(&run, "of a").unwrap();
+        take_folder(&run, "of a").unwrap();
+        check_folder(&run, "of b").unwrap();
+        take_folder(&run, "of b").unwrap();
+        fs_err::create_dir(run.root().join("records")).unwrap();
+        check_folder(&run, "of b").unwrap();
+        let error = check_folder(&run, "of a").unwrap_err().to_string();
+        assert!(
+            error.contains("holds a search of b; this one is of a"),
+            "{error}"
+        );
+    }
 }
