@@ -475,6 +475,80 @@ mod tests {
     }
 
     #[test]
+    fn sets_a_state_without_a_note_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        fs_err::write(&path, "7").unwrap();
+        let mut counter = Counter(0);
+        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
+        watch.take_up(&mut counter, EXTENT).unwrap();
+        assert_eq!((counter.0, watch.effort().resumed), (0, 0));
+        let aside = folder.path().join("state.old");
+        assert_eq!(fs_err::read_to_string(aside).unwrap(), "7");
+        assert!(!path.exists());
+    }
+
+    /// Nor is it lost: that is for whoever started this to say.
+    #[test]
+    fn a_state_that_cannot_be_read_is_not_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
+        watch.take_up(&mut Counter(0), EXTENT).unwrap();
+        assert!(watch.observe(&Counter(5)).is_continue());
+        let path = folder.path().join("state");
+        fs_err::write(&path, "five").unwrap();
+        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
+        let error = watch.take_up(&mut Counter(0), EXTENT).unwrap_err();
+        let words = format!("{}; remove that file to start it anew", path.display());
+        assert!(error.to_string().contains(&words), "{error}");
+        assert_eq!(fs_err::read_to_string(path).unwrap(), "five");
+    }
+
+    /// Counts, but finds no room for its state.
+    struct Full(Counter);
+
+    impl Resumable for Full {
+        fn save(&self, path: &Path) -> Result<()> {
+            anyhow::bail!("no room for {}", path.display())
+        }
+        fn load(&mut self, path: &Path) -> Result<()> {
+            self.0.load(path)
+        }
+        fn position(&self) -> Position {
+            self.0.position()
+        }
+        fn describe(&self) -> String {
+            self.0.describe()
+        }
+        fn figures(&self) -> Vec<(&'static str, f64)> {
+            self.0.figures()
+        }
+    }
+
+    #[test]
+    fn a_save_that_fails_ends_the_training_and_leaves_the_older_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
+        watch.take_up(&mut Counter(0), EXTENT).unwrap();
+        assert!(watch.observe(&Counter(5)).is_continue());
+        let full = Full(Counter(10));
+        assert!(watch.observe(&full).is_break());
+        let error = watch.finish(&full).unwrap_err().to_string();
+        assert!(error.contains("no room for"), "{error}");
+
+        let mut counter = Counter(0);
+        let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
+        watch.take_up(&mut counter, EXTENT).unwrap();
+        assert_eq!((counter.0, watch.effort().resumed), (5, 1));
+        // Also where it is the last one, when the training is over.
+        assert!(watch.finish(&Full(Counter(10))).is_err());
+        assert_eq!(
+            fs_err::read_to_string(folder.path().join("state")).unwrap(),
+            "5"
+        );
+    }
+
+    #[test]
     fn saves_by_the_epoch_where_asked() {
         let folder = tempfile::tempdir().unwrap();
         let mut watch = Watch::new("x", Some(state(folder.path(), "a")), SaveEvery::Epoch);
