@@ -308,6 +308,47 @@ fn results_of_other_settings_are_moved_aside_and_it_says_so() {
     );
 }
 
+/// A checkpoint with another byte, one that is gone and a record that was cut: each is made anew, as it was.
+#[test]
+fn damaged_results_are_moved_aside_and_made_anew() {
+    let (run, _) = TinyRun::finished();
+    let figures = run.figures();
+    let digests = || {
+        ["clean", "170/seed-0/attack", "170/seed-0/ideal"]
+            .map(|step| run.record(step)["checkpoint_sha256"].clone())
+    };
+    let before = digests();
+    let below = |name: &str| run.folder.join(name);
+    let attacked = "checkpoints/170/seed-0/attack.safetensors";
+    let mut bytes = fs_err::read(below(attacked)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs_err::write(below(attacked), &bytes).unwrap();
+    fs_err::remove_file(below("checkpoints/clean.safetensors")).unwrap();
+    let ideal = "records/170/seed-0/ideal.json";
+    let text = fs_err::read_to_string(below(ideal)).unwrap();
+    let cut = &text[..text.len() / 2];
+    fs_err::write(below(ideal), cut).unwrap();
+
+    let said = run.finish(&["--methods", "ideal,mesa:0.9"]);
+    for (step, reason) in [
+        ("clean", "its file was changed or removed"),
+        ("170/seed-0/attack", "its file was changed or removed"),
+        ("170/seed-0/ideal", "its record is damaged"),
+    ] {
+        let aside = format!("stale/0/records/{step}.json");
+        let aside = below(&aside).display().to_string();
+        let words = format!("{step}: not reused, {reason}; the old result is now {aside}");
+        assert!(said.stderr.contains(&words), "{words}: {}", said.stderr);
+    }
+    assert_eq!(said.stderr.matches("not reused").count(), 3);
+    let kept = |name: &str| fs_err::read(below("stale/0").join(name)).unwrap();
+    assert_eq!(kept(attacked), bytes);
+    assert_eq!(kept(ideal), cut.as_bytes());
+    assert!(!kept("checkpoints/170/seed-0/ideal.safetensors").is_empty());
+    assert_eq!(run.figures(), figures);
+    assert_eq!(digests(), before);
+}
+
 #[test]
 fn a_damaged_summary_is_kept_and_its_rows_are_there_once_they_are_asked_for() {
     let (run, _) = TinyRun::finished();
@@ -336,6 +377,37 @@ fn a_damaged_summary_is_kept_and_its_rows_are_there_once_they_are_asked_for() {
     let said = run.finish(&[]);
     assert!(!said.stderr.contains(": done in"), "{}", said.stderr);
     assert_eq!(run.figures(), figures);
+}
+
+/// Where the checkpoints of one were to go there is a file.
+#[test]
+fn a_network_that_fails_ends_a_sweep_with_1_and_takes_no_other_with_it() {
+    let run = TinyRun::new();
+    let in_the_way = run.folder.join("checkpoints/170");
+    fs_err::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    fs_err::write(&in_the_way, "").unwrap();
+    let sweep = ["--triggers", "170,16", "--methods", "no-trigger"];
+    let said = run.say(&sweep);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    for words in ["trigger 170, seed 0: ", "1 of 2 networks failed, see above"] {
+        assert!(said.stderr.contains(words), "{words}: {}", said.stderr);
+    }
+    assert!(said.stdout.contains("no-trigger"), "{}", said.stdout);
+    let rows = || {
+        let rows = run.summary()["rows"].as_array().unwrap().clone();
+        let row = |row: &Value| (row["trigger"].clone(), row["method"].clone());
+        rows.iter().map(row).collect::<Vec<_>>()
+    };
+    let of = |trigger: u64| {
+        ["clean", "backdoored", "no-trigger"].map(|method| (json!(trigger), json!(method)))
+    };
+    assert_eq!(rows(), of(16));
+    let figures = run.figures();
+
+    fs_err::remove_file(&in_the_way).unwrap();
+    run.finish(&sweep);
+    assert_eq!(rows(), [of(16), of(170)].concat());
+    assert_eq!(run.figures_of(|row| row["trigger"] == 16), figures);
 }
 
 #[test]
