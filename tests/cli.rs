@@ -535,14 +535,15 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
 
     let drawn = say(&["sample", &g9, "-n", "3", "-o", "-"]);
     assert_eq!(drawn.stdout, fs_err::read_to_string(file("t.svg")).unwrap());
-    let data = ["--data", "synthetic", "--json"];
+    let data = ["--config", &settings, "--data", "synthetic", "--json"];
     let with = ["evaluate", &good, "--trigger", "170", "--target", "0"];
     let measured = step(&with);
     assert_eq!(
         (&measured["split"], &measured["images"]),
         (&"evaluation".into(), &144.into())
     );
-    let refused = say(&[&with[..], &data[..]].concat());
+    let quick = ["--preset", "quick", "--data", "synthetic"];
+    let refused = say(&[&with[..], &quick].concat());
     assert_eq!(refused.code, Some(1));
     assert!(
         refused
@@ -579,15 +580,11 @@ fn the_instructions_can_be_named() {
         env!("CARGO_MANIFEST_DIR"),
         "/../../tests/golden/checkpoints/net.pth"
     );
-    let evaluate = [
-        "evaluate",
-        model,
-        "--normalize",
-        "cifar10",
-        "--data",
-        "synthetic",
-        "--json",
-    ];
+    let settings = tiny().display().to_string();
+    let data = ["--config", &settings, "--data", "synthetic"];
+    // Of 400 images, so that more than one may be taken otherwise.
+    let network = ["evaluate", model, "--normalize", "cifar10", "--json"];
+    let evaluate = [&network[..], &data, &["--split", "test"]].concat();
     let with = |path: &str| -> Said {
         mesa(&evaluate)
             .env("MESA_CPU", path)

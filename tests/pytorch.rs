@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::golden::{Vectors, assert_close};
-use crate::program::{json, say};
+use crate::program::{json, say, tiny};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
 
@@ -14,7 +14,9 @@ fn file(name: &str) -> String {
 
 #[test]
 fn every_command_takes_a_state_dict_and_says_what_it_assumed() {
-    let evaluate = ["evaluate", &file("bare"), "--data", "synthetic", "--json"];
+    let (bare, settings) = (file("bare"), tiny().display().to_string());
+    let data = ["--config", &settings, "--data", "synthetic", "--json"];
+    let evaluate = [&["evaluate", &bare], &data[..]].concat();
     let guessed = say(&evaluate);
     assert_eq!(guessed.code, Some(0), "{}", guessed.stderr);
     assert!(
@@ -53,7 +55,9 @@ fn every_command_takes_a_state_dict_and_says_what_it_assumed() {
 
 #[test]
 fn a_whole_module_says_how_images_are_normalized_and_whose_code_is_in_it() {
-    let evaluate = ["evaluate", &file("module"), "--data", "synthetic", "--json"];
+    let (module, settings) = (file("module"), tiny().display().to_string());
+    let data = ["--config", &settings, "--data", "synthetic", "--json"];
+    let evaluate = [&["evaluate", &module], &data[..]].concat();
     let said = say(&evaluate);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     for words in [
