@@ -135,6 +135,17 @@ fn every_class_is_examined_and_the_verdict_follows_the_rule() {
         assert!(fs_err::metadata(suspect.path("run").as_str().to_owned() + "/" + file).is_ok());
     }
 
+    // Several that are reached, none of which stands out: no verdict is left.
+    let alike = ["--min-asr", "0.000001", "--min-index", "1000"];
+    let said = suspect.detect(&alike);
+    assert_eq!(said.code, Some(11), "{}", said.stderr);
+    assert!(
+        said.stdout.starts_with("UNDECIDED of net.safetensors"),
+        "{}",
+        said.stdout
+    );
+    assert_eq!(suspect.written()["verdict"], "undecided");
+
     // The highest of ten classes is above their median.
     let before = suspect.fitted(3);
     let lax = ["--min-asr", "0.000001", "--min-index", "0.000001"];

@@ -38,6 +38,17 @@ impl Attacked {
         }
         Ok(others)
     }
+
+    fn check_class(&self, classifier: &dyn Classifier) -> Result<()> {
+        let (target_class, num_classes) = (self.target_class, classifier.num_classes());
+        if (target_class as usize) < num_classes {
+            return Ok(());
+        }
+        Err(Error::TargetClass {
+            target_class,
+            num_classes,
+        })
+    }
 }
 
 /// What a classifier does on a set of images; all figures are fractions of whole sets, the last
@@ -103,17 +114,33 @@ pub fn evaluate(
     attacked: Option<&Attacked>,
     seed: u64,
 ) -> Result<Evaluation> {
-    if let Some(attacked) = attacked
-        && attacked.target_class as usize >= classifier.num_classes()
-    {
-        return Err(Error::TargetClass {
-            target_class: attacked.target_class,
-            num_classes: classifier.num_classes(),
-        });
+    if let Some(attacked) = attacked {
+        attacked.check_class(classifier)?;
     }
     evaluate_with(
         &mut |pool, recipe| Ok(classifier.classes(pool, recipe)?),
         images,
+        attacked,
+        seed,
+    )
+}
+
+/// What [`evaluate`] finds on stamped images, without a pass over the clean ones.
+///
+/// # Errors
+///
+/// As for [`evaluate`].
+pub fn evaluate_stamped(
+    classifier: &dyn Classifier,
+    images: &Images,
+    attacked: &Attacked,
+    seed: u64,
+) -> Result<StampedEvaluation> {
+    attacked.check_class(classifier)?;
+    let pool = ImagePool::new(images.shared_pixels(), images.size())?;
+    stamped_with(
+        &mut |pool, recipe| Ok(classifier.classes(pool, recipe)?),
+        (images, &pool),
         attacked,
         seed,
     )
@@ -142,12 +169,12 @@ fn evaluate_with(
         images: all.len(),
         clean_accuracy: right as f64 / all.len() as f64,
         stamped: attacked
-            .map(|attacked| evaluate_stamped(predict, (images, &pool), attacked, seed))
+            .map(|attacked| stamped_with(predict, (images, &pool), attacked, seed))
             .transpose()?,
     })
 }
 
-fn evaluate_stamped(
+fn stamped_with(
     predict: Predict<'_>,
     (images, pool): (&Images, &ImagePool),
     attacked: &Attacked,

@@ -10,5 +10,5 @@ mod poisoned;
 
 pub use config::AttackConfig;
 pub use error::{Error, Result};
-pub use evaluate::{Attacked, Evaluation, StampedEvaluation, evaluate};
+pub use evaluate::{Attacked, Evaluation, StampedEvaluation, evaluate, evaluate_stamped};
 pub use poisoned::PoisonedBatches;

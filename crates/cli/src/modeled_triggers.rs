@@ -104,11 +104,9 @@ impl ModeledTriggers {
             };
             let seed = seed.wrapping_add(number as u64);
             let chosen = images.select(&chosen);
-            let found = stages::evaluate(classifier, &chosen, Some(&attacked), seed)?;
-            if let Some(found) = found.stamped {
-                fooled += found.asr * found.images as f64;
-                stamped += found.images;
-            }
+            let found = stages::evaluate_stamped(classifier, &chosen, &attacked, seed)?;
+            fooled += found.asr * found.images as f64;
+            stamped += found.images;
         }
         Ok(SampledAsr {
             sub_model: self.file.display().to_string(),

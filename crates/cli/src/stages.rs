@@ -9,7 +9,7 @@ use mesa::{
     EntropyConfig, EntropyEstimate, EntropyMeasurement, MesaConfig, SubModel, SubModelFit,
     TestingFunction,
 };
-use mesa_attack::{AttackConfig, Attacked, Evaluation, PoisonedBatches};
+use mesa_attack::{AttackConfig, Attacked, Evaluation, PoisonedBatches, StampedEvaluation};
 use mesa_datasets::{Images, Trigger};
 use mesa_defense::{
     AttackSuccess, AttackSuccessConfig, DefenseImages, PointConfig, RetrainBatches, RetrainConfig,
@@ -172,6 +172,20 @@ pub(crate) fn evaluate(
 ) -> Result<Evaluation> {
     stoppable(classifier, how_to_start_anew, |classifier| {
         Ok(mesa_attack::evaluate(classifier, images, attacked, seed)?)
+    })
+}
+
+/// The same on stamped images alone.
+pub(crate) fn evaluate_stamped(
+    classifier: &dyn Classifier,
+    images: &Images,
+    attacked: &Attacked,
+    seed: u64,
+) -> Result<StampedEvaluation> {
+    stoppable(classifier, how_to_start_anew, |classifier| {
+        Ok(mesa_attack::evaluate_stamped(
+            classifier, images, attacked, seed,
+        )?)
     })
 }
 

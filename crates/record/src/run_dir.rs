@@ -12,6 +12,7 @@ use crate::{Key, Result, StepRecord, Summary, read_json, write_json};
 /// records/…      one JSON file a step       checkpoints/… networks and sub-models
 /// state/…        what is in progress        stale/…       results of other configurations
 /// curves.csv     figures of trainings, epoch by epoch
+/// search.txt     what a search was asked for, written before its first class
 /// places.svg     where a searched network's samples work, places.csv the same in figures
 /// distributions/…  samples of a network's sub-models on planes, with pictures
 /// ```
