@@ -81,7 +81,7 @@ pub(crate) struct Args {
     /// Tell nothing but warnings
     #[arg(short, long)]
     quiet: bool,
-    /// Further options of `mesa run`: `cargo xtask reproduce -- --normalize none`
+    /// Further options of `mesa run`, as they are: `cargo xtask reproduce --clean net.pth -- --normalize none`
     #[arg(last = true, value_name = "OPTION")]
     more: Vec<OsString>,
 }
@@ -224,19 +224,11 @@ mod tests {
             #[command(flatten)]
             args: Args,
         }
-        let line = [
-            "x",
-            "--quiet",
-            "--preset",
-            "cpu",
-            "--",
-            "--normalize",
-            "none",
-        ];
+        let line = "x --quiet --preset cpu --clean net.pth -- --normalize none".split(' ');
         let args = <Line as clap::Parser>::try_parse_from(line).unwrap().args;
         let passed_on = args.passed_on(Path::new("/w"), Path::new("/w"));
-        let expected = ["--preset", "cpu", "--quiet", "--normalize", "none"];
-        assert_eq!(passed_on, expected);
+        let expected = "--preset cpu --clean net.pth --quiet --normalize none";
+        assert_eq!(passed_on, expected.split(' ').collect::<Vec<_>>());
     }
 
     #[test]

@@ -223,7 +223,8 @@ impl Ledger {
                 }
             }
         };
-        let moved = self.run.move_aside(files)?;
+        // The record goes first: without it the checkpoint counts for nothing.
+        let moved = self.run.move_aside(&[&files.record, &files.checkpoint])?;
         tracing::warn!(
             "{name}: not reused, {reason}; the old result is now {}",
             moved.display()

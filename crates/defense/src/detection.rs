@@ -80,8 +80,8 @@ impl DetectionRule {
     }
 
     /// Whether a class has to be modeled again in the place where its samples work best: standing
-    /// anywhere they reach neither β on the whole nor the share that is asked for, in that place they turn
-    /// half of that share.
+    /// anywhere they miss β on the whole or the share that is asked for, in that place they turn half of that
+    /// share.
     ///
     /// A backdoor that works in some places only has no trigger that works in all of them, and MESA's
     /// samples are the best compromise. What they do in one place tells it from a class that patches

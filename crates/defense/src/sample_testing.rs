@@ -298,6 +298,16 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn scores_that_are_no_numbers_are_no_answer() {
+        let (probability, is_target) = target_of(&[0.0, 3_f32.ln()], 1).unwrap();
+        assert!((probability - 0.75).abs() < 1e-6 && is_target);
+        for strange in [f32::NAN, f32::INFINITY] {
+            let refused = target_of(&[0.0, strange], 0);
+            assert!(matches!(refused, Err(Error::NoScores)), "{strange}");
+        }
+    }
+
     fn images() -> DefenseImages {
         DefenseImages::new(&synthetic(0, 1, 60).test, &split(60, 50, 0).unwrap())
     }

@@ -197,23 +197,41 @@ impl Staircase {
         sub_models: Vec<SubModel>,
         entropies: &[EntropyEstimate],
     ) -> Result<(Self, MixtureWeights)> {
+        Self::check_alike(&sub_models)?;
         let betas: Vec<f64> = sub_models.iter().map(|one| one.info().beta).collect();
         let measured = entropies
             .iter()
             .map(|one| (one.entropy_nats, one.information_se));
         let weights = mixture_weights(&betas, &measured.collect::<Vec<_>>())?;
-        let noise = |sub_model: &SubModel| sub_model.info().trigger_noise_std;
-        for sub_model in &sub_models {
-            let (own, first) = (noise(sub_model), noise(&sub_models[0]));
-            let is_same = own.to_bits() == first.to_bits();
+        Ok((Self::new(sub_models, &weights.gamma)?, weights))
+    }
+
+    /// Refuses what [`Staircase::weighed`] would, before anything is measured: thresholds that repeat, other
+    /// shapes, other noise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`], naming what differs.
+    pub fn check_alike(sub_models: &[SubModel]) -> Result<()> {
+        for (i, sub_model) in sub_models.iter().enumerate() {
+            let (own, first) = (sub_model.info(), sub_models[0].info());
+            let same_noise = own.trigger_noise_std.to_bits() == first.trigger_noise_std.to_bits();
+            let others = "that of the other sub-models";
             crate::config::require(
                 "trigger_noise_std",
-                own,
-                is_same,
-                "that of the other sub-models",
+                own.trigger_noise_std,
+                same_noise,
+                others,
             )?;
+            let (shape, others) = (own.sizes.trigger_shape, first.sizes.trigger_shape);
+            let is_same = "the shape of the other sub-models";
+            let shown = format!("{shape:?}");
+            crate::config::require("trigger_shape", shown, shape == others, is_same)?;
+            let mut earlier = sub_models[..i].iter().map(|one| one.info().beta.to_bits());
+            let is_new = earlier.all(|beta| beta != own.beta.to_bits());
+            crate::config::require("beta", own.beta, is_new, "unlike the others")?;
         }
-        Ok((Self::new(sub_models, &weights.gamma)?, weights))
+        Ok(())
     }
 
     /// The sub-models, in the order in which they were given.

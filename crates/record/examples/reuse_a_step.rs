@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let reused = found["key"] == json!(step.key());
         println!("{name}: key {}, reused: {reused}", step.key().short());
     }
-    let moved = run.move_aside(&files)?;
+    let moved = run.move_aside(&[&files.record, &files.checkpoint])?;
     println!(
         "moved aside, never overwritten: {}",
         moved.strip_prefix(run.root())?.display()

@@ -71,7 +71,8 @@ impl Detection {
 
     /// The classes that are reached as an attacked one is, however much the others are.
     pub fn reached(&self) -> impl Iterator<Item = &ClassDetection> {
-        let least = self.rule_in_level_set.unwrap_or_default();
+        // What the rule has always asked for.
+        let least = self.rule_in_level_set.unwrap_or(0.5);
         let is_enough = |asr: f64| asr >= self.rule_sample_asr;
         let in_place = move |class: &ClassDetection| {
             is_enough(class.sample_asr) && class.in_level_set >= least
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_class_is_reached_anywhere_or_by_samples_that_reach_beta_in_its_place() {
-        let found = Detection {
+        let mut found = Detection {
             model: String::new(),
             model_sha256: String::new(),
             data: String::new(),
@@ -194,7 +195,10 @@ mod tests {
             version: String::new(),
             engine_version: 1,
         };
-        let reached: Vec<f64> = found.reached().map(|class| class.in_level_set).collect();
-        assert_eq!(reached, [0.0, 0.5, 0.0]);
+        for kept in [Some(0.5), None] {
+            found.rule_in_level_set = kept;
+            let reached: Vec<f64> = found.reached().map(|class| class.in_level_set).collect();
+            assert_eq!(reached, [0.0, 0.5, 0.0]);
+        }
     }
 }

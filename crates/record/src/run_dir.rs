@@ -116,23 +116,22 @@ impl RunDir {
         read_json(&files.record).ok()
     }
 
-    /// Moves the record and the checkpoint of a step below `stale/`, and
-    /// returns where the record is now.
+    /// Moves files that belong together, such as the record and the checkpoint of a step, below `stale/`
+    /// in that order, and returns where the first is now. Those that are not there are left out.
     ///
     /// # Errors
     ///
     /// If a file cannot be moved.
-    pub fn move_aside(&self, files: &StepFiles) -> Result<PathBuf> {
+    pub fn move_aside(&self, files: &[&Path]) -> Result<PathBuf> {
         let mut number = 0;
         let free = |path: &Path, number: u32| {
             let below = path.strip_prefix(&self.root).unwrap_or(path);
             self.root.join("stale").join(number.to_string()).join(below)
         };
-        while free(&files.record, number).exists() || free(&files.checkpoint, number).exists() {
+        while files.iter().any(|path| free(path, number).exists()) {
             number += 1;
         }
-        // The record goes first: without it the checkpoint counts for nothing.
-        for path in [&files.record, &files.checkpoint] {
+        for path in files {
             if path.exists() {
                 let target = free(path, number);
                 if let Some(folder) = target.parent() {
@@ -141,7 +140,9 @@ impl RunDir {
                 fs_err::rename(path, target)?;
             }
         }
-        Ok(free(&files.record, number))
+        Ok(files
+            .first()
+            .map_or_else(|| self.root.clone(), |first| free(first, number)))
     }
 }
 
@@ -165,7 +166,7 @@ mod tests {
         for round in 0..2 {
             crate::write_text(&files.record, "{}").unwrap();
             crate::write_text(&files.checkpoint, "weights").unwrap();
-            let moved = run.move_aside(&files).unwrap();
+            let moved = run.move_aside(&[&files.record, &files.checkpoint]).unwrap();
             assert!(moved.ends_with(format!("stale/{round}/records/170/seed-0/attack.json")));
             assert!(moved.exists() && !files.record.exists() && !files.checkpoint.exists());
         }

@@ -56,10 +56,7 @@ pub fn committed_files(root: &Path, patch_of: PatchOf) -> Result<Vec<GeneratedFi
         ("speed", speed::readme_block(&contents.speed)),
     ];
     let performance = speed::page_blocks(&contents.speed, &contents.runs);
-    let file = |name: &str, text: String| GeneratedFile {
-        path: root.join(name),
-        text,
-    };
+    let file = |name: &str, text: String| GeneratedFile::holding(root.join(name), text);
     let mut files = vec![
         with_blocks(root.join("README.md"), &readme)?,
         file("docs/results.md", results_page(&contents)),
@@ -87,10 +84,7 @@ fn left_over(root: &Path, made: &[GeneratedFile]) -> Result<Vec<GeneratedFile>> 
     };
     let mut found = below_ending(&figures, "svg")?;
     found.retain(is_left_over);
-    let file = |path| GeneratedFile {
-        path,
-        text: String::new(),
-    };
+    let file = |path| GeneratedFile { path, text: None };
     Ok(found.into_iter().map(file).collect())
 }
 
@@ -154,7 +148,7 @@ fn with_blocks(path: PathBuf, blocks: &[(&str, String)]) -> Result<GeneratedFile
     for (name, block) in blocks {
         text = with_block(&path, &text, name, block)?;
     }
-    Ok(GeneratedFile { path, text })
+    Ok(GeneratedFile::holding(path, text))
 }
 
 #[cfg(test)]
@@ -192,11 +186,11 @@ mod tests {
     }
 
     fn text<'a>(files: &'a [GeneratedFile], name: &str) -> &'a str {
-        &files
+        files
             .iter()
             .find(|file| file.path.ends_with(name))
             .unwrap()
-            .text
+            .text()
     }
 
     #[test]
@@ -306,7 +300,7 @@ mod tests {
         fs_err::remove_file(&record).unwrap();
         fs_err::remove_file(root.path().join("docs/records/one/summary.json")).unwrap();
         let mut stale = files_of(&root);
-        stale.retain(|file| file.text.is_empty());
+        stale.retain(|file| file.text.is_none());
         assert_eq!(stale.len(), 5, "{stale:?}");
         for file in stale {
             assert!(!file.is_current().unwrap());

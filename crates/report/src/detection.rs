@@ -62,9 +62,9 @@ const NOTHING_TO_COMPARE: &str = "With fewer than five classes none stands out f
     alone has decided.";
 
 /// What it means that several classes are reached and none stands out.
-const ALIKE: &str = "A network with backdoors in as many classes looks like this, and so does one that any patch \
-    confuses: the rule compares classes, and cannot tell. Look at the samples of these classes; retrained with \
-    their sub-models (`mesa defend --with`) a network loses little accuracy where it is backdoors that go.";
+pub(crate) const ALIKE: &str = "A network with backdoors in as many classes looks like this, and so does one that any patch \
+    confuses: the rule compares classes, and cannot tell. Look at the samples of these classes, and whether a repair \
+    with their sub-models costs accuracy; against backdoors it hardly does.";
 
 /// What finding nothing does not mean.
 pub(crate) const NO_PROOF: &str = "Finding nothing is no proof: a backdoor of another kind than small \

@@ -7,7 +7,7 @@ use mesa_record::{ClassDetection, Detection, Verdict};
 use crate::Table;
 use crate::commands::settings_options;
 use crate::detection::{
-    NO_PROOF, index_words, modeled_place, named, places_words, threshold_words,
+    ALIKE, NO_PROOF, index_words, modeled_place, named, places_words, threshold_words,
 };
 use crate::detection_roc::{DEFINITION, Roc};
 use crate::format::{data_words, hardware_words, percent};
@@ -146,9 +146,13 @@ pub(crate) fn notes(detections: &[(String, &Detection)]) -> Vec<String> {
     let lines = lines.iter().filter(|words| !words.is_empty());
     notes.extend(lines.map(|words| words.join("; ")));
     notes.extend(chosen_on(detections));
-    let is_clear = |(_, found): &(String, &Detection)| found.verdict == Verdict::NothingFound;
-    if detections.iter().any(is_clear) {
-        notes.push(NO_PROOF.to_owned());
+    for (verdict, words) in [
+        (Verdict::NothingFound, NO_PROOF),
+        (Verdict::Undecided, ALIKE),
+    ] {
+        if detections.iter().any(|(_, found)| found.verdict == verdict) {
+            notes.push(words.to_owned());
+        }
     }
     notes
 }

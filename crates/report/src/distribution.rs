@@ -75,10 +75,8 @@ pub(crate) fn page_figures(name: &str, distribution: &Distribution) -> Vec<Figur
 
 /// The same as files in `assets/figures` for a committed record; `name` is that of its folder.
 pub(crate) fn figures(root: &Path, name: &str, distribution: &Distribution) -> Vec<GeneratedFile> {
-    let file = |(picture, text)| GeneratedFile {
-        path: root.join(figure_path(name, picture)),
-        text,
-    };
+    let file =
+        |(picture, text)| GeneratedFile::holding(root.join(figure_path(name, picture)), text);
     let pictures = distribution_pictures(distribution);
     pictures.into_iter().map(file).collect()
 }
@@ -218,7 +216,7 @@ mod tests {
         for file in files {
             let path = file.path.strip_prefix("/root").unwrap().display();
             assert!(shown.contains(&format!("](../{path})")), "{path}");
-            assert!(file.text.starts_with("<svg"));
+            assert!(file.text().starts_with("<svg"));
         }
     }
 }

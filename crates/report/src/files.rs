@@ -11,22 +11,35 @@ use crate::Result;
 pub struct GeneratedFile {
     /// Where it belongs.
     pub path: PathBuf,
-    /// What it shall hold; empty if there shall be no such file.
-    pub text: String,
+    /// What it shall hold; `None` if there shall be no such file.
+    pub text: Option<String>,
 }
 
 impl GeneratedFile {
+    /// One that holds a text.
+    pub fn holding(path: impl Into<PathBuf>, text: String) -> Self {
+        Self {
+            path: path.into(),
+            text: Some(text),
+        }
+    }
+
+    /// What it shall hold, for tests.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        self.text.as_deref().unwrap_or_default()
+    }
+
     /// Whether the file on disk holds just that, or is not there if it shall not be.
     ///
     /// # Errors
     ///
     /// [`crate::Error::Io`] if it exists and cannot be read.
     pub fn is_current(&self) -> Result<bool> {
-        let exists = self.path.exists();
-        if self.text.is_empty() {
-            return Ok(!exists);
-        }
-        Ok(exists && fs_err::read_to_string(&self.path)? == self.text)
+        Ok(match (&self.text, self.path.exists()) {
+            (Some(text), true) => fs_err::read_to_string(&self.path)? == *text,
+            (text, exists) => text.is_some() == exists,
+        })
     }
 
     /// Writes it, or removes what shall not be, where it is not current; returns whether it had to.
@@ -36,10 +49,11 @@ impl GeneratedFile {
     /// [`crate::Error::Record`] if it cannot be written, [`crate::Error::Io`] if it cannot be removed.
     pub fn write(&self) -> Result<bool> {
         let stale = !self.is_current()?;
-        if stale && self.text.is_empty() {
-            fs_err::remove_file(&self.path)?;
-        } else if stale {
-            write_text(&self.path, &self.text)?;
+        if stale {
+            match &self.text {
+                Some(text) => write_text(&self.path, text)?,
+                None => fs_err::remove_file(&self.path)?,
+            }
         }
         Ok(stale)
     }

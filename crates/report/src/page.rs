@@ -75,15 +75,19 @@ impl Contents {
                 all => format!("Samples of the sub-models of {} networks.", all.len()),
             },
             (None, all) => {
-                let is_accused =
-                    |found: &&Recorded<Detection>| found.record.verdict == Verdict::Backdoor;
-                let networks = |found: Vec<&Recorded<Detection>>| {
-                    let digests = found.iter().map(|found| &found.record.model_sha256);
+                let networks = |verdict: Option<Verdict>| {
+                    let found = all.iter().map(|found| &found.record);
+                    let found =
+                        found.filter(|one| verdict.is_none_or(|wanted| one.verdict == wanted));
+                    let digests = found.map(|one| &one.model_sha256);
                     digests.collect::<BTreeSet<_>>().len()
                 };
-                let accused = networks(all.iter().filter(is_accused).collect());
-                let all = networks(all.iter().collect());
-                format!("Backdoors found in {accused} of {all} networks.")
+                let undecided = match networks(Some(Verdict::Undecided)) {
+                    0 => String::new(),
+                    count => format!(", {count} undecided"),
+                };
+                let (accused, all) = (networks(Some(Verdict::Backdoor)), networks(None));
+                format!("Backdoors found in {accused} of {all} networks{undecided}.")
             }
         }
     }

@@ -51,7 +51,7 @@ pub fn run_files(
         (None, Some(found)) => detection_csv(&found.record),
         (None, None) => distributions_csv(&contents.distributions),
     };
-    let file = |path: PathBuf, text: String| GeneratedFile { path, text };
+    let file = |path: PathBuf, text: String| GeneratedFile::holding(path, text);
     Ok(vec![
         file(page, report_page(&contents, patch_of)),
         file(folder.join("results.md"), markdown(&contents)),
@@ -279,7 +279,7 @@ mod tests {
             .map(|file| file.path.file_name().unwrap().to_str().unwrap())
             .collect();
         assert_eq!(names, ["report.html", "results.md", "results.csv"]);
-        let page = &files[0].text;
+        let page = files[0].text();
         check_page(page);
         assert!(page.contains("a/distribution.json") && page.contains("BACKDOOR FOUND"));
         assert!(page.contains("On 13 backdoored networks"));
@@ -307,7 +307,8 @@ mod tests {
         detection.model = attack.into();
         detection.classes[1].name = attack.into();
         write_json(&folder.path().join("detection.json"), &detection).unwrap();
-        let page = &files_of(&folder)[0].text;
+        let files = files_of(&folder);
+        let page = files[0].text();
         check_page(page);
         assert!(page.contains("&lt;script&gt;alert"));
     }
@@ -324,17 +325,18 @@ mod tests {
             .join("state/170/seed-1/fit-0.9.0123abcd.safetensors");
         write_text(&state, "").unwrap();
         let files = files_of(&folder);
-        check_page(&files[0].text);
+        check_page(files[0].text());
         assert!(
             files[0]
-                .text
+                .text()
                 .contains("170 (seed 1): not there yet: mesa:0.9")
         );
-        assert!(files[0].text.contains("In progress: 170/seed-1/fit-0.9."));
-        assert!(files[1].text.contains("not finished: 170 (seed 1)"));
+        assert!(files[0].text().contains("In progress: 170/seed-1/fit-0.9."));
+        assert!(files[1].text().contains("not finished: 170 (seed 1)"));
         summary.rows.clear();
         let empty = folder_with(&summary);
-        let page = &files_of(&empty)[0].text;
+        let files = files_of(&empty);
+        let page = files[0].text();
         check_page(page);
         assert!(page.contains("There is no backdoored network yet"));
     }
@@ -366,20 +368,23 @@ mod tests {
         let detection = made_up::detection(false);
         write_json(&folder.path().join("detection.json"), &detection).unwrap();
         let files = files_of(&folder);
-        check_page(&files[0].text);
+        check_page(files[0].text());
         let verdict = files[0]
-            .text
+            .text()
             .find("Nothing found in made-up.safetensors")
             .unwrap();
-        assert!(verdict < files[0].text.find("<main>").unwrap());
+        assert!(verdict < files[0].text().find("<main>").unwrap());
         let words = "no class passes the rule; class 1 (stripes) comes closest";
         for file in &files[..2] {
-            assert!(file.text.contains(words), "{}", file.text);
-            assert_eq!(file.text.matches("Finding nothing is no proof").count(), 1);
+            assert!(file.text().contains(words), "{}", file.text());
+            assert_eq!(
+                file.text().matches("Finding nothing is no proof").count(),
+                1
+            );
         }
         assert!(
             files[2]
-                .text
+                .text()
                 .contains("made-up.safetensors,0,rings & dots,,,,,0.021")
         );
     }
@@ -400,7 +405,7 @@ mod tests {
                 for words in &said {
                     let start = words.split('`').next().unwrap();
                     let escaped = start.replace('&', "&amp;");
-                    let is_said = file.text.contains(start) || file.text.contains(&escaped);
+                    let is_said = file.text().contains(start) || file.text().contains(&escaped);
                     assert!(is_said, "{start}");
                 }
             }
@@ -413,13 +418,13 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         write_json(&path("a/distribution.json"), &made_up::distribution()).unwrap();
         let files = files_of(&folder);
-        check_page(&files[0].text);
+        check_page(files[0].text());
         for file in &files[..2] {
-            assert!(!file.text.contains("Nothing has been measured"));
-            assert!(file.text.contains("made-up on CIFAR-10: trigger 170"));
+            assert!(!file.text().contains("Nothing has been measured"));
+            assert!(file.text().contains("made-up on CIFAR-10: trigger 170"));
         }
         assert!(files[2].path.ends_with("results.csv"));
-        let rows: Vec<&str> = files[2].text.lines().collect();
+        let rows: Vec<&str> = files[2].text().lines().collect();
         assert_eq!(rows.len(), 1 + 4, "{rows:?}");
         let columns = |row: &str| row.split(',').count();
         assert!(rows.iter().all(|row| columns(row) == columns(rows[0])));
@@ -432,9 +437,13 @@ mod tests {
         other.trigger = "16".into();
         write_json(&path("b/distribution.json"), &other).unwrap();
         let files = files_of(&folder);
-        assert!(files[0].text.contains("sub-models of 2 networks"));
-        assert!(files[0].text.contains("distributions of triggers 170, 16"));
-        assert_eq!(files[2].text.lines().count(), 1 + 8);
+        assert!(files[0].text().contains("sub-models of 2 networks"));
+        assert!(
+            files[0]
+                .text()
+                .contains("distributions of triggers 170, 16")
+        );
+        assert_eq!(files[2].text().lines().count(), 1 + 8);
     }
 
     #[test]

@@ -13,7 +13,7 @@ Examples:
   mesa detect suspect.safetensors
   mesa detect resnet18.pth --normalize cifar10
   mesa detect suspect.safetensors --preset cpu
-  mesa detect suspect.safetensors --json > verdict.json || [ $? -eq 10 ]
+  mesa detect suspect.safetensors --json > verdict.json || case $? in 10|11) ;; *) exit 1; esac
 
 Models the triggers of every class with MESA, as `mesa fit` does for one, and
 tries samples of each model on clean images. A class is attacked if its samples
@@ -24,9 +24,9 @@ the modeling split, nothing else.
 
 Triggers are modeled wherever they stand. Many backdoors work in some places
 only: in a corner, or where the network's strides meet them. So success is
-counted by place, and a class whose samples do not reach β anywhere, but turn a
-quarter of the images (half of --min-asr) in their best place, is modeled once
-more in that place. There at least half of its samples have to reach β, too.
+counted by place, and a class whose samples miss β or --min-asr anywhere, but
+turn a quarter of the images (half of --min-asr) in their best place, is modeled
+once more in that place. There at least half of its samples have to reach β, too.
 --placement names the places instead, and nothing else is searched.
 
 Writes detection.json, detection.svg, pictures of samples and of the places in

@@ -423,6 +423,7 @@ fn weigh(
     config: &EntropyConfig,
     seed: u64,
 ) -> Result<Staircase> {
+    Staircase::check_alike(&sub_models).map_err(|error| Usage(format!("--weighted: {error}")))?;
     let found = sub_models
         .iter()
         .map(|sub_model| {
@@ -467,12 +468,35 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
 
-    #[test]
-    fn random_patches_have_the_size_of_the_settings_triggers() {
-        let line = ["mesa", "defend", "m", "--control", "random", "-o", "x"];
-        let Command::Defend(args) = Cli::parse_from(line).command else {
+    fn args_of(line: &str) -> Defend {
+        let Command::Defend(args) = Cli::parse_from(line.split(' ')).command else {
             unreachable!("that is what was parsed")
         };
+        args
+    }
+
+    #[test]
+    fn sub_models_of_several_classes_or_networks_are_not_weighed() {
+        let of = |class: &str, model: &str| {
+            let entries = [(TARGET_CLASS, class), ("model_sha256", model)];
+            let entries = entries.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Metadata::from(entries)
+        };
+        let weighted = args_of("mesa defend m --with a b --weighted -o x");
+        let turns = args_of("mesa defend m --with a b -o x");
+        for (fitted, is_refused) in [
+            ([of("0", "m"), of("0", "m")], false),
+            ([of("0", "m"), of("3", "m")], true),
+            ([of("0", "m"), of("0", "n")], true),
+        ] {
+            assert_eq!(check_alike(&weighted, &fitted).is_err(), is_refused);
+            assert!(check_alike(&turns, &fitted).is_ok());
+        }
+    }
+
+    #[test]
+    fn random_patches_have_the_size_of_the_settings_triggers() {
+        let args = args_of("mesa defend m --control random -o x");
         let mut settings = ExperimentConfig::paper();
         settings.mesa.trigger_shape = [3, 2, 5];
         let reverse = |_| unreachable!("nothing is reversed for random patches");

@@ -55,7 +55,7 @@ struct Told<'a> {
     detection: &'a Detection,
     /// The run folder.
     folder: String,
-    /// The command that removes what was found.
+    /// The command that removes what was found, or may be there.
     repair: Option<String>,
 }
 
@@ -100,7 +100,11 @@ pub(crate) fn run(args: &Detect, json: bool, threads: usize) -> Result<ExitCode>
     let mut plain = detection_text(&detection);
     let repair = search.how_to_remove(&detection, &found);
     if let Some(command) = &repair {
-        let _ = writeln!(plain, "\nto remove it:\n  {command}");
+        let why = match detection.verdict {
+            Verdict::Undecided => "to see whether repairing costs accuracy",
+            _ => "to remove it",
+        };
+        let _ = writeln!(plain, "\n{why}:\n  {command}");
     }
     tracing::info!("written to {}", folder.display());
     let told = Told {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use mesa_record::{
-    NetworkRecord, Row, RunDir, StepFiles, Summary, TriggerName, peak_rss_mb, processor, write_text,
+    NetworkRecord, Row, RunDir, Summary, TriggerName, peak_rss_mb, processor, write_text,
 };
 use mesa_report::{SampleGroup, SamplesPicture};
 
@@ -26,13 +26,7 @@ pub(crate) fn set_damaged_summary_aside(run: &RunDir) -> Result<()> {
     let Err(error) = run.read_summary() else {
         return Ok(());
     };
-    let path = run.summary();
-    let moved = run.move_aside(&StepFiles {
-        record: path.clone(),
-        // A summary has no further file.
-        checkpoint: path.clone(),
-        state: path,
-    })?;
+    let moved = run.move_aside(&[&run.summary()])?;
     tracing::warn!(
         "{error}; it is now {}. Its steps are still done: name all its networks and methods for all its rows",
         moved.display()

@@ -276,8 +276,8 @@ impl Engine {
         Ok(())
     }
 
-    /// From the logits' gradient, which the head keeps, back: with `targets` to all parameters, in
-    /// training; without to the images, statistics fixed.
+    /// From the logits' gradient, which the head keeps, back to the first convolution's result: with
+    /// `targets` to all parameters, in training; without, statistics are fixed.
     pub(crate) fn backward(
         &mut self,
         values: &DeviceBuffer<f32>,

@@ -191,11 +191,11 @@ impl Plan {
         [0, 1].map(|part| self.parameters.entries[first + part].place)
     }
 
-    /// The backward pass: units in reverse order, down to the result of the first convolution, whose gradient is
-    /// in the last step's `own` buffer; nobody asks for that of the images. The first to reach a node writes its gradient, or
-    /// leaves it where it is for a residual; the others add to it. Once a unit has passed its output's
-    /// gradient on, that buffer is free for another node of the same size, unless a skip takes it as
-    /// it is.
+    /// The backward pass: units in reverse order, down to the result of the first convolution, whose
+    /// gradient is in the last step's `own` buffer; nobody asks for that of the images. The first to reach a
+    /// node writes its gradient, or leaves it where it is for a residual; the others add to it. Once a unit
+    /// has passed its output's gradient on, that buffer is free for another node of the same size, unless a
+    /// skip takes it as it is.
     pub(crate) fn backward(&self, graph: &Graph) -> Backward {
         let mut plan = Backward::default();
         let mut free: Vec<usize> = Vec::new();

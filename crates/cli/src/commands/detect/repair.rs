@@ -8,7 +8,7 @@ use super::{Search, Searched};
 use crate::output;
 
 impl Search<'_> {
-    /// The command that removes what was found.
+    /// The command that removes what was found, or that tries to where classes are reached alike.
     pub(super) fn how_to_remove(
         &self,
         detection: &Detection,
@@ -20,8 +20,13 @@ impl Search<'_> {
             quoted(&args.model),
             "--with".to_owned(),
         ];
+        let reached: Vec<u32> = match detection.verdict {
+            Verdict::Backdoor => detection.attacked_classes.clone(),
+            Verdict::Undecided => detection.reached().map(|class| class.class).collect(),
+            Verdict::NothingFound => return None,
+        };
         for (figures, searched) in detection.classes.iter().zip(found) {
-            if figures.attacked {
+            if reached.contains(&figures.class) {
                 words.push(quoted(&searched.shown(figures).fit.files.checkpoint));
             }
         }
@@ -40,19 +45,17 @@ impl Search<'_> {
             "--placement",
             args.placement.placement.map(|places| places.to_string()),
         );
-        // Each class that was found takes an epoch's turn.
-        let (found, epochs) = (
-            detection.attacked_classes.len(),
-            self.settings.retrain.training.epochs,
-        );
-        option("--epochs", (found > epochs).then(|| found.to_string()));
+        // Each class takes an epoch's turn.
+        let turns = reached.len();
+        let is_more = turns > self.settings.retrain.training.epochs;
+        option("--epochs", is_more.then(|| turns.to_string()));
         // Beside that of another suspect, not instead of it.
         let stem = args.model.file_stem().unwrap_or_default().to_string_lossy();
         option(
             "-o",
             Some(output::quoted(&format!("{stem}-repaired.safetensors"))),
         );
-        (detection.verdict == Verdict::Backdoor).then(|| words.join(" "))
+        Some(words.join(" "))
     }
 }
 

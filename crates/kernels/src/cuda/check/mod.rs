@@ -117,9 +117,15 @@ fn largest_error(found: &[f32], expected: &[f64]) -> f64 {
         return f64::INFINITY;
     }
     let pairs = found.iter().zip(expected);
-    let differences = pairs.map(|(a, b)| (f64::from(*a) - b).abs());
-    // Not `max`, which leaves out what is no number.
-    let largest = differences.fold(0.0, |most, one| if one <= most { most } else { one });
+    let mut largest = 0.0;
+    for (a, b) in pairs {
+        let difference = (f64::from(*a) - b).abs();
+        // `max` leaves out what is no number, on either side.
+        if difference.is_nan() {
+            return f64::INFINITY;
+        }
+        largest = difference.max(largest);
+    }
     if largest == 0.0 {
         return 0.0;
     }

@@ -1,12 +1,16 @@
 //! Compares whole steps on a GPU with the same steps on the CPU, at fixed inputs.
 
+mod full_width;
 mod inputs;
+mod pairs;
 mod perceptrons;
 mod runs;
 
 use mesa_kernels::cuda::{Comparison, CudaDevice, Precision, TargetGradient};
 
+use self::full_width::{FULL_WIDTH, at_once, one_step};
 use self::inputs::{BATCH, CLASSES, IMAGES, Inputs, OnDevice, TRIGGER};
+use self::pairs::Pairs;
 use super::{CudaFrozen, CudaNetwork, CudaSettings, Gpu, StepSettings};
 use crate::graph::COLORS;
 use crate::host::host_values;
@@ -22,23 +26,12 @@ const KINDS: [(&str, &str, usize); 4] = [
     ("pre-activation, ", "preactresnet18", WIDTH),
     ("wide, ", "wideresnet16", WIDTH),
 ];
-/// Those that have convolutions of their own on some cards, in bf16.
-const FULL_WIDTH: [(&str, &str, usize); 2] = [
-    ("width 64, ", "resnet18", 64),
-    ("pre-activation, width 64, ", "preactresnet18", 64),
-];
 const TARGET: u32 = 4;
 const OTHER: u32 = 7;
 
 /// Weight decay is large, so that a step without it is seen.
 const MOMENTUM: f64 = 0.9;
 const WEIGHT_DECAY: f64 = 5e-2;
-
-/// Images of a step of full width where that has to be quick.
-const FEW: usize = 4;
-/// Images of a batch, and steps, of networks that are trained at once.
-const MANY: usize = 128;
-const MANY_STEPS: usize = 12;
 
 /// Steps of training: their first plan, learning rate and label smoothing. The first one is
 /// computed launch by launch, the second one recorded, the others replay that: what a recording has
@@ -228,88 +221,6 @@ fn training(
         recorded(device, &name, network.recorded(), 1, settings, found);
     }
     Ok(expected)
-}
-
-/// One step of a network and one gradient of triggers, of few images: that takes an emulated GPU a minute
-/// at full width, where some cards have kernels of their own.
-fn one_step(
-    on: (&CudaDevice, CudaSettings, &str),
-    start: Network,
-    found: &mut Vec<Comparison>,
-) -> Result<()> {
-    let (device, settings, of) = on;
-    let inputs = Inputs::new(2, FEW)?;
-    let on_device = inputs.on(device)?;
-    let trained = training(on, start, &STEPS[..1], (&inputs, &on_device), found)?;
-    let (forward, backward) = tolerances(settings.precision);
-    let mut network = CudaFrozen::new(device, &trained, settings)?;
-    let wanted = TargetGradient::LogProbability;
-    let images = inputs.images(0)?;
-    let (chances, gradient) =
-        (trained.freeze()?).target_gradient(&images, TARGET, inputs.places(0), TRIGGER, wanted)?;
-    let result = network.trigger_gradient(on_device.batch(0), FEW, TARGET, wanted)?;
-    let mut pairs = Pairs::default();
-    let found_chances = result.probabilities.read()?;
-    pairs.add("probabilities", forward, &found_chances, &chances);
-    let values = result.gradients.read()?;
-    pairs.add(
-        "gradient of ln p",
-        backward,
-        &values,
-        &host_values(&gradient)?,
-    );
-    pairs.compare(&format!("{of}triggers"), settings.precision, found);
-    Ok(())
-}
-
-/// Networks of full width that several threads train at once have to end with the bits of one that is
-/// trained alone: blocks of different networks lie on one multiprocessor, and what one forgets to wait
-/// for shows beside others.
-fn at_once(device: &CudaDevice, settings: CudaSettings, found: &mut Vec<Comparison>) -> Result<()> {
-    let (of, kind, width) = FULL_WIDTH[0];
-    let trained = || -> Result<Vec<f32>> {
-        let device = CudaDevice::open(device.ordinal())?;
-        let on_device = Inputs::new(2, BATCH)?.repeated(&device, MANY)?;
-        let start = start(kind, width)?;
-        let mut network = CudaNetwork::new(&device, &start, settings, MANY, [0.0; COLORS])?;
-        let step = StepSettings {
-            learning_rate: 0.01,
-            momentum: MOMENTUM,
-            weight_decay: WEIGHT_DECAY,
-            label_smoothing: 0.1,
-        };
-        for _ in 0..MANY_STEPS {
-            network.step(on_device.batch(0), &step)?;
-        }
-        let mut frozen = network.freeze()?;
-        let gradients = frozen.trigger_gradient(
-            on_device.batch(0),
-            MANY,
-            TARGET,
-            TargetGradient::LogProbability,
-        )?;
-        let mut numbers = flat(&network.state()?, |_| true)?;
-        numbers.extend(gradients.gradients.read()?);
-        Ok(numbers)
-    };
-    let alone = wide(&trained()?);
-    let together: Vec<Result<Vec<f32>>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(trained)).collect();
-        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-        joined
-            .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    for (number, one) in together.into_iter().enumerate() {
-        found.push(Comparison::new(
-            format!("{of}four networks at once, number {number}: the bits of one alone"),
-            settings.precision,
-            &one?,
-            &alone,
-            0.0,
-        ));
-    }
-    Ok(())
 }
 
 /// Weights and velocities after an update, by the equations of [`Sgd`].
@@ -515,64 +426,6 @@ fn replayed(
     Ok(())
 }
 
-/// What was found and what was expected, of several steps, by the names of quantities.
-#[derive(Default)]
-struct Pairs {
-    all: Vec<Pair>,
-}
-
-struct Pair {
-    name: String,
-    tolerance: f64,
-    found: Vec<f32>,
-    expected: Vec<f64>,
-}
-
-impl Pairs {
-    fn add(&mut self, name: &str, tolerance: f64, found: &[f32], expected: &[f32]) {
-        self.add_wide(name, tolerance, found, wide(expected));
-    }
-
-    fn add_wide(&mut self, name: &str, tolerance: f64, found: &[f32], expected: Vec<f64>) {
-        let known = self.all.iter_mut().find(|pair| pair.name == name);
-        if let Some(pair) = known {
-            pair.found.extend(found);
-            pair.expected.extend(expected);
-            return;
-        }
-        self.all.push(Pair {
-            name: name.to_owned(),
-            tolerance,
-            found: found.to_vec(),
-            expected,
-        });
-    }
-
-    /// A comparison of each quantity, over all steps.
-    fn compared(self, of: &str, precision: Precision) -> impl Iterator<Item = Comparison> {
-        self.all.into_iter().map(move |pair| {
-            Comparison::new(
-                format!("{of} {}", pair.name),
-                precision,
-                &pair.found,
-                &pair.expected,
-                pair.tolerance,
-            )
-        })
-    }
-
-    /// Notes them all.
-    fn compare(self, of: &str, precision: Precision, noted: &mut Vec<Comparison>) {
-        noted.extend(self.compared(&format!("{of}:"), precision));
-    }
-
-    /// The one that is furthest off.
-    fn worst(self, of: &str, precision: Precision) -> Option<Comparison> {
-        let all = self.compared(of, precision);
-        all.max_by(|a, b| a.error.total_cmp(&b.error))
-    }
-}
-
 /// The middle of the widest gap between neighbors.
 fn between(values: &[f32]) -> f32 {
     let mut sorted = values.to_vec();
@@ -602,33 +455,6 @@ mod tests {
     use approx::assert_abs_diff_eq;
 
     use super::*;
-
-    #[test]
-    fn quantities_are_compared_over_all_steps() {
-        let (mut pairs, mut noted) = (Pairs::default(), Vec::new());
-        pairs.add("loss", 1e-6, &[1.0], &[1.0]);
-        pairs.add("logits", 1e-6, &[1.0, 2.0], &[1.0, 2.0]);
-        pairs.add("loss", 1e-6, &[3.0], &[4.0]);
-        pairs.compare("training", Precision::F32, &mut noted);
-        let passed: Vec<(&str, bool)> = noted
-            .iter()
-            .map(|one| (one.name.as_str(), one.passed()))
-            .collect();
-        assert_eq!(
-            passed,
-            [("training: loss", false), ("training: logits", true)]
-        );
-    }
-
-    #[test]
-    fn one_wrong_tensor_is_not_lost_among_the_others() {
-        let mut pairs = Pairs::default();
-        pairs.add("conv1", 1e-2, &[1e3], &[1e3]);
-        pairs.add("bn1.bias", 1e-2, &[1e-3], &[2e-3]);
-        let worst = pairs.worst("gradient of", Precision::F32).unwrap();
-        assert_eq!(worst.name, "gradient of bn1.bias");
-        assert!(!worst.passed());
-    }
 
     #[test]
     fn the_bound_lies_in_the_widest_gap() {
