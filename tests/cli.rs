@@ -522,7 +522,9 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     }
     assert!(!folder.path().join("good.safetensors.state").exists());
     // A turn that would never come is not left out silently.
-    let turns = ["defend", &bad, "-o", &good, "--with", &g9, &g5, "--epochs", "1"];
+    let turns = [
+        "defend", &bad, "-o", &good, "--with", &g9, &g5, "--epochs", "1",
+    ];
     let said = say(&[&turns[..], &["--config", &settings, "--data", "synthetic"]].concat());
     assert_eq!(said.code, Some(2), "{}", said.stderr);
     assert!(said.stderr.contains("--epochs 2"), "{}", said.stderr);
