@@ -466,6 +466,23 @@ fn is_what_anyone_measures(
     }
 }
 
+/// It would be left out silently.
+fn a_turn_that_would_never_come_is_refused([bad, good, first, second]: [&str; 4]) {
+    let settings = tiny().display().to_string();
+    let repair = ["defend", bad, "-o", good, "--with", first, second];
+    let few = [
+        "--epochs",
+        "1",
+        "--config",
+        &settings,
+        "--data",
+        "synthetic",
+    ];
+    let said = say(&[&repair[..], &few].concat());
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
+    assert!(said.stderr.contains("--epochs 2"), "{}", said.stderr);
+}
+
 #[test]
 fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
     let folder = tempfile::tempdir().unwrap();
@@ -521,13 +538,7 @@ fn the_steps_by_hand_lead_from_nothing_to_a_repaired_network() {
         }
     }
     assert!(!folder.path().join("good.safetensors.state").exists());
-    // A turn that would never come is not left out silently.
-    let turns = [
-        "defend", &bad, "-o", &good, "--with", &g9, &g5, "--epochs", "1",
-    ];
-    let said = say(&[&turns[..], &["--config", &settings, "--data", "synthetic"]].concat());
-    assert_eq!(said.code, Some(2), "{}", said.stderr);
-    assert!(said.stderr.contains("--epochs 2"), "{}", said.stderr);
+    a_turn_that_would_never_come_is_refused([&bad, &good, &g9, &g5]);
 
     for (name, count) in [("t.svg", "3"), ("t.safetensors", "5")] {
         let path = file(name);
