@@ -104,6 +104,16 @@ pub fn mixture_weights(betas: &[f64], entropies: &[(f64, f64)]) -> Result<Mixtur
     })
 }
 
+/// Refuses triggers of several shapes.
+fn check_shapes(sub_models: &[SubModel]) -> Result<()> {
+    let shape = |sub_model: &SubModel| sub_model.info().sizes.trigger_shape;
+    sub_models.iter().try_for_each(|sub_model| {
+        let (own, first) = (shape(sub_model), shape(&sub_models[0]));
+        let is_same = "the shape of the other sub-models";
+        crate::config::require("trigger_shape", format!("{own:?}"), own == first, is_same)
+    })
+}
+
 fn normalized(mut weights: Vec<f64>) -> Vec<f64> {
     let sum: f64 = weights.iter().sum();
     for weight in &mut weights {
@@ -149,12 +159,7 @@ impl Staircase {
                 others: weights.len(),
             });
         }
-        let shape = |sub_model: &SubModel| sub_model.info().sizes.trigger_shape;
-        for sub_model in &sub_models {
-            let (own, first) = (shape(sub_model), shape(&sub_models[0]));
-            let is_same = "the shape of the other sub-models";
-            crate::config::require("trigger_shape", format!("{own:?}"), own == first, is_same)?;
-        }
+        check_shapes(&sub_models)?;
         let choice = WeightedIndex::new(weights).map_err(|_| Error::Config {
             name: "gamma",
             value: format!("{weights:?}"),
@@ -213,6 +218,7 @@ impl Staircase {
     ///
     /// [`Error::Config`], naming what differs.
     pub fn check_alike(sub_models: &[SubModel]) -> Result<()> {
+        check_shapes(sub_models)?;
         for (i, sub_model) in sub_models.iter().enumerate() {
             let (own, first) = (sub_model.info(), sub_models[0].info());
             let same_noise = own.trigger_noise_std.to_bits() == first.trigger_noise_std.to_bits();
@@ -223,10 +229,6 @@ impl Staircase {
                 same_noise,
                 others,
             )?;
-            let (shape, others) = (own.sizes.trigger_shape, first.sizes.trigger_shape);
-            let is_same = "the shape of the other sub-models";
-            let shown = format!("{shape:?}");
-            crate::config::require("trigger_shape", shown, shape == others, is_same)?;
             let mut earlier = sub_models[..i].iter().map(|one| one.info().beta.to_bits());
             let is_new = earlier.all(|beta| beta != own.beta.to_bits());
             crate::config::require("beta", own.beta, is_new, "unlike the others")?;

@@ -198,10 +198,14 @@ fn training(
             &all,
         );
         for (name, tensor) in &gradients {
-            let wanted = wanted.iter().find(|(known, _)| *known == name);
-            let wanted = wanted.map_or_else(|| Ok(Vec::new()), |(_, one)| host_values(one))?;
+            let wanted = wanted.get(name).map(host_values).transpose()?;
             let bar = tensor_tolerance(settings.precision);
-            tensors.add(name, bar, &host_values(tensor)?, &wanted);
+            tensors.add(
+                name,
+                bar,
+                &host_values(tensor)?,
+                &wanted.unwrap_or_default(),
+            );
         }
         let statistics = |name: &str| name.contains("running");
         let running = flat(&expected.state()?, statistics)?;
